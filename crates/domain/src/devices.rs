@@ -1,0 +1,247 @@
+//! Devices: how a session begins, what a device is told, how its activity is noted.
+
+use serde_json::Value;
+
+use crate::access::{Because, Verdict};
+use crate::apps::{self, Settings};
+use crate::ledger::{Change, Subject};
+use crate::live::Checked;
+use crate::sessions;
+use crate::store::{Db, Tx, args};
+use crate::users;
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::secret::{Secret, SecretHash, SecretKind, kind_of_secret};
+use crate::values::time::{Span, Time};
+
+/// How long an authentication token can be used, unless the caller says otherwise (contract, 2).
+pub const ENROLMENT_LIFE: Span = Span::minutes(10);
+/// A token that waits longer than a day was not meant for one sign-in.
+const ENROLMENT_LIFE_MAX: Span = Span::days(1);
+const DEVICE_ID_CHARS_MAX: usize = 200;
+const LABEL_CHARS_MAX: usize = 200;
+/// SQLite has one writer: a batch of this size holds it for a few milliseconds.
+const FLUSH_ROWS_MAX: usize = 500;
+
+/// What a device tells about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Device {
+    /// Its own id, the same at every enrolment.
+    pub id: String,
+    /// What the user calls it.
+    pub label: Option<String>,
+    /// The app container: `version`, `bundle_id`, `platform`.
+    pub container: Option<Value>,
+    /// The runtime: `version`.
+    pub runtime: Option<Value>,
+}
+
+/// A session that has just begun.
+#[derive(Debug)]
+pub struct Enrolled {
+    /// Whose it is.
+    pub user: UserId,
+    /// The session.
+    pub session: SessionId,
+    /// Its secret, shown this once.
+    pub secret: Secret,
+}
+
+/// Issues a one-use authentication token with which one device can enrol for this user.
+pub async fn issue(
+    tx: &mut Tx,
+    app: AppId,
+    user: UserId,
+    life: Option<Span>,
+) -> Result<(Secret, Time)> {
+    let life = life.unwrap_or(ENROLMENT_LIFE);
+    if life < Span::seconds(1) || life > ENROLMENT_LIFE_MAX {
+        return Err(Error::invalid("expires_in", "must be between \"1s\" and \"1d\""));
+    }
+    users::find(tx, app, user).await?;
+    let (secret, now) = (Secret::mint(SecretKind::Enrolment), tx.now());
+    let expires_at = now + life;
+    if let Verdict::Ended(ended) = tx.live().may_sign_in(user, now)? {
+        let why = format!("{}: unlock the user first", ended.because);
+        return Err(Error::Conflict(why));
+    }
+    tx.change(
+        "insert into enrolments (hash, user_id, created_at, expires_at) values ($1, $2, $3, $4)",
+        args![secret.hash(), user, now, expires_at],
+    )
+    .await?;
+    let change = Change::EnrolmentIssued { secret_sha256: secret.hash(), expires_at };
+    tx.record(Subject::user(app, user), None, change);
+    Ok((secret, expires_at))
+}
+
+/// Uses an authentication token up and begins a session on the device. A device that is known
+/// keeps its session id; its old secret is dead.
+pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Result<Enrolled> {
+    check_device(&device)?;
+    let settings = apps::find(tx, app).await?.settings;
+    let user = use_up(tx, app, token).await?;
+    let secret = Secret::mint(SecretKind::Session);
+    let sql = "select id from sessions where user_id = $1 and device_id = $2";
+    let known = tx.first(sql, args![user, &device.id]).await?;
+    let session = match known {
+        Some(row) => renew(tx, row.parsed(0)?, &secret, &device).await?,
+        None => begin(tx, user, &secret, &device).await?,
+    };
+    let replaced = replace_others(tx, user, session, &settings).await?;
+    let change = Change::SessionEnrolled {
+        session,
+        device: device.id,
+        secret_sha256: secret.hash(),
+        replaced,
+    };
+    tx.record(Subject::user(app, user), None, change);
+    Ok(Enrolled { user, session, secret })
+}
+
+async fn replace_others(
+    tx: &mut Tx,
+    user: UserId,
+    keep: SessionId,
+    settings: &Settings,
+) -> Result<Vec<crate::ledger::EndedSession>> {
+    if settings.multiple_devices_per_user {
+        return Ok(Vec::new());
+    }
+    sessions::end_others(tx, user, Some(keep), Because::Replaced).await
+}
+
+/// The user for whom the token was issued, if the decision lets it be used.
+async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<UserId> {
+    if kind_of_secret(token) != Some(SecretKind::Enrolment) {
+        return Err(Error::SignInAgain(Because::Unknown));
+    }
+    let hash = SecretHash::of(token);
+    let row = tx
+        .first(
+            "select e.user_id, e.created_at, e.expires_at, e.ended_at, e.ended_by
+             from enrolments e join users u on u.id = e.user_id
+             where e.hash = $1 and u.app_id = $2",
+            args![hash, app],
+        )
+        .await?;
+    let row = row.ok_or(Error::SignInAgain(Because::Unknown))?;
+    let (user, now) = (row.parsed(0)?, tx.now());
+    let verdict = tx.live().judge_enrolment(
+        user,
+        (row.time(1)?, row.time(2)?),
+        crate::live::written_end(&row, 3)?,
+        now,
+    )?;
+    verdict.require()?;
+    tx.change(
+        "update enrolments set ended_at = $1, ended_by = $2 where hash = $3",
+        args![now, Because::Used.name(), hash],
+    )
+    .await?;
+    Ok(user)
+}
+
+async fn begin(
+    tx: &mut Tx,
+    user: UserId,
+    secret: &Secret,
+    device: &Device,
+) -> Result<SessionId> {
+    let (id, now) = (SessionId::mint(), tx.now());
+    tx.change(
+        "insert into sessions (id, user_id, device_id, state, secret_hash, created_at,
+         authenticated_at, connected_at, label, container, runtime)
+         values ($1, $2, $3, 'ENROLLED', $4, $5, $6, $7, $8, $9, $10)",
+        args![
+            id,
+            user,
+            &device.id,
+            secret.hash(),
+            now,
+            now,
+            now,
+            device.label.clone(),
+            json(device.container.as_ref()),
+            json(device.runtime.as_ref())
+        ],
+    )
+    .await?;
+    Ok(id)
+}
+
+async fn renew(
+    tx: &mut Tx,
+    id: SessionId,
+    secret: &Secret,
+    device: &Device,
+) -> Result<SessionId> {
+    let now = tx.now();
+    tx.change(
+        "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
+         connected_at = $3, ended_at = null, ended_by = null, label = coalesce($4, label),
+         container = coalesce($5, container), runtime = coalesce($6, runtime) where id = $7",
+        args![
+            secret.hash(),
+            now,
+            now,
+            device.label.clone(),
+            json(device.container.as_ref()),
+            json(device.runtime.as_ref()),
+            id
+        ],
+    )
+    .await?;
+    Ok(id)
+}
+
+fn json(value: Option<&Value>) -> Option<String> {
+    value.map(Value::to_string)
+}
+
+fn check_device(device: &Device) -> Result<()> {
+    let chars = device.id.chars().count();
+    if chars == 0 || chars > DEVICE_ID_CHARS_MAX || device.id.chars().any(char::is_control) {
+        let why = format!("must have 1 to {DEVICE_ID_CHARS_MAX} characters, none a control");
+        return Err(Error::invalid("device.id", why));
+    }
+    let label = device.label.as_deref().unwrap_or_default();
+    if label.chars().count() > LABEL_CHARS_MAX || label.contains('\0') {
+        return Err(Error::invalid("label", format!("at most {LABEL_CHARS_MAX} characters")));
+    }
+    Ok(())
+}
+
+/// Judges a device's session token: the whole path of a check. It touches no disk.
+pub fn check(db: &Db, token: &str) -> Result<Option<Checked>> {
+    if kind_of_secret(token) != Some(SecretKind::Session) {
+        return Ok(None);
+    }
+    db.live().check(&SecretHash::of(token), db.now())
+}
+
+/// Writes down one batch of what Live noted: sessions' activity and tokens' last use. Answers
+/// whether there may be more. What is lost on the way can only shorten access.
+pub async fn flush_activity(db: &Db) -> Result<bool> {
+    let activity = db.live().take_activity(FLUSH_ROWS_MAX)?;
+    let (sessions, tokens) = (activity.sessions.len(), activity.tokens.len());
+    if sessions + tokens == 0 {
+        return Ok(false);
+    }
+    let mut tx = db.write(crate::ledger::By::System).await?;
+    for (id, at) in activity.sessions {
+        tx.change(
+            "update sessions set connected_at = $1 where id = $2 and connected_at < $3",
+            args![at, id, at],
+        )
+        .await?;
+    }
+    for (id, at) in activity.tokens {
+        tx.change("update tokens set used_at = $1 where id = $2", args![at, id]).await?;
+    }
+    let change = Change::ActivityNoted { sessions: sessions as u64, tokens: tokens as u64 };
+    tx.record(Subject::none(), None, change);
+    tx.commit().await?;
+    Ok(sessions == FLUSH_ROWS_MAX)
+}
+

@@ -1,0 +1,177 @@
+//! How each ledger entry changes the Live view. An entry that names what is not there means that
+//! the view is wrong: an error, after which the view is built anew.
+
+use std::sync::atomic::AtomicI64;
+
+use super::view::{Token, View};
+use crate::access::{Because, CutOffScope, Ended, Era};
+use crate::ledger::{Change, EndedSession, Entry};
+use crate::tokens::TokenKind;
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::secret::SecretHash;
+use crate::values::time::Time;
+
+pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
+    let applied = match &entry.change {
+        Change::AppCreated { settings, .. } => entry.app.map(|app| {
+            let era = Era { from: entry.at, limits: settings.limits() };
+            view.add_app(app, Time::ZERO, vec![era]);
+        }),
+        Change::LimitsSet { limits, .. } => {
+            let app = entry.app.and_then(|app| view.app_mut(app));
+            app.map(|app| app.add_era(entry.at, *limits))
+        }
+        Change::CutOffSet { scope } => cut_off(view, entry, scope),
+        Change::UserCreated { .. } => user(entry)
+            .and_then(|(app, user)| view.add_user(user, app, None, Time::ZERO))
+            .map(|_| ()),
+        Change::UserLocked { ended } => end_user(view, entry, Because::UserLocked, ended),
+        Change::UserDeleted { ended } => end_user(view, entry, Because::UserDeleted, ended),
+        Change::UserUnlocked => {
+            entry.user.and_then(|id| view.user_mut(id)).map(|user| user.ended = None)
+        }
+        Change::GroupMemberAdded { group } => join(view, entry, group),
+        Change::GroupMemberRemoved { group } => leave(view, entry, group),
+        Change::SessionEnrolled { session, secret_sha256, replaced, .. } => {
+            enrolled(view, entry, *session, *secret_sha256, replaced)
+        }
+        Change::SessionReAuthenticate { session } => {
+            end(view, entry, *session, Because::ReAuthenticate)
+        }
+        Change::SessionWiped { session } => end(view, entry, *session, Because::Wiped),
+        Change::SessionSignedOut { session } => end(view, entry, *session, Because::SignedOut),
+        Change::TokenCreated { .. } | Change::RunStarted { .. } => {
+            add_token(view, entry);
+            Some(())
+        }
+        Change::TokenRevoked { secret_sha256, .. } => view
+            .tokens
+            .get_mut(secret_sha256)
+            .map(|token| token.ended = Some(Ended { at: entry.at, because: Because::Revoked })),
+        Change::RunEnded { secret_sha256, .. } => {
+            // The token dies with its run; nobody asks for it again.
+            if let Some(secret) = secret_sha256 {
+                view.tokens.remove(secret);
+            }
+            Some(())
+        }
+        Change::StoreCreated
+        | Change::AppChanged { .. }
+        | Change::UserChanged { .. }
+        | Change::EnrolmentIssued { .. }
+        | Change::ActivityNoted { .. }
+        | Change::TaskPut { .. }
+        | Change::TaskDeleted { .. }
+        | Change::RunQueued { .. } => Some(()),
+    };
+    applied.ok_or_else(|| Error::Internal(format!("entry {} does not fit Live", entry.seq)))
+}
+
+fn user(entry: &Entry) -> Option<(AppId, UserId)> {
+    Some((entry.app?, entry.user?))
+}
+
+fn cut_off(view: &mut View, entry: &Entry, scope: &CutOffScope) -> Option<()> {
+    match scope {
+        CutOffScope::Everyone => view.everyone_not_before = entry.at,
+        CutOffScope::App { app } => view.app_mut(*app)?.not_before = entry.at,
+        CutOffScope::Group { app, name } => {
+            let group = view.group(*app, name)?;
+            view.group_mut(group)?.not_before = entry.at;
+        }
+        CutOffScope::User { user } => view.user_mut(*user)?.not_before = entry.at,
+    }
+    Some(())
+}
+
+fn end_user(
+    view: &mut View,
+    entry: &Entry,
+    because: Because,
+    ended: &[EndedSession],
+) -> Option<()> {
+    let id = entry.user?;
+    view.user_mut(id)?.ended = Some(Ended { at: entry.at, because });
+    end_all(view, id, ended)
+}
+
+fn end_all(view: &mut View, user: UserId, ended: &[EndedSession]) -> Option<()> {
+    for one in ended {
+        let because = one.because.parse().ok()?;
+        let at = view.session_of(user, one.session)?;
+        view.session_mut(at).end(Ended { at: one.at, because });
+    }
+    Some(())
+}
+
+fn end(view: &mut View, entry: &Entry, session: SessionId, because: Because) -> Option<()> {
+    let at = view.session_of(entry.user?, session)?;
+    view.session_mut(at).end(Ended { at: entry.at, because });
+    Some(())
+}
+
+fn enrolled(
+    view: &mut View,
+    entry: &Entry,
+    session: SessionId,
+    secret: SecretHash,
+    replaced: &[EndedSession],
+) -> Option<()> {
+    let id = entry.user?;
+    match view.session_of(id, session) {
+        Some(at) => view.renew_session(at, secret, entry.at),
+        None => {
+            let user = view.user(id)?;
+            view.add_session(user, session, secret, (entry.at, entry.at), None);
+        }
+    }
+    end_all(view, id, replaced)
+}
+
+fn join(view: &mut View, entry: &Entry, group: &str) -> Option<()> {
+    let (app, id) = user(entry)?;
+    let at = view.group(app, group)?;
+    let user = view.user_mut(id)?;
+    let mut groups = user.groups.to_vec();
+    groups.push(at);
+    user.groups = groups.into();
+    Some(())
+}
+
+/// Who leaves a group keeps its cut-off: leaving revives nothing.
+fn leave(view: &mut View, entry: &Entry, group: &str) -> Option<()> {
+    let (app, id) = user(entry)?;
+    let at = view.group(app, group)?;
+    let not_before = view.group_mut(at)?.not_before;
+    let user = view.user_mut(id)?;
+    user.groups = user.groups.iter().copied().filter(|other| *other != at).collect();
+    user.not_before = user.not_before.max(not_before);
+    Some(())
+}
+
+fn add_token(view: &mut View, entry: &Entry) {
+    let (id, kind, name, scopes, secret, expires_at) = match &entry.change {
+        Change::TokenCreated { token, name, scopes, secret_sha256, expires_at } => {
+            let kind = if entry.app.is_some() { TokenKind::Api } else { TokenKind::Operator };
+            (token.uuid(), kind, name, scopes, secret_sha256, *expires_at)
+        }
+        Change::RunStarted { run, task, scopes, secret_sha256, expires_at, .. } => {
+            (run.uuid(), TokenKind::Run, task, scopes, secret_sha256, Some(*expires_at))
+        }
+        _ => return,
+    };
+    let token = Token {
+        id,
+        kind,
+        app: entry.app,
+        name: name.clone(),
+        scopes: *scopes,
+        created_at: entry.at,
+        expires_at,
+        ended: None,
+        used_at: AtomicI64::new(0),
+        flushed_at: AtomicI64::new(0),
+    };
+    view.tokens.insert(*secret, token);
+}

@@ -1,0 +1,205 @@
+//! Live: what a check needs, in memory. It is fed by ledger entries after their commit, can be
+//! thrown away and rebuilt from the tables at any time, and decides nothing: it gathers facts for
+//! `access::decide`. A check reads it and touches no disk.
+
+mod apply;
+mod load;
+mod view;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::access::{Because, Ended, Limits, Verdict, decide};
+use crate::ledger::{By, Entry};
+use crate::store::Read;
+use crate::tokens::{Scopes, TokenKind};
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, TokenId, UserId};
+use crate::values::secret::SecretHash;
+use crate::values::time::Time;
+
+pub(crate) use load::written_end;
+pub use view::Picture;
+use view::View;
+
+/// The in-memory view. It answers with an error while it may be out of date: never with a guess.
+pub struct Live {
+    view: RwLock<View>,
+    /// Sessions that were active since the last flush.
+    active: Mutex<Vec<u32>>,
+    is_in_doubt: AtomicBool,
+}
+
+/// What a check found out about a session token.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked {
+    /// The app.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+    /// The session.
+    pub session: SessionId,
+    /// When the user really proved who they are.
+    pub authenticated_at: Time,
+    /// The decision.
+    pub verdict: Verdict,
+    /// The app's limits in force.
+    pub limits: Limits,
+}
+
+/// Who stands behind an API token.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// The app; none for the operator.
+    pub app: Option<AppId>,
+    /// What the token may do.
+    pub scopes: Scopes,
+    /// Who acts, for the ledger.
+    pub by: By,
+}
+
+/// Activity that is not yet in the tables.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// Sessions and when each was last active.
+    pub sessions: Vec<(SessionId, Time)>,
+    /// Tokens and when each was last used.
+    pub tokens: Vec<(TokenId, Time)>,
+}
+
+impl Live {
+    pub(crate) fn empty() -> Self {
+        Self {
+            view: RwLock::new(View::default()),
+            active: Mutex::new(Vec::new()),
+            is_in_doubt: AtomicBool::new(true),
+        }
+    }
+
+    /// Judges a session token. None: nobody knows it. A valid use counts as activity.
+    pub fn check(&self, secret: &SecretHash, now: Time) -> Result<Option<Checked>> {
+        let view = self.known()?;
+        let Some(at) = view.session_by_secret(secret) else { return Ok(None) };
+        let checked = view.judge(at, now);
+        if checked.verdict.is_valid() && view.note_activity(at, now) {
+            let mut active = self.active.lock().map_err(|_| poisoned())?;
+            active.push(at);
+        }
+        Ok(Some(checked))
+    }
+
+    /// Judges a session by its id, without counting as activity.
+    pub(crate) fn judge(
+        &self,
+        user: UserId,
+        session: SessionId,
+        now: Time,
+    ) -> Result<Option<(Verdict, Time)>> {
+        let view = self.known()?;
+        let found = view.session_of(user, session);
+        Ok(found.map(|at| (view.judge(at, now).verdict, view.active_at(at))))
+    }
+
+    /// Judges an API token, a run's token or the operator's.
+    pub fn admit(&self, secret: &SecretHash, now: Time) -> Result<Result<Admitted, Because>> {
+        let view = self.known()?;
+        let Some(token) = view.token(secret) else { return Ok(Err(Because::Unknown)) };
+        match decide(&token.facts(), now) {
+            Verdict::Ended(ended) => Ok(Err(ended.because)),
+            Verdict::Valid { .. } => {
+                token.note_use(now);
+                Ok(Ok(token.admitted()))
+            }
+        }
+    }
+
+    /// Whether the app exists.
+    pub fn has_app(&self, app: AppId) -> Result<bool> {
+        Ok(self.known()?.has_app(app))
+    }
+
+    /// What stands in the way of a sign-in of this user, judged as a credential made this moment.
+    pub(crate) fn may_sign_in(&self, user: UserId, now: Time) -> Result<Verdict> {
+        let view = self.known()?;
+        view.judge_user(user, now).ok_or_else(|| Error::not_found(format!("user {user}")))
+    }
+
+    /// Judges an authentication token: by its own times and end, and by its user's state and
+    /// cut-offs. The limits of sessions do not apply to it.
+    pub(crate) fn judge_enrolment(
+        &self,
+        user: UserId,
+        (created_at, expires_at): (Time, Time),
+        ended: Option<Ended>,
+        now: Time,
+    ) -> Result<Verdict> {
+        let view = self.known()?;
+        let verdict = view.judge_enrolment(user, (created_at, expires_at), ended, now);
+        verdict.ok_or_else(|| Error::not_found(format!("user {user}")))
+    }
+
+    /// How many sessions, users and apps it holds.
+    pub fn counts(&self) -> Result<(usize, usize, usize)> {
+        Ok(self.known()?.counts())
+    }
+
+    /// Live tokens of this kind that are valid now.
+    pub fn valid_tokens(&self, kind: TokenKind, now: Time) -> Result<usize> {
+        Ok(self.known()?.valid_tokens(kind, now))
+    }
+
+    /// All it knows, in an order that does not depend on how it came to know it.
+    pub fn picture(&self, now: Time) -> Result<Picture> {
+        Ok(self.known()?.picture(now))
+    }
+
+    /// Whether it may be out of date, so that every answer is refused.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_doubt(&self, is_in_doubt: bool) {
+        self.is_in_doubt.store(is_in_doubt, Ordering::SeqCst);
+    }
+
+    /// Applies entries whose commit holds.
+    pub(crate) fn apply(&self, entries: &[Entry]) -> Result<()> {
+        let mut view = self.change()?;
+        entries.iter().try_for_each(|entry| apply::apply(&mut view, entry))
+    }
+
+    /// Rebuilds everything from the tables. Activity that was not flushed stays lost: that can only
+    /// shorten access.
+    pub(crate) async fn load(&self, read: &mut Read) -> Result<()> {
+        let fresh = load::load(read).await?;
+        self.active.lock().map_err(|_| poisoned())?.clear();
+        *self.change()? = fresh;
+        Ok(())
+    }
+
+    /// Takes up to `max` sessions' activity, to be written to the tables, and all tokens' uses.
+    pub(crate) fn take_activity(&self, max: usize) -> Result<Activity> {
+        let view = self.known()?;
+        let mut active = self.active.lock().map_err(|_| poisoned())?;
+        let keep = active.len().saturating_sub(max);
+        let taken = active.split_off(keep);
+        Ok(view.take_activity(&taken))
+    }
+
+    fn known(&self) -> Result<RwLockReadGuard<'_, View>> {
+        if self.is_in_doubt() {
+            let why = "the database does not answer: nothing can be known for sure now";
+            return Err(Error::Unavailable(why.into()));
+        }
+        self.view.read().map_err(|_| poisoned())
+    }
+
+    fn change(&self) -> Result<RwLockWriteGuard<'_, View>> {
+        self.view.write().map_err(|_| poisoned())
+    }
+}
+
+/// A thread panicked while it changed the view: it is not to be trusted any more.
+fn poisoned() -> Error {
+    Error::Unavailable("the Live view is damaged: restart the server".into())
+}

@@ -1,0 +1,448 @@
+//! The tables in memory, packed for a million sessions. Rows refer to each other by position; the
+//! two indexes hold positions only and find them by hashes that are random already.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use hashbrown::HashTable;
+use slab::Slab;
+use uuid::Uuid;
+
+use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide};
+use crate::ledger::By;
+use crate::live::{Activity, Admitted, Checked};
+use crate::tokens::{Scopes, TokenKind};
+use crate::values::ids::{AppId, RunId, SessionId, TokenId, UserId};
+use crate::values::secret::SecretHash;
+use crate::values::time::Time;
+
+/// The end of a user's list of sessions.
+const NONE: u32 = u32::MAX;
+
+#[derive(Default)]
+pub(super) struct View {
+    pub(super) everyone_not_before: Time,
+    apps: Vec<App>,
+    app_at: HashMap<AppId, u32>,
+    groups: Vec<Group>,
+    users: Slab<User>,
+    user_at: HashTable<u32>,
+    sessions: Slab<Session>,
+    session_at: HashTable<u32>,
+    pub(super) tokens: HashMap<SecretHash, Token>,
+}
+
+pub(super) struct App {
+    id: AppId,
+    pub(super) not_before: Time,
+    pub(super) eras: Vec<Era>,
+}
+
+pub(super) struct Group {
+    app: u32,
+    name: String,
+    pub(super) not_before: Time,
+}
+
+pub(super) struct User {
+    id: Uuid,
+    app: u32,
+    first_session: u32,
+    pub(super) ended: Option<Ended>,
+    pub(super) not_before: Time,
+    pub(super) groups: Box<[u32]>,
+}
+
+pub(super) struct Session {
+    pub(super) secret: SecretHash,
+    id: Uuid,
+    user: u32,
+    next: u32,
+    pub(super) authenticated_at: Time,
+    active_at: AtomicI64,
+    ended_at: Time,
+    ended_because: Option<Because>,
+    is_dirty: AtomicBool,
+}
+
+pub(super) struct Token {
+    pub(super) id: Uuid,
+    pub(super) kind: TokenKind,
+    pub(super) app: Option<AppId>,
+    pub(super) name: String,
+    pub(super) scopes: Scopes,
+    pub(super) created_at: Time,
+    pub(super) expires_at: Option<Time>,
+    pub(super) ended: Option<Ended>,
+    pub(super) used_at: AtomicI64,
+    pub(super) flushed_at: AtomicI64,
+}
+
+/// A comparable picture of the view: see `Live::picture`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// One line a fact, by what it is about.
+    pub lines: BTreeMap<String, String>,
+}
+
+/// The index hash of a secret: SHA-256 is uniform, and nobody chooses their own secret.
+fn hash_of_secret(secret: &SecretHash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *secret.bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The index hash of a user id. Its last 62 bits are random, but a caller may choose them: the
+/// multiplication spreads them, and a flood of chosen ids costs its sender a durable write each.
+fn hash_of_id(id: Uuid) -> u64 {
+    let (high, low) = id.as_u64_pair();
+    (high ^ low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Session {
+    pub(super) fn ended(&self) -> Option<Ended> {
+        self.ended_because.map(|because| Ended { at: self.ended_at, because })
+    }
+
+    pub(super) fn end(&mut self, ended: Ended) {
+        self.ended_at = ended.at;
+        self.ended_because = Some(ended.because);
+    }
+}
+
+impl Token {
+    pub(super) fn facts(&self) -> Facts<'static> {
+        Facts {
+            authenticated_at: self.created_at,
+            active_at: self.created_at,
+            ended: self.ended,
+            expires_at: self.expires_at,
+            user_ended: None,
+            cut_offs: &[],
+            eras: &[],
+        }
+    }
+
+    pub(super) fn note_use(&self, now: Time) {
+        self.used_at.fetch_max(now.micros(), Ordering::Relaxed);
+    }
+
+    pub(super) fn admitted(&self) -> Admitted {
+        let by = match self.kind {
+            TokenKind::Operator => By::Operator { id: TokenId::from_uuid(self.id) },
+            TokenKind::Api => {
+                By::Token { id: TokenId::from_uuid(self.id), name: self.name.clone() }
+            }
+            TokenKind::Run => By::Task { id: RunId::from_uuid(self.id), name: self.name.clone() },
+        };
+        Admitted { app: self.app, scopes: self.scopes, by }
+    }
+}
+
+impl View {
+    pub(super) fn with_capacity(users: usize, sessions: usize) -> Self {
+        let mut view = Self {
+            users: Slab::with_capacity(users),
+            user_at: HashTable::with_capacity(users),
+            sessions: Slab::with_capacity(sessions),
+            session_at: HashTable::with_capacity(sessions),
+            ..Self::default()
+        };
+        view.apps.reserve(1);
+        view
+    }
+
+    pub(super) fn add_app(&mut self, id: AppId, not_before: Time, eras: Vec<Era>) {
+        let at = position(self.apps.len());
+        self.apps.push(App { id, not_before, eras });
+        self.app_at.insert(id, at);
+    }
+
+    pub(super) fn app_mut(&mut self, id: AppId) -> Option<&mut App> {
+        let at = *self.app_at.get(&id)?;
+        self.apps.get_mut(at as usize)
+    }
+
+    pub(super) fn has_app(&self, id: AppId) -> bool {
+        self.app_at.contains_key(&id)
+    }
+
+    /// The group's position; it comes to be when it is first named.
+    pub(super) fn group(&mut self, app: AppId, name: &str) -> Option<u32> {
+        let app = *self.app_at.get(&app)?;
+        let found = self.groups.iter().position(|group| group.app == app && group.name == name);
+        let at = found.unwrap_or_else(|| {
+            self.groups.push(Group { app, name: name.to_owned(), not_before: Time::ZERO });
+            self.groups.len() - 1
+        });
+        Some(position(at))
+    }
+
+    pub(super) fn group_mut(&mut self, at: u32) -> Option<&mut Group> {
+        self.groups.get_mut(at as usize)
+    }
+
+    pub(super) fn add_user(
+        &mut self,
+        id: UserId,
+        app: AppId,
+        ended: Option<Ended>,
+        not_before: Time,
+    ) -> Option<u32> {
+        let app = *self.app_at.get(&app)?;
+        let user = User {
+            id: id.uuid(),
+            app,
+            first_session: NONE,
+            ended,
+            not_before,
+            groups: Box::default(),
+        };
+        let at = position(self.users.insert(user));
+        let users = &self.users;
+        self.user_at.insert_unique(hash_of_id(id.uuid()), at, |at| {
+            hash_of_id(users[*at as usize].id)
+        });
+        Some(at)
+    }
+
+    pub(super) fn user(&self, id: UserId) -> Option<u32> {
+        let is_it = |at: &u32| self.users[*at as usize].id == id.uuid();
+        self.user_at.find(hash_of_id(id.uuid()), is_it).copied()
+    }
+
+    pub(super) fn user_mut(&mut self, id: UserId) -> Option<&mut User> {
+        let at = self.user(id)?;
+        self.users.get_mut(at as usize)
+    }
+
+    /// Adds a session to its user's list and to the index.
+    pub(super) fn add_session(
+        &mut self,
+        user: u32,
+        id: SessionId,
+        secret: SecretHash,
+        (authenticated_at, active_at): (Time, Time),
+        ended: Option<Ended>,
+    ) {
+        let owner = &mut self.users[user as usize];
+        let session = Session {
+            secret,
+            id: id.uuid(),
+            user,
+            next: owner.first_session,
+            authenticated_at,
+            active_at: AtomicI64::new(active_at.micros()),
+            ended_at: ended.map_or(Time::ZERO, |ended| ended.at),
+            ended_because: ended.map(|ended| ended.because),
+            is_dirty: AtomicBool::new(false),
+        };
+        let at = position(self.sessions.insert(session));
+        owner.first_session = at;
+        self.index_session(at);
+    }
+
+    fn index_session(&mut self, at: u32) {
+        let sessions = &self.sessions;
+        let hash = hash_of_secret(&sessions[at as usize].secret);
+        self.session_at.insert_unique(hash, at, |at| {
+            hash_of_secret(&sessions[*at as usize].secret)
+        });
+    }
+
+    /// A new authentication of a known session: new secret, new times, no end. The old secret is
+    /// unknown from here on.
+    pub(super) fn renew_session(&mut self, at: u32, secret: SecretHash, now: Time) {
+        let hash = hash_of_secret(&self.sessions[at as usize].secret);
+        if let Ok(found) = self.session_at.find_entry(hash, |other| *other == at) {
+            found.remove();
+        }
+        let session = &mut self.sessions[at as usize];
+        session.secret = secret;
+        session.authenticated_at = now;
+        session.active_at.store(now.micros(), Ordering::Relaxed);
+        session.ended_because = None;
+        self.index_session(at);
+    }
+
+    pub(super) fn session_by_secret(&self, secret: &SecretHash) -> Option<u32> {
+        let is_it = |at: &u32| self.sessions[*at as usize].secret == *secret;
+        self.session_at.find(hash_of_secret(secret), is_it).copied()
+    }
+
+    pub(super) fn session_of(&self, user: UserId, session: SessionId) -> Option<u32> {
+        let mut at = self.users[self.user(user)? as usize].first_session;
+        while at != NONE {
+            let row = &self.sessions[at as usize];
+            if row.id == session.uuid() {
+                return Some(at);
+            }
+            at = row.next;
+        }
+        None
+    }
+
+    pub(super) fn session_mut(&mut self, at: u32) -> &mut Session {
+        &mut self.sessions[at as usize]
+    }
+
+    pub(super) fn active_at(&self, at: u32) -> Time {
+        Time::from_micros(self.sessions[at as usize].active_at.load(Ordering::Relaxed))
+    }
+
+    /// The decision on one session.
+    pub(super) fn judge(&self, at: u32, now: Time) -> Checked {
+        let session = &self.sessions[at as usize];
+        let user = &self.users[session.user as usize];
+        let app = &self.apps[user.app as usize];
+        let verdict = self.verdict(
+            user,
+            (session.authenticated_at, self.active_at(at), session.ended()),
+            now,
+        );
+        Checked {
+            app: app.id,
+            user: UserId::from_uuid(user.id),
+            session: SessionId::from_uuid(session.id),
+            authenticated_at: session.authenticated_at,
+            verdict,
+            limits: app.eras.last().map(|era| era.limits).unwrap_or_default(),
+        }
+    }
+
+    /// The decision on a session of this user that would be made now.
+    pub(super) fn judge_user(&self, user: UserId, now: Time) -> Option<Verdict> {
+        let user = &self.users[self.user(user)? as usize];
+        Some(self.verdict(user, (now, now, None), now))
+    }
+
+    /// The decision on an authentication token of this user.
+    pub(super) fn judge_enrolment(
+        &self,
+        user: UserId,
+        (created_at, expires_at): (Time, Time),
+        ended: Option<Ended>,
+        now: Time,
+    ) -> Option<Verdict> {
+        let user = &self.users[self.user(user)? as usize];
+        let facts = Facts {
+            authenticated_at: created_at,
+            active_at: created_at,
+            ended,
+            expires_at: Some(expires_at),
+            user_ended: user.ended,
+            cut_offs: &self.cut_offs(user),
+            eras: &[],
+        };
+        Some(decide(&facts, now))
+    }
+
+    fn verdict(
+        &self,
+        user: &User,
+        (authenticated_at, active_at, ended): (Time, Time, Option<Ended>),
+        now: Time,
+    ) -> Verdict {
+        let facts = Facts {
+            authenticated_at,
+            active_at,
+            ended,
+            expires_at: None,
+            user_ended: user.ended,
+            cut_offs: &self.cut_offs(user),
+            eras: &self.apps[user.app as usize].eras,
+        };
+        decide(&facts, now)
+    }
+
+    fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 4] {
+        let app = &self.apps[user.app as usize];
+        let group = user.groups.iter().map(|at| self.groups[*at as usize].not_before).max();
+        [
+            (CutOffKind::Everyone, self.everyone_not_before),
+            (CutOffKind::App, app.not_before),
+            (CutOffKind::Group, group.unwrap_or(Time::ZERO)),
+            (CutOffKind::User, user.not_before),
+        ]
+    }
+
+    /// Notes that the session was used; answers whether it must be queued for the next flush.
+    pub(super) fn note_activity(&self, at: u32, now: Time) -> bool {
+        let session = &self.sessions[at as usize];
+        session.active_at.fetch_max(now.micros(), Ordering::Relaxed);
+        !session.is_dirty.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn take_activity(&self, taken: &[u32]) -> Activity {
+        let sessions = taken.iter().filter_map(|at| {
+            let session = self.sessions.get(*at as usize)?;
+            session.is_dirty.store(false, Ordering::Relaxed);
+            Some((SessionId::from_uuid(session.id), self.active_at(*at)))
+        });
+        let tokens = self.tokens.values().filter_map(|token| {
+            let used_at = token.used_at.load(Ordering::Relaxed);
+            let is_new = token.flushed_at.swap(used_at, Ordering::Relaxed) < used_at;
+            let is_stored = token.kind != TokenKind::Run;
+            (is_new && is_stored)
+                .then(|| (TokenId::from_uuid(token.id), Time::from_micros(used_at)))
+        });
+        Activity { sessions: sessions.collect(), tokens: tokens.collect() }
+    }
+
+    pub(super) fn token(&self, secret: &SecretHash) -> Option<&Token> {
+        self.tokens.get(secret)
+    }
+
+    pub(super) fn valid_tokens(&self, kind: TokenKind, now: Time) -> usize {
+        let is_valid = |token: &&Token| {
+            token.kind == kind && decide(&token.facts(), now).is_valid()
+        };
+        self.tokens.values().filter(is_valid).count()
+    }
+
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        (self.sessions.len(), self.users.len(), self.apps.len())
+    }
+
+    pub(super) fn picture(&self, now: Time) -> Picture {
+        let mut lines = BTreeMap::new();
+        lines.insert("everyone".into(), format!("{:?}", self.everyone_not_before));
+        for app in &self.apps {
+            let line = format!("{:?} {:?}", app.not_before, app.eras);
+            lines.insert(format!("app {}", app.id), line);
+        }
+        for group in &self.groups {
+            let app = self.apps[group.app as usize].id;
+            let line = format!("{:?}", group.not_before);
+            lines.insert(format!("group {app} {}", group.name), line);
+        }
+        for (_, user) in &self.users {
+            let mut groups: Vec<&str> =
+                user.groups.iter().map(|at| self.groups[*at as usize].name.as_str()).collect();
+            groups.sort_unstable();
+            let line = format!("{:?} {:?} {groups:?}", user.ended, user.not_before);
+            lines.insert(format!("user {}", user.id), line);
+        }
+        for (at, session) in &self.sessions {
+            let (checked, active) = (self.judge(position(at), now), self.active_at(position(at)));
+            let line = format!("{checked:?} {active:?} {:?} {:?}", session.ended(), session.secret);
+            lines.insert(format!("session {}", session.id), line);
+        }
+        for (secret, token) in &self.tokens {
+            let line = format!("{} {:?} {:?}", token.name, token.scopes, token.facts());
+            lines.insert(format!("token {secret:?}"), line);
+        }
+        Picture { lines }
+    }
+}
+
+impl App {
+    /// The limits in force.
+    pub(super) fn add_era(&mut self, from: Time, limits: Limits) {
+        self.eras.push(Era { from, limits });
+    }
+}
+
+/// Positions fit 32 bits: four billion rows would not fit any memory.
+fn position(at: usize) -> u32 {
+    u32::try_from(at).expect("fewer than 2^32 rows are in memory")
+}

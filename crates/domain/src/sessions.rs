@@ -1,0 +1,292 @@
+//! Device sessions: how they read, and how they end. How one begins is in `devices`.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::access::{Because, Ended, Verdict};
+use crate::ledger::{Change, EndedSession, Subject};
+use crate::live;
+use crate::store::{Arg, Read, Row, Tx, args};
+use crate::users;
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::time::Time;
+
+/// A user with more devices than this has a defect, not devices: the oldest are not shown.
+const OF_USER_MAX: i64 = 1_000;
+/// The most sessions that one page of users can bring along.
+const OF_PAGE_MAX: i64 = 100_000;
+
+/// What a device may do (contract, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Signed in.
+    Enrolled,
+    /// Must sign in at the next connect.
+    Locked,
+    /// As locked, and the device wipes its data at the next connect.
+    Reset,
+}
+
+impl State {
+    /// The state's name in the API and in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enrolled => "ENROLLED",
+            Self::Locked => "LOCKED",
+            Self::Reset => "RESET",
+        }
+    }
+
+    /// The state that an end leaves a device in.
+    pub const fn after(because: Because) -> Self {
+        match because {
+            Because::Wiped | Because::UserDeleted => Self::Reset,
+            _ => Self::Locked,
+        }
+    }
+}
+
+/// A session as it is at one moment: what the decision says, not just what is written down.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The id; it stays when the device signs in again.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// The state, by the decision.
+    pub state: State,
+    /// When the user last really proved who they are.
+    pub authenticated_at: Time,
+    /// When the device first signed in.
+    pub created_at: Time,
+    /// When it was last signed out; the moment its time ran out if it did.
+    pub signed_out_at: Option<Time>,
+    /// When the device was last active.
+    pub connected_at: Time,
+    /// The app container: `version`, `bundle_id`, `platform`.
+    pub container: Option<Value>,
+    /// The runtime: `version`.
+    pub runtime: Option<Value>,
+    /// The device's own id.
+    pub device_id: String,
+    /// What the user calls the device.
+    pub label: Option<String>,
+    /// When the device last had all its data.
+    pub synced_at: Option<Time>,
+    /// When it will have to sign in again by itself.
+    pub ends_at: Option<Time>,
+    /// Why it ended.
+    pub ended_by: Option<Because>,
+}
+
+/// All sessions of a user, newest first.
+pub async fn of_user(read: &mut Read, user: UserId) -> Result<Vec<Session>> {
+    let rows = read
+        .rows(
+            "select id, user_id, device_id, authenticated_at, created_at, signed_out_at,
+             connected_at, container, runtime, label, synced_at, ended_at, ended_by
+             from sessions where user_id = $1 order by created_at desc, id desc limit $2",
+            args![user, OF_USER_MAX],
+        )
+        .await?;
+    rows.iter().filter_map(|row| session(read, row).transpose()).collect()
+}
+
+/// The sessions of one page of users (see `users::page`), each user's newest first.
+pub(crate) async fn of_page(
+    read: &mut Read,
+    app: AppId,
+    limit: i64,
+    skip: i64,
+) -> Result<HashMap<UserId, Vec<Session>>> {
+    let rows = read
+        .rows(
+            "select id, user_id, device_id, authenticated_at, created_at, signed_out_at,
+             connected_at, container, runtime, label, synced_at, ended_at, ended_by
+             from sessions where user_id in
+               (select id from users where app_id = $1 and deleted_at is null
+                order by created_at, id limit $2 offset $3)
+             order by created_at desc, id desc limit $4",
+            args![app, limit, skip, OF_PAGE_MAX],
+        )
+        .await?;
+    if rows.len() as i64 == OF_PAGE_MAX {
+        return Err(Error::invalid("limit", "these users have too many sessions: ask for fewer"));
+    }
+    let mut by_user: HashMap<UserId, Vec<Session>> = HashMap::new();
+    for row in &rows {
+        if let Some(session) = session(read, row)? {
+            by_user.entry(session.user).or_default().push(session);
+        }
+    }
+    Ok(by_user)
+}
+
+/// The session with this id, if it is one of this user of this app.
+pub async fn find(
+    read: &mut Read,
+    app: AppId,
+    user: UserId,
+    id: SessionId,
+) -> Result<Session> {
+    users::find(read, app, user).await?;
+    let row = read
+        .first(
+            "select id, user_id, device_id, authenticated_at, created_at, signed_out_at,
+             connected_at, container, runtime, label, synced_at, ended_at, ended_by
+             from sessions where id = $1 and user_id = $2",
+            args![id, user],
+        )
+        .await?;
+    let found = row.map(|row| session(read, &row)).transpose()?.flatten();
+    found.ok_or_else(|| Error::not_found(format!("session {id} of user {user}")))
+}
+
+/// Puts the row and the decision together. None: the session is so new that Live does not have it
+/// yet; it has not been acknowledged either.
+fn session(read: &Read, row: &Row) -> Result<Option<Session>> {
+    let (id, user) = (row.parsed(0)?, row.parsed(1)?);
+    let Some((verdict, active_at)) = read.live().judge(user, id, read.now())? else {
+        return Ok(None);
+    };
+    let written = live::written_end(row, 11)?;
+    let verdict = written.map_or(verdict, Verdict::Ended);
+    let signed_out_at = row.time_or_null(5)?;
+    let (state, signed_out_at, ends_at, ended_by) = match verdict {
+        Verdict::Valid { ends_at } => (State::Enrolled, signed_out_at, ends_at, None),
+        Verdict::Ended(Ended { at, because }) => {
+            let at = if written.is_some() { signed_out_at } else { Some(at) };
+            (State::after(because), at, None, Some(because))
+        }
+    };
+    Ok(Some(Session {
+        id,
+        user,
+        state,
+        authenticated_at: row.time(3)?,
+        created_at: row.time(4)?,
+        signed_out_at,
+        connected_at: row.time(6)?.max(active_at),
+        container: row.json_or_null(7)?,
+        runtime: row.json_or_null(8)?,
+        device_id: row.text(2)?,
+        label: row.text_or_null(9)?,
+        synced_at: row.time_or_null(10)?,
+        ends_at,
+        ended_by,
+    }))
+}
+
+/// ENROLLED → LOCKED. A session that is locked or reset stays as it is.
+pub async fn re_authenticate(
+    tx: &mut Tx,
+    app: AppId,
+    user: UserId,
+    id: SessionId,
+    why: Option<String>,
+) -> Result<()> {
+    if find(tx, app, user, id).await?.state == State::Enrolled {
+        let ended = Ended { at: tx.now(), because: Because::ReAuthenticate };
+        write_end(tx, id, ended, tx.now()).await?;
+        tx.record(Subject::user(app, user), why, Change::SessionReAuthenticate { session: id });
+    }
+    Ok(())
+}
+
+/// Any → RESET: the device wipes its data at its next connect.
+pub async fn wipe(
+    tx: &mut Tx,
+    app: AppId,
+    user: UserId,
+    id: SessionId,
+    why: Option<String>,
+) -> Result<()> {
+    if find(tx, app, user, id).await?.state != State::Reset {
+        let ended = Ended { at: tx.now(), because: Because::Wiped };
+        write_end(tx, id, ended, tx.now()).await?;
+        tx.record(Subject::user(app, user), why, Change::SessionWiped { session: id });
+    }
+    Ok(())
+}
+
+/// The user signs out on this device. What has ended already stays as it is.
+pub async fn sign_out(tx: &mut Tx, app: AppId, user: UserId, id: SessionId) -> Result<()> {
+    if find(tx, app, user, id).await?.state == State::Enrolled {
+        let ended = Ended { at: tx.now(), because: Because::SignedOut };
+        write_end(tx, id, ended, tx.now()).await?;
+        tx.record(Subject::user(app, user), None, Change::SessionSignedOut { session: id });
+    }
+    Ok(())
+}
+
+/// Ends all sessions and unused authentication tokens of a user, and answers which sessions. A
+/// session whose time had run out before ends then and for that reason, not now for this one;
+/// unless all are to be RESET.
+pub(crate) async fn end_all(
+    tx: &mut Tx,
+    user: UserId,
+    because: Because,
+) -> Result<Vec<EndedSession>> {
+    end_enrolments(tx, user, because).await?;
+    end_others(tx, user, None, because).await
+}
+
+/// As `end_all`, without the authentication tokens and without the session to `keep`.
+pub(crate) async fn end_others(
+    tx: &mut Tx,
+    user: UserId,
+    keep: Option<SessionId>,
+    because: Because,
+) -> Result<Vec<EndedSession>> {
+    let sql = "select id, ended_by from sessions where user_id = $1 order by id";
+    let rows = tx.rows(sql, args![user]).await?;
+    let mut list = Vec::new();
+    for row in rows {
+        let id: SessionId = row.parsed(0)?;
+        let written = row.parsed_or_null::<Because>(1)?;
+        let is_over = written
+            .is_some_and(|old| State::after(because) == State::Locked || old == because);
+        if is_over || Some(id) == keep {
+            continue;
+        }
+        let now = tx.now();
+        let ended = match tx.live().judge(user, id, now)? {
+            Some((Verdict::Ended(ended), _)) if State::after(because) == State::Locked => ended,
+            _ => Ended { at: now, because },
+        };
+        write_end(tx, id, ended, ended.at).await?;
+        let because = ended.because.name().to_owned();
+        list.push(EndedSession { session: id, at: ended.at, because });
+    }
+    Ok(list)
+}
+
+async fn end_enrolments(tx: &mut Tx, user: UserId, because: Because) -> Result<()> {
+    let now = tx.now();
+    tx.change(
+        "update enrolments set ended_at = $1, ended_by = $2
+         where user_id = $3 and ended_at is null",
+        args![now, because.name(), user],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn write_end(tx: &mut Tx, id: SessionId, ended: Ended, signed_out_at: Time) -> Result<()> {
+    let args: Vec<Arg> = args![
+        State::after(ended.because).name(),
+        ended.at,
+        ended.because.name(),
+        signed_out_at,
+        id
+    ];
+    tx.change(
+        "update sessions set state = $1, ended_at = $2, ended_by = $3, signed_out_at = $4
+         where id = $5",
+        args,
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The open store: readers, the one writer, the clock and the Live view.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::connect::{Conn, Place, Readers};
+use super::migrate;
+use super::tx::{Link, Read, Tx};
+use crate::ledger::{By, Change, Head, Subject};
+use crate::live::Live;
+use crate::store::args;
+use crate::values::error::{Error, Result};
+use crate::values::time::{Clock, Time};
+
+/// How long a change waits for its turn before it is refused as busy.
+const WRITER_WAIT: Duration = Duration::from_secs(10);
+
+/// The store of one server. Clones are the same store.
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    place: Place,
+    readers: Readers,
+    writer: Arc<Mutex<Writer>>,
+    clock: Clock,
+    live: Live,
+    _claim: Option<File>,
+}
+
+/// The one connection that writes, and the end of the ledger as it left it.
+pub(super) struct Writer {
+    pub(super) conn: Option<Conn>,
+    pub(super) head: Head,
+    /// A transaction has begun on the connection and has not ended.
+    pub(super) is_open: bool,
+}
+
+impl Db {
+    /// Opens the store, creates or upgrades its tables, and builds the Live view. Refuses when
+    /// another server has it, when its tables are newer than this binary, or when others could
+    /// read its files.
+    pub async fn open(place: Place, clock: Clock) -> Result<Self> {
+        let claim = place.claim()?;
+        let mut conn = place.writer().await?;
+        migrate::migrate(&mut conn).await?;
+        let writer = Writer { conn: Some(conn), head: Head::empty(), is_open: false };
+        let inner = Inner {
+            readers: place.readers()?,
+            place,
+            writer: Arc::new(Mutex::new(writer)),
+            clock,
+            live: Live::empty(),
+            _claim: claim,
+        };
+        let db = Self { inner: Arc::new(inner) };
+        if db.refresh().await?.seq == 0 {
+            let mut tx = db.write(By::System).await?;
+            tx.record(Subject::none(), None, Change::StoreCreated);
+            tx.commit().await?;
+        }
+        Ok(db)
+    }
+
+    /// The in-memory view that checks read.
+    pub fn live(&self) -> &Live {
+        &self.inner.live
+    }
+
+    /// The clock of this store.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Time {
+        self.inner.clock.now()
+    }
+
+    /// Where the tables are.
+    pub fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    /// A view for reading.
+    pub async fn read(&self) -> Result<Read> {
+        let link = match &self.inner.readers {
+            Readers::Sqlite(pool) => Link::Sqlite(pool.acquire().await?),
+            Readers::Postgres(pool) => Link::Postgres(pool.acquire().await?),
+        };
+        Ok(Read::new(link, self.now(), self.clone()))
+    }
+
+    /// Begins a change. Its `now` is later than that of every change before it.
+    pub async fn write(&self, by: By) -> Result<Tx> {
+        let mut read = self.writer().await?;
+        let Link::Writer(writer) = read.link_mut() else {
+            return Err(Error::Internal("a change without the writer".into()));
+        };
+        if let Some(conn) = &mut writer.conn {
+            migrate::run(conn, begin(conn)).await?;
+            writer.is_open = true;
+        }
+        let now = self.now().max(writer.head.at.next());
+        self.inner.clock.raise_floor(now);
+        Ok(Tx::new(read.at(now), by))
+    }
+
+    /// Proves that the database still answers and persists the clock's floor. While this fails,
+    /// checks answer "cannot know".
+    pub async fn pulse(&self) -> Result<()> {
+        let beat = async {
+            let mut tx = self.write(By::System).await?;
+            let now = tx.now();
+            tx.change("update store_head set floor_at = $1 where id = 1", args![now]).await?;
+            tx.commit().await
+        };
+        let done = beat.await;
+        self.inner.live.set_doubt(done.is_err());
+        done
+    }
+
+    /// The writer's turn, on a connection that works and with a Live view that is up to date.
+    async fn writer(&self) -> Result<Read> {
+        let turn = tokio::time::timeout(WRITER_WAIT, Arc::clone(&self.inner.writer).lock_owned());
+        let mut writer = turn.await.map_err(|_| Error::Busy {
+            why: "too many changes are waiting for their turn".into(),
+            retry_after_s: 5,
+        })?;
+        if writer.is_open {
+            // The change before was given up: its rows must not be seen in this one.
+            writer.is_open = false;
+            let undone = match &mut writer.conn {
+                Some(conn) => migrate::run(conn, "rollback").await,
+                None => Ok(()),
+            };
+            if undone.is_err() {
+                writer.conn = None;
+            }
+        }
+        let is_new = writer.conn.is_none();
+        if is_new {
+            self.inner.live.set_doubt(true);
+            writer.conn = Some(self.inner.place.writer().await?);
+        }
+        let mut read = Read::new(Link::Writer(writer), self.now(), self.clone());
+        if is_new && let Err(error) = self.catch_up(&mut read).await {
+            if let Link::Writer(writer) = read.link_mut() {
+                writer.conn = None;
+            }
+            return Err(error);
+        }
+        Ok(read)
+    }
+
+    async fn refresh(&self) -> Result<Head> {
+        let mut read = self.writer().await?;
+        self.catch_up(&mut read).await
+    }
+
+    /// Reads the end of the ledger and rebuilds Live from the tables.
+    async fn catch_up(&self, read: &mut Read) -> Result<Head> {
+        let (head, floor) = Head::load(read).await?;
+        self.inner.clock.raise_floor(floor);
+        self.inner.live.load(read).await?;
+        self.inner.live.set_doubt(false);
+        if let Link::Writer(writer) = read.link_mut() {
+            writer.head = head.clone();
+        }
+        Ok(head)
+    }
+}
+
+fn begin(conn: &Conn) -> &'static str {
+    match conn {
+        Conn::Sqlite(_) => "begin immediate",
+        Conn::Postgres(_) => "begin",
+    }
+}

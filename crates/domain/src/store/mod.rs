@@ -1,0 +1,13 @@
+//! The store: one SQL text on two databases, one writer, one clock. What is said in SQL is in the
+//! nouns; how a database is reached, and where the two differ, is here and nowhere else.
+
+mod args;
+mod connect;
+mod db;
+mod migrate;
+mod tx;
+
+pub(crate) use args::{Arg, Row, args};
+pub use connect::Place;
+pub use db::Db;
+pub use tx::{Read, Tx};

@@ -1,0 +1,233 @@
+//! A reading and a writing view of the store. Both have one `now`; only a writing one can record
+//! ledger entries, and it cannot commit rows without them.
+
+use futures_util::TryStreamExt as _;
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Sqlite, SqlSafeStr};
+use tokio::sync::OwnedMutexGuard;
+
+use super::args::{Arg, Row, bind_postgres, bind_sqlite};
+use super::connect::Conn;
+use super::db::{Db, Writer};
+use super::migrate;
+use crate::ledger::{self, By, Change, Entry, Subject};
+use crate::live::Live;
+use crate::values::error::{Error, Result};
+use crate::values::time::Time;
+
+/// Reads the tables at one moment.
+pub struct Read {
+    link: Link,
+    now: Time,
+    db: Db,
+}
+
+pub(super) enum Link {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+    Writer(OwnedMutexGuard<Writer>),
+}
+
+enum ConnMut<'a> {
+    Sqlite(&'a mut SqliteConnection),
+    Postgres(&'a mut PgConnection),
+}
+
+impl Link {
+    fn conn(&mut self) -> Result<ConnMut<'_>> {
+        match self {
+            Self::Sqlite(conn) => Ok(ConnMut::Sqlite(conn)),
+            Self::Postgres(conn) => Ok(ConnMut::Postgres(conn)),
+            Self::Writer(writer) => match &mut writer.conn {
+                Some(Conn::Sqlite(conn)) => Ok(ConnMut::Sqlite(conn)),
+                Some(Conn::Postgres(conn)) => Ok(ConnMut::Postgres(conn)),
+                None => Err(Error::Unavailable("the database connection is gone".into())),
+            },
+        }
+    }
+}
+
+impl Read {
+    pub(super) fn new(link: Link, now: Time, db: Db) -> Self {
+        Self { link, now, db }
+    }
+
+    pub(super) fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    pub(super) fn at(self, now: Time) -> Self {
+        Self { now, ..self }
+    }
+
+    /// The one moment of this view.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The Live view that stands beside these tables.
+    pub(crate) fn live(&self) -> &Live {
+        self.db.live()
+    }
+
+    /// All rows of a statement, which must bound their number itself.
+    pub(crate) async fn rows(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>> {
+        self.fetch(sql, args).await
+    }
+
+    /// As `rows`, for a text that is put together from our own literals. Never from a caller's.
+    pub(crate) async fn rows_of(&mut self, sql: String, args: Vec<Arg>) -> Result<Vec<Row>> {
+        self.fetch(AssertSqlSafe(sql), args).await
+    }
+
+    async fn fetch(&mut self, sql: impl SqlSafeStr, args: Vec<Arg>) -> Result<Vec<Row>> {
+        match self.link.conn()? {
+            ConnMut::Sqlite(conn) => {
+                let rows = bind_sqlite(sqlx::query(sql), args).fetch_all(conn).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            ConnMut::Postgres(conn) => {
+                let rows = bind_postgres(sqlx::query(sql), args).fetch_all(conn).await?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
+        }
+    }
+
+    /// Hands every row on as it arrives, so that a long answer is never held whole.
+    pub(crate) async fn each(
+        &mut self,
+        sql: &'static str,
+        args: Vec<Arg>,
+        mut take: impl FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        match self.link.conn()? {
+            ConnMut::Sqlite(conn) => {
+                let mut rows = bind_sqlite(sqlx::query(sql), args).fetch(conn);
+                while let Some(row) = rows.try_next().await? {
+                    take(Row::Sqlite(row))?;
+                }
+            }
+            ConnMut::Postgres(conn) => {
+                let mut rows = bind_postgres(sqlx::query(sql), args).fetch(conn);
+                while let Some(row) = rows.try_next().await? {
+                    take(Row::Postgres(row))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first row, when there is one.
+    pub(crate) async fn first(
+        &mut self,
+        sql: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<Option<Row>> {
+        Ok(self.rows(sql, args).await?.into_iter().next())
+    }
+
+    /// The one number that a `select count(*)` answers.
+    pub(crate) async fn count(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<i64> {
+        let row = self.first(sql, args).await?;
+        row.ok_or_else(|| Error::Internal(format!("no row: {sql}")))?.int(0)
+    }
+}
+
+/// Changes the tables: rows and the ledger entries that explain them, in one transaction.
+pub struct Tx {
+    read: Read,
+    by: By,
+    entries: Vec<Entry>,
+}
+
+impl std::ops::Deref for Tx {
+    type Target = Read;
+
+    fn deref(&self) -> &Read {
+        &self.read
+    }
+}
+
+impl std::ops::DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut Read {
+        &mut self.read
+    }
+}
+
+impl Tx {
+    pub(super) fn new(read: Read, by: By) -> Self {
+        Self { read, by, entries: Vec::new() }
+    }
+
+    /// Who acts.
+    pub fn by(&self) -> &By {
+        &self.by
+    }
+
+    /// Runs a statement that changes rows; answers how many.
+    pub(crate) async fn change(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64> {
+        Ok(match self.read.link.conn()? {
+            ConnMut::Sqlite(conn) => {
+                bind_sqlite(sqlx::query(sql), args).execute(conn).await?.rows_affected()
+            }
+            ConnMut::Postgres(conn) => {
+                bind_postgres(sqlx::query(sql), args).execute(conn).await?.rows_affected()
+            }
+        })
+    }
+
+    /// Adds the ledger entry of this change. `why` is the caller's own reason, if it gave one.
+    pub(crate) fn record(&mut self, subject: Subject, why: Option<String>, change: Change) {
+        let (at, by) = (self.now(), self.by.clone());
+        self.entries.push(Entry::new(at, subject, by, why, change));
+    }
+
+    /// Ends the transaction: appends the entries, commits, and applies them to Live, in this order
+    /// and before it answers. A caller that goes away meanwhile does not interrupt it.
+    pub async fn commit(self) -> Result<()> {
+        let done = tokio::spawn(self.finish()).await;
+        done.unwrap_or_else(|error| Err(Error::Internal(format!("commit: {error}"))))
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        let Link::Writer(writer) = &self.read.link else {
+            return Err(Error::Internal("a commit without the writer".into()));
+        };
+        let old = writer.head.clone();
+        let mut new = old.clone();
+        let mut entries = std::mem::take(&mut self.entries);
+        for entry in &mut entries {
+            new = ledger::append(&mut self, &new, entry).await?;
+        }
+        ledger::move_head(&mut self, &old, &new).await?;
+        let Link::Writer(writer) = &mut self.read.link else {
+            return Err(Error::Internal("a commit without the writer".into()));
+        };
+        writer.commit().await?;
+        writer.head = new;
+        let applied = self.read.db.live().apply(&entries);
+        if applied.is_err() {
+            // Live and the tables disagree: nothing is known until Live has been built anew.
+            self.read.db.live().set_doubt(true);
+            writer.conn = None;
+        }
+        applied
+    }
+}
+
+impl Writer {
+    /// After a commit that failed nobody knows whether it holds: the connection is given up, and
+    /// the next writer reads the tables again before anything else.
+    async fn commit(&mut self) -> Result<()> {
+        let Some(conn) = &mut self.conn else {
+            return Err(Error::Unavailable("the database connection is gone".into()));
+        };
+        let done = migrate::run(conn, "commit").await;
+        match &done {
+            Ok(()) => self.is_open = false,
+            Err(_) => self.conn = None,
+        }
+        done
+    }
+}
