@@ -1,0 +1,76 @@
+//! Groups of users.
+
+use axum::Json;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use reauth_domain::{Error, UserId, groups};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::answer::{Answer, ErrorBody};
+use super::who::{Backend, UsersRead, UsersWrite};
+
+/// A group.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GroupView {
+    name: String,
+    /// How many members it has.
+    members: i64,
+    /// When its members last had to sign in again, all at once.
+    not_before: Option<String>,
+}
+
+/// All groups of the app.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GroupsView {
+    objects: Vec<GroupView>,
+}
+
+/// All groups of the app by name. Scope: `users:read`.
+#[utoipa::path(get, path = "/api/v4/{app}/groups", tag = "groups",
+    params(("app" = String, Path)),
+    responses((status = 200, body = GroupsView), (status = 401, body = ErrorBody)))]
+pub(crate) async fn list(who: Backend<UsersRead>) -> Result<Json<GroupsView>, Answer> {
+    let mut read = who.state.db.read().await?;
+    let found = groups::all(&mut read, who.app).await?;
+    let view = |group: groups::Group| GroupView {
+        name: group.name,
+        members: group.members,
+        not_before: group.not_before.map(|at| at.to_string()),
+    };
+    Ok(Json(GroupsView { objects: found.into_iter().map(view).collect() }))
+}
+
+/// Adds a user to a group, which comes to be with its first member. Scope: `users:write`.
+#[utoipa::path(put, path = "/api/v4/{app}/groups/{group}/members/{user}", tag = "groups",
+    params(("app" = String, Path), ("group" = String, Path), ("user" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub(crate) async fn add(
+    who: Backend<UsersWrite>,
+    Path((_, group, user)): Path<(String, String, String)>,
+) -> Result<StatusCode, Answer> {
+    let user = parse(&user)?;
+    let mut tx = who.write().await?;
+    groups::add_member(&mut tx, who.app, &group, user).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a user out of a group. The group's cut-off stays with the user. Scope: `users:write`.
+#[utoipa::path(delete, path = "/api/v4/{app}/groups/{group}/members/{user}", tag = "groups",
+    params(("app" = String, Path), ("group" = String, Path), ("user" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub(crate) async fn remove(
+    who: Backend<UsersWrite>,
+    Path((_, group, user)): Path<(String, String, String)>,
+) -> Result<StatusCode, Answer> {
+    let user = parse(&user)?;
+    let mut tx = who.write().await?;
+    groups::remove_member(&mut tx, who.app, &group, user).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn parse(user: &str) -> Result<UserId, Answer> {
+    user.parse().map_err(|_| Error::not_found(format!("user {user}")).into())
+}

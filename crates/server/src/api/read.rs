@@ -1,0 +1,198 @@
+//! How parts of a request are read: bodies, paths, pages. What is wrong is named.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use reauth_domain::{SessionId, UserId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::answer::{Answer, Kind};
+use crate::app::App;
+
+/// A JSON body that must be there.
+pub(crate) struct Body<T>(pub(crate) T);
+
+/// A JSON body that may be absent: clients send `Content-Type: application/json` with nothing.
+pub(crate) struct MaybeBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Answer;
+
+    async fn from_request(request: Request, state: &App) -> Result<Self, Answer> {
+        let bytes = bytes(request, state).await?;
+        if bytes.is_empty() {
+            return Err(Answer::new(Kind::BadRequest, "the body is missing: send JSON"));
+        }
+        json(&bytes).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeBody<T> {
+    type Rejection = Answer;
+
+    async fn from_request(request: Request, state: &App) -> Result<Self, Answer> {
+        let bytes = bytes(request, state).await?;
+        if bytes.is_empty() { Ok(Self(T::default())) } else { json(&bytes).map(Self) }
+    }
+}
+
+async fn bytes(request: Request, state: &App) -> Result<axum::body::Bytes, Answer> {
+    let broken = |_| Answer::new(Kind::BadRequest, "the body cannot be read");
+    axum::body::Bytes::from_request(request, state).await.map_err(broken)
+}
+
+/// Reads JSON. Text that is no JSON is a bad request; JSON of the wrong shape names its field.
+pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Answer> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        match inner.classify() {
+            serde_json::error::Category::Data => wrong_shape(&path, &inner.to_string()),
+            _ => Answer::new(Kind::BadRequest, format!("the body is no JSON: {inner}")),
+        }
+    })
+}
+
+fn wrong_shape(path: &str, message: &str) -> Answer {
+    let message = message.split(" at line ").next().unwrap_or(message);
+    // A missing or unknown field is named by the message, not by the path that leads to its parent.
+    let named = message.split('`').nth(1).filter(|_| message.contains("field `"));
+    let field = match (path, named) {
+        ("." | "", Some(named)) => named.to_owned(),
+        (path, Some(named)) if message.starts_with("missing") => format!("{path}.{named}"),
+        ("." | "", None) => "body".to_owned(),
+        (path, _) => path.to_owned(),
+    };
+    if message.starts_with("missing field") {
+        return Answer::new(Kind::BadRequest, format!("{field}: is missing"));
+    }
+    reauth_domain::Error::invalid(field, message.to_owned()).into()
+}
+
+/// Whether the body is a form rather than JSON.
+pub(crate) fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"))
+}
+
+/// Why a caller does something: kept in the ledger.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
+pub(crate) struct Reason {
+    /// A sentence for the ledger.
+    pub(crate) reason: Option<String>,
+}
+
+/// `limit` and `skip` of a list. Empty values count as absent (contract, section 2).
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// How many at most: 1000 unless fewer are wanted.
+    #[param(value_type = Option<i64>)]
+    limit: Option<String>,
+    /// How many to leave out first.
+    #[param(value_type = Option<i64>)]
+    skip: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    pub(crate) limit: i64,
+    pub(crate) skip: i64,
+}
+
+impl Page {
+    pub(crate) const MAX: i64 = 1_000;
+
+    pub(crate) fn of(limit: Option<&str>, skip: Option<&str>) -> Result<Self, Answer> {
+        let limit = number("limit", limit, Self::MAX)?;
+        Ok(Self { limit: limit.min(Self::MAX), skip: number("skip", skip, 0)? })
+    }
+}
+
+/// A whole number of a query; absent and empty are the default.
+pub(crate) fn number(field: &str, text: Option<&str>, default: i64) -> Result<i64, Answer> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(default) };
+    let read = text.parse::<i64>().ok().filter(|number| *number >= 0);
+    read.ok_or_else(|| reauth_domain::Error::invalid(field, "must be a whole number from 0").into())
+}
+
+impl FromRequestParts<App> for Page {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let query = Query::<PageQuery>::from_request_parts(parts, state).await;
+        let Query(query) = query.map_err(|_| unreadable_query())?;
+        Self::of(query.limit.as_deref(), query.skip.as_deref())
+    }
+}
+
+pub(crate) fn unreadable_query() -> Answer {
+    Answer::new(Kind::BadRequest, "the part of the address after ? cannot be read")
+}
+
+/// A list with its place in the whole.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct List<T> {
+    /// How many there are in all.
+    total: i64,
+    /// How many are here.
+    count: i64,
+    /// Whether there are more after these.
+    more: bool,
+    /// These.
+    objects: Vec<T>,
+}
+
+impl<T> List<T> {
+    pub(crate) fn new(objects: Vec<T>, total: i64, page: Page) -> Self {
+        let count = i64::try_from(objects.len()).unwrap_or(i64::MAX);
+        Self { total, count, more: page.skip.saturating_add(count) < total && count > 0, objects }
+    }
+}
+
+/// The user in the path.
+pub(crate) struct UserInPath(pub(crate) UserId);
+
+/// The user and the session in the path.
+pub(crate) struct SessionInPath(pub(crate) UserId, pub(crate) SessionId);
+
+#[derive(Deserialize)]
+struct Ids {
+    user: String,
+    session: Option<String>,
+}
+
+impl FromRequestParts<App> for UserInPath {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        Ok(Self(ids(parts, state).await?.0))
+    }
+}
+
+impl FromRequestParts<App> for SessionInPath {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let (user, session) = ids(parts, state).await?;
+        let session = session.ok_or_else(|| Answer::new(Kind::Internal, "no session in the path"));
+        Ok(Self(user, session?))
+    }
+}
+
+/// An id that is none is an id that nobody has.
+async fn ids(parts: &mut Parts, state: &App) -> Result<(UserId, Option<SessionId>), Answer> {
+    let unknown = |what: String| Answer::from(reauth_domain::Error::not_found(what));
+    let path = Path::<Ids>::from_request_parts(parts, state).await;
+    let Path(Ids { user, session }) = path.map_err(|_| unknown("object".into()))?;
+    let id = user.parse().map_err(|_| unknown(format!("user {user}")))?;
+    let session = session
+        .map(|text| text.parse().map_err(|_| unknown(format!("session {text}"))))
+        .transpose()?;
+    Ok((id, session))
+}

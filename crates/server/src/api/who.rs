@@ -1,0 +1,187 @@
+//! Who asks: the extractor types are the permissions. A handler that takes `Backend<UsersRead>`
+//! cannot be reached without a token of that app with that scope.
+
+use std::marker::PhantomData;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::{HeaderMap, header, request::Parts};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use reauth_domain::access::Because;
+use reauth_domain::ledger::By;
+use reauth_domain::tokens::{Scope, Scopes};
+use reauth_domain::{Admitted, AppId, SecretHash, SecretKind, Tx, kind_of_secret};
+
+use super::answer::{Answer, Kind};
+use crate::app::App;
+
+/// A scope as a type.
+pub(crate) trait Permission: Send + Sync {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+macro_rules! permissions {
+    ($($name:ident),+ $(,)?) => {$(
+        pub(crate) struct $name;
+        impl Permission for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )+};
+}
+
+permissions!(
+    UsersRead, UsersWrite, SessionsEnd, LedgerRead, TasksRead, TasksWrite, TasksRun, AppAdmin,
+);
+
+/// A program with a token of the app in the path, with the scope `P`; or the operator.
+pub(crate) struct Backend<P> {
+    pub(crate) app: AppId,
+    pub(crate) state: App,
+    pub(crate) scopes: Scopes,
+    by: By,
+    permission: PhantomData<P>,
+}
+
+impl<P: Permission> Backend<P> {
+    /// Begins a change in this caller's name.
+    pub(crate) async fn write(&self) -> Result<Tx, Answer> {
+        Ok(self.state.db.write(self.by.clone()).await?)
+    }
+
+    /// Requires one more scope than `P`.
+    pub(crate) fn require(&self, scope: Scope) -> Result<(), Answer> {
+        require(self.scopes, scope)
+    }
+}
+
+impl<P: Permission> FromRequestParts<App> for Backend<P> {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let app = app_in_path(parts, state).await?;
+        let admitted = admit(state, &parts.headers, Some(app))?;
+        require(admitted.scopes, P::SCOPE)?;
+        Ok(Self {
+            app,
+            state: state.clone(),
+            scopes: admitted.scopes,
+            by: admitted.by,
+            permission: PhantomData,
+        })
+    }
+}
+
+/// The operator.
+pub(crate) struct Operator {
+    pub(crate) state: App,
+    by: By,
+}
+
+impl Operator {
+    /// Begins a change in the operator's name.
+    pub(crate) async fn write(&self) -> Result<Tx, Answer> {
+        Ok(self.state.db.write(self.by.clone()).await?)
+    }
+}
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let admitted = admit(state, &parts.headers, None)?;
+        require(admitted.scopes, Scope::Operator)?;
+        Ok(Self { state: state.clone(), by: admitted.by })
+    }
+}
+
+/// The app named in the path of a device's request; the device proves itself in the request.
+pub(crate) struct DeviceApp {
+    pub(crate) app: AppId,
+    pub(crate) state: App,
+}
+
+impl FromRequestParts<App> for DeviceApp {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        Ok(Self { app: app_in_path(parts, state).await?, state: state.clone() })
+    }
+}
+
+async fn app_in_path(parts: &mut Parts, state: &App) -> Result<AppId, Answer> {
+    let unknown = || Answer::new(Kind::AccountNotFound, "no app has this id: check the address");
+    let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| unknown())?;
+    let found = params.iter().find(|(name, _)| *name == "app").map(|(_, value)| value);
+    let app: AppId = found.unwrap_or_default().parse().map_err(|_| unknown())?;
+    if state.db.live().has_app(app)? { Ok(app) } else { Err(unknown()) }
+}
+
+/// The holder of the token, if the decision lets it be used, for this app.
+fn admit(state: &App, headers: &HeaderMap, app: Option<AppId>) -> Result<Admitted, Answer> {
+    let token = credential(headers, app)?;
+    let kind = kind_of_secret(&token);
+    let is_ours = matches!(
+        kind,
+        Some(SecretKind::Api | SecretKind::Operator | SecretKind::Run)
+    );
+    if !is_ours {
+        let detail = "this is no API token: check that it was copied whole";
+        return Err(Answer::new(Kind::AuthenticationFailed, detail));
+    }
+    let admitted = state
+        .db
+        .live()
+        .admit(&SecretHash::of(&token), state.db.now())?
+        .map_err(refused)?;
+    let is_here = match (admitted.app, app) {
+        (None, _) | (Some(_), None) => true,
+        (Some(its), Some(wanted)) => its == wanted,
+    };
+    if is_here { Ok(admitted) } else { Err(refused(Because::Unknown)) }
+}
+
+fn refused(because: Because) -> Answer {
+    let detail = match because {
+        Because::Expired => "the token has expired: create a new one",
+        Because::Revoked => "the token was revoked: create a new one",
+        _ => "the token is not known for this app: check both",
+    };
+    Answer::new(Kind::AuthenticationFailed, detail)
+}
+
+fn require(scopes: Scopes, scope: Scope) -> Result<(), Answer> {
+    if scopes.allow(scope) {
+        return Ok(());
+    }
+    let detail = format!("the token lacks the scope {}", scope.name());
+    Err(Answer::new(Kind::PermissionDenied, detail))
+}
+
+/// The token of `Authorization: Token t`, `Bearer t`, `Bearer O:t`, or Basic with the app's id as
+/// the user (contract, section 1).
+fn credential(headers: &HeaderMap, app: Option<AppId>) -> Result<String, Answer> {
+    let missing = |detail: &str| Answer::new(Kind::AuthenticationFailed, detail);
+    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let header = header.ok_or_else(|| missing("send an Authorization header with a token"))?;
+    let (scheme, rest) = header.split_once(' ').unwrap_or((header, ""));
+    let rest = rest.trim();
+    match scheme.to_ascii_lowercase().as_str() {
+        "token" | "bearer" => Ok(rest.strip_prefix("O:").unwrap_or(rest).to_owned()),
+        "basic" => {
+            let pair = BASE64_STANDARD.decode(rest).ok().and_then(|it| String::from_utf8(it).ok());
+            let pair = pair.ok_or_else(|| missing("the Basic credentials cannot be read"))?;
+            let (user, password) = pair.split_once(':').unwrap_or_default();
+            if app.is_some_and(|app| user != app.to_string()) {
+                return Err(missing("the user of Basic credentials is the app's id"));
+            }
+            Ok(password.to_owned())
+        }
+        _ => Err(missing("send the token as Token, Bearer or Basic")),
+    }
+}
+
+/// The device's session token of `Authorization: Bearer t`.
+pub(crate) fn session_token(headers: &HeaderMap) -> Result<String, Answer> {
+    credential(headers, None)
+}

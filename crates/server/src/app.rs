@@ -1,0 +1,306 @@
+//! The running server: its parts, its connections, its end. What it answers is in `api`, what it
+//! does by itself in `workers`.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response};
+use axum::response::IntoResponse as _;
+use futures_util::FutureExt as _;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use reauth_domain::{Clock, Db};
+use reauth_sandbox::Sandbox;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt as _;
+use tracing::Instrument as _;
+
+use crate::api;
+use crate::api::answer::{Answer, Kind};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::workers;
+
+/// The longest request: a run that is waited for, and a little.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
+/// More headers than any honest client sends.
+const HEADERS_MAX: usize = 64;
+/// The head and what is read ahead of a body.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// The parts that every request and every worker stands on. Clones are the same server.
+#[derive(Clone)]
+pub struct App {
+    parts: Arc<Parts>,
+}
+
+/// See [`App`].
+pub struct Parts {
+    /// The store with its Live view.
+    pub db: Db,
+    /// The configuration.
+    pub config: Config,
+    /// Where scripts run.
+    pub sandbox: Sandbox,
+    /// The client for the scripts' requests.
+    pub client: reqwest::Client,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where this server listens.
+    pub address: SocketAddr,
+    /// Wakes the worker that queues what is due.
+    pub schedule_wake: Notify,
+    /// Wakes the worker that carries out runs.
+    pub run_wake: Notify,
+    /// Tells those who wait for a run that one has ended.
+    pub run_ended: watch::Sender<()>,
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl Parts {
+    /// The URL under which others reach this server.
+    pub fn public_url(&self) -> String {
+        self.config.public_url.clone().unwrap_or_else(|| self.local_url())
+    }
+
+    /// The URL under which this machine reaches this server.
+    pub fn local_url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv4() {
+                std::net::Ipv4Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            });
+        }
+        format!("http://{address}")
+    }
+}
+
+/// Which program serves as the child that a script runs in, and with which arguments.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// The program; normally this very one.
+    pub program: PathBuf,
+    /// The arguments that make it call [`crate::sandbox_child`].
+    pub args: Vec<String>,
+}
+
+/// A server that accepts connections.
+pub struct Server {
+    app: App,
+    stop: watch::Sender<bool>,
+    done: JoinSet<()>,
+}
+
+impl Server {
+    /// Opens the store and begins to listen. The error is one line that says what to change.
+    pub async fn start(config: Config, clock: Clock, child: Child) -> Result<Self, String> {
+        config.check()?;
+        let db = Db::open(config.place(), clock).await.map_err(|error| error.to_string())?;
+        let listen = config.listen;
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let app = App {
+            parts: Arc::new(Parts {
+                metrics: Metrics::new(&db),
+                db,
+                sandbox: Sandbox::new(child.program, child.args),
+                client: client()?,
+                config,
+                address,
+                schedule_wake: Notify::new(),
+                run_wake: Notify::new(),
+                run_ended: watch::Sender::new(()),
+            }),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let mut done = JoinSet::new();
+        workers::start(&app, &stopped, &mut done).await?;
+        done.spawn(accept(app.clone(), listener, stopped));
+        Ok(Self { app, stop, done })
+    }
+
+    /// The parts, for those who run a server in their own process.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// The URL under which this machine reaches it.
+    pub fn url(&self) -> String {
+        self.app.local_url()
+    }
+
+    /// Stops accepting, lets open requests end, writes down what is in memory only.
+    pub async fn stop(mut self) {
+        // A send fails only if every part has ended already.
+        let _ = self.stop.send(true);
+        while self.done.join_next().await.is_some() {}
+        workers::flush(&self.app).await;
+    }
+}
+
+/// The client for requests of scripts: no redirects, so that nobody leads a run elsewhere.
+fn client() -> Result<reqwest::Client, String> {
+    // An error means that a provider is installed already: as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(Duration::from_secs(30))
+        .build()
+        .map_err(|error| format!("cannot build the HTTP client: {error}"))
+}
+
+async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(app.config.requests.connections_max));
+    let router = api::router(app.clone());
+    let graceful = GracefulShutdown::new();
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let next = async {
+            let place = place.await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            (place, accepted) = next => match (place, accepted) {
+                (Ok(place), Ok((stream, _))) => (place, stream),
+                (_, Err(error)) => {
+                    // Out of descriptors, most likely: those in use must end first.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                (Err(_), _) => break,
+            },
+            _ = stopped.changed() => break,
+        };
+        let connection = graceful.watch(connection(&app, &router, stream));
+        tokio::spawn(async move {
+            // A connection that breaks off is the client's affair.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let drain = Duration::from_millis(app.config.requests.drain_timeout_ms);
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not end in time and were cut off");
+    }
+}
+
+fn connection(
+    app: &App,
+    router: &Router,
+    stream: TcpStream,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
+    // Without this, an answer waits for the client's acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let (app, router) = (app.clone(), router.clone());
+    let read_timeout = Duration::from_millis(app.config.requests.read_timeout_ms);
+    let service = service_fn(move |request| {
+        let (app, router) = (app.clone(), router.clone());
+        async move { Ok::<_, Infallible>(answer(&app, router, request).await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(read_timeout)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+/// Answers one request. A check is answered before anything else is looked at: it is asked before
+/// every request of every app.
+async fn answer(app: &App, router: Router, request: Request<Incoming>) -> Response<Body> {
+    if request.uri().path() == "/check" {
+        return api::check::answer(app, request.method(), request.headers());
+    }
+    let id = uuid::Uuid::now_v7();
+    let span = tracing::info_span!(
+        "request", %id, method = %request.method(), path = request.uri().path()
+    );
+    let mut response = guarded(app, router, request).instrument(span.clone()).await;
+    app.metrics.count_answer(response.status());
+    let status = response.status().as_u16();
+    span.in_scope(|| tracing::info!(status, "answered"));
+    if let Ok(value) = id.to_string().parse() {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response
+}
+
+/// Within the limits of size and time; a panic is an answer too.
+async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Response<Body> {
+    let whole = async {
+        let request = match whole_request(app, request).await {
+            Ok(request) => request,
+            Err(answer) => return answer.into_response(),
+        };
+        match router.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    };
+    match tokio::time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(whole).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => Answer::new(Kind::Internal, "this is a defect").into_response(),
+        Err(_) => Answer::new(Kind::Unavailable, "this took too long: try again").into_response(),
+    }
+}
+
+/// The request with its whole body in memory, and its path without `.json`.
+async fn whole_request(app: &App, request: Request<Incoming>) -> Result<Request<Body>, Answer> {
+    let requests = app.config.requests;
+    let (mut parts, body) = request.into_parts();
+    let read = Limited::new(body, requests.body_bytes_max).collect();
+    let read_timeout = Duration::from_millis(requests.read_timeout_ms);
+    let body: Bytes = match tokio::time::timeout(read_timeout, read).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let why = format!("the body may have {} bytes: send less", requests.body_bytes_max);
+            return Err(Answer::new(Kind::TooLarge, why));
+        }
+        Ok(Err(_)) => {
+            return Err(Answer::new(Kind::BadRequest, "the body broke off: send it again"));
+        }
+        Err(_) => {
+            return Err(Answer::new(Kind::TooSlow, "the body came too slowly: send it again"));
+        }
+    };
+    if let Some(plain) = without_json(&parts.uri) {
+        parts.uri = plain;
+    }
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// Every path of the API is accepted with and without `.json` (contract, section 1).
+fn without_json(uri: &axum::http::Uri) -> Option<axum::http::Uri> {
+    let path = uri.path().strip_prefix("/api/").and_then(|_| uri.path().strip_suffix(".json"))?;
+    let text = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    text.parse().ok()
+}

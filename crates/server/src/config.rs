@@ -1,0 +1,216 @@
+//! The configuration: `config/default.toml` is its manual. What is unknown, unset or absurd is
+//! refused at the start, in one line that says what to change.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use reauth_domain::access::Limits;
+use reauth_domain::apps::Settings;
+use reauth_domain::{Place, Span};
+use serde::Deserialize;
+
+/// What an operator can set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The directory of the embedded database.
+    pub data: PathBuf,
+    /// The URL of a PostgreSQL database; the embedded one is used without it.
+    pub database: Option<String>,
+    /// The URL under which others reach this server, without a slash at its end.
+    pub public_url: Option<String>,
+    /// The settings of new apps.
+    pub apps: AppDefaults,
+    /// What a request may cost.
+    pub requests: Requests,
+    /// How tasks run.
+    pub tasks: Tasks,
+}
+
+/// The settings of new apps.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppDefaults {
+    /// The longest time from a real sign-in to the next.
+    pub max_session_age: Span,
+    /// The longest time without activity.
+    pub max_idle: Option<Span>,
+    /// Whether a user may be signed in on several devices at once.
+    pub multiple_devices_per_user: bool,
+}
+
+/// What a request may cost.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Requests {
+    /// The longest body, in bytes.
+    pub body_bytes_max: usize,
+    /// How long a client may take to send a request's head, and then its body.
+    pub read_timeout_ms: u64,
+    /// The most open connections; more wait to be accepted.
+    pub connections_max: usize,
+    /// How long the open requests have to end when the server is told to stop.
+    pub drain_timeout_ms: u64,
+}
+
+/// How tasks run.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tasks {
+    /// How many runs go at once.
+    pub concurrency: usize,
+    /// The longest a run may take.
+    pub wall: Span,
+    /// The most processor time a run may take.
+    pub cpu: Span,
+    /// The most memory a run may take, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            data: PathBuf::from("reauth-data"),
+            database: None,
+            public_url: None,
+            apps: AppDefaults::default(),
+            requests: Requests::default(),
+            tasks: Tasks::default(),
+        }
+    }
+}
+
+impl Default for AppDefaults {
+    fn default() -> Self {
+        Self {
+            max_session_age: Span::days(30),
+            max_idle: None,
+            multiple_devices_per_user: false,
+        }
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 1 << 20,
+            read_timeout_ms: 15_000,
+            connections_max: 10_000,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self {
+            concurrency: 2,
+            wall: Span::minutes(5),
+            cpu: Span::minutes(1),
+            memory_bytes: 128 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file. The error is one line that says what to change.
+    pub fn from_file(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        Self::from_toml(&text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Reads a TOML text.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            let message = error.message().replace('\n', " ");
+            if line > 0 { format!("line {line}: {message}") } else { message }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<(), String> {
+        let limits = Limits {
+            max_age: Some(self.apps.max_session_age),
+            max_idle: self.apps.max_idle,
+        };
+        limits.check().map_err(|error| format!("apps.{error}"))?;
+        let least_one = [
+            ("requests.body_bytes_max", self.requests.body_bytes_max),
+            ("requests.connections_max", self.requests.connections_max),
+            ("tasks.concurrency", self.tasks.concurrency),
+        ];
+        if let Some((name, _)) = least_one.into_iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name}: must be at least 1"));
+        }
+        for (name, span) in [("tasks.wall", self.tasks.wall), ("tasks.cpu", self.tasks.cpu)] {
+            if span < Span::seconds(1) || span > Span::days(1) {
+                return Err(format!("{name}: must be between \"1s\" and \"1d\""));
+            }
+        }
+        if self.tasks.memory_bytes < 16 << 20 {
+            return Err("tasks.memory_bytes: must be at least 16777216 (16 MiB)".into());
+        }
+        let is_url = |url: &String| {
+            (url.starts_with("http://") || url.starts_with("https://")) && !url.ends_with('/')
+        };
+        if self.public_url.as_ref().is_some_and(|url| !is_url(url)) {
+            let wanted = "must begin with http:// or https:// and not end with a slash";
+            return Err(format!("public_url: {wanted}"));
+        }
+        Ok(())
+    }
+
+    /// Where the tables are.
+    pub fn place(&self) -> Place {
+        match &self.database {
+            Some(url) => Place::Postgres(url.clone()),
+            None => Place::Directory(self.data.clone()),
+        }
+    }
+
+    /// The settings of a new app.
+    pub fn app_settings(&self) -> Settings {
+        Settings {
+            max_session_age: Some(self.apps.max_session_age),
+            max_idle: self.apps.max_idle,
+            multiple_devices_per_user: self.apps.multiple_devices_per_user,
+            ..Settings::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_is_a_configuration_and_says_the_defaults() {
+        let manual = include_str!("../../../config/default.toml");
+        let read = Config::from_toml(manual).expect("the manual is valid");
+        assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn what_is_unknown_or_absurd_is_refused_in_one_line() {
+        for (text, wanted) in [
+            ("lisen = \"127.0.0.1:1\"", "lisen"),
+            ("[apps]\nmax_session_age = 0", "apps.max_session_age"),
+            ("[apps]\nmax_session_age = \"soon\"", "30d"),
+            ("[apps]\nmax_idle = \"60d\"", "apps.max_idle"),
+            ("[tasks]\nconcurrency = 0", "tasks.concurrency"),
+            ("[tasks]\nwall = \"0s\"", "tasks.wall"),
+            ("public_url = \"example.com\"", "public_url"),
+            ("listen = \"everywhere\"", "line 1"),
+        ] {
+            let error = Config::from_toml(text).expect_err(text);
+            assert!(error.contains(wanted) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The anchor: the ledger's end, noted in a file beside the database. Whoever cuts the ledger and
+//! mends its stored end contradicts the anchor. It proves nothing by its absence.
+
+use std::path::PathBuf;
+
+use reauth_domain::{Error, Place, Read, Result, ledger};
+
+use crate::app::App;
+
+fn file(app: &App) -> Option<PathBuf> {
+    match app.db.place() {
+        Place::Directory(dir) => Some(dir.join("ledger.head")),
+        Place::Postgres(_) => None,
+    }
+}
+
+/// Notes the ledger's end.
+pub(super) async fn drop_anchor(app: &App) -> Result<()> {
+    let Some(path) = file(app) else { return Ok(()) };
+    let head = ledger::head(&mut app.db.read().await?).await?;
+    let text = format!("{} {}\n", head.seq, head.hash_hex());
+    if tokio::fs::read_to_string(&path).await.is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let next = path.with_extension("next");
+    let failed = |error: std::io::Error| Error::Unavailable(format!("{}: {error}", path.display()));
+    tokio::fs::write(&next, text).await.map_err(failed)?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    tokio::fs::set_permissions(&next, private).await.map_err(failed)?;
+    tokio::fs::rename(&next, &path).await.map_err(failed)
+}
+
+/// What the anchor says against the ledger, if anything.
+pub(crate) async fn contradicts(app: &App, read: &mut Read) -> Result<Option<(i64, String)>> {
+    let Some(path) = file(app) else { return Ok(None) };
+    let Ok(text) = tokio::fs::read_to_string(&path).await else { return Ok(None) };
+    let mut words = text.split_whitespace();
+    let seq = words.next().and_then(|word| word.parse::<i64>().ok());
+    let (Some(seq), Some(hash)) = (seq, words.next()) else {
+        return Ok(Some((0, format!("{} cannot be read", path.display()))));
+    };
+    let wanted = ledger::Wanted { after: seq - 1, limit: 1, ..ledger::Wanted::default() };
+    let (found, _) = ledger::page(read, wanted).await?;
+    Ok(match found.first() {
+        Some(entry) if entry.hash_hex() == hash => None,
+        Some(_) => Some((seq, "the ledger was rewritten: the anchor has another hash".into())),
+        None => Some((seq, format!("the ledger was cut: the anchor knows entry {seq}"))),
+    })
+}

@@ -1,0 +1,33 @@
+//! What happens by itself. Each worker is a reconciler: bounded, safe to run twice, woken by a
+//! signal and by a timer. With all of them stopped every verdict is still exact.
+
+pub(crate) mod anchor;
+mod pulse;
+mod run;
+mod schedule;
+
+use reauth_domain::tokens;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::app::App;
+
+pub(crate) use pulse::flush;
+
+/// Begins all workers. Refuses a store that was never initialised: nobody could sign in to it.
+pub(crate) async fn start(
+    app: &App,
+    stopped: &watch::Receiver<bool>,
+    done: &mut JoinSet<()>,
+) -> Result<(), String> {
+    let mut read = app.db.read().await.map_err(|error| error.to_string())?;
+    if !tokens::has_operator(&mut read).await.map_err(|error| error.to_string())? {
+        return Err("there is no operator yet: run `reauth init` first".into());
+    }
+    drop(read);
+    run::recover(app).await.map_err(|error| error.to_string())?;
+    done.spawn(pulse::work(app.clone(), stopped.clone()));
+    done.spawn(schedule::work(app.clone(), stopped.clone()));
+    done.spawn(run::work(app.clone(), stopped.clone()));
+    Ok(())
+}

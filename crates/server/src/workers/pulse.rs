@@ -1,0 +1,44 @@
+//! The pulse: proves that the database answers, persists the clock's floor, writes activity down.
+
+use std::time::Duration;
+
+use reauth_domain::devices;
+use tokio::sync::watch;
+
+use super::anchor;
+use crate::app::App;
+
+/// How long checks may go on after the database is gone, and how much activity a crash can lose.
+const EVERY: Duration = Duration::from_secs(2);
+/// Batches in a row; then others have their turn.
+const BATCHES_MAX: usize = 20;
+
+pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = stopped.changed() => return,
+        }
+        match app.db.pulse().await {
+            Ok(()) => flush(&app).await,
+            Err(error) => tracing::error!(%error, "the database does not answer: checks say 503"),
+        }
+    }
+}
+
+/// Writes down activity that is in memory only. What cannot be written can only shorten access.
+pub(crate) async fn flush(app: &App) {
+    for _ in 0..BATCHES_MAX {
+        match devices::flush_activity(&app.db).await {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => break,
+            Err(error) => {
+                tracing::warn!(%error, "activity was not written down");
+                break;
+            }
+        }
+    }
+    if let Err(error) = anchor::drop_anchor(app).await {
+        tracing::warn!(%error, "the ledger's anchor was not written");
+    }
+}

@@ -1,0 +1,189 @@
+//! Carries out runs: claims one, lets the sandbox run it, writes down how it ended. The script
+//! reaches the world only through `ApiHost`, and by default the world is our own API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reauth_domain::ledger::By;
+use reauth_domain::tasks::{self, Claimed, Finished, LogRow, RunState};
+use reauth_domain::{Result, Span};
+use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Report, Request, Response, Script};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::app::App;
+
+/// A run is looked for this often even if nobody said that there is one.
+const EVERY: Duration = Duration::from_secs(1);
+/// The token outlives the run's time by this, so that its last requests are answered.
+const GRACE: Span = Span::seconds(5);
+/// The longest answer that a script is given.
+const RESPONSE_BYTES_MAX: usize = 8 << 20;
+
+/// Takes up the runs that were going when the server last died. A claim is a claim of this
+/// process: when it starts, none can be going.
+pub(super) async fn recover(app: &App) -> Result<()> {
+    loop {
+        let mut tx = app.db.write(By::System).await?;
+        let is_found = tasks::recover(&mut tx).await?;
+        tx.commit().await?;
+        if !is_found {
+            return Ok(());
+        }
+        tracing::warn!("a run was going when the server stopped: it is taken up again");
+    }
+}
+
+pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(app.config.tasks.concurrency));
+    let mut going = JoinSet::new();
+    loop {
+        while going.try_join_next().is_some() {}
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            match claim(&app).await {
+                Ok(Some(claimed)) => {
+                    let app = app.clone();
+                    going.spawn(async move {
+                        carry_out(&app, claimed).await;
+                        drop(place);
+                        app.run_wake.notify_one();
+                    });
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "no run could be claimed"),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = app.run_wake.notified() => {}
+            _ = stopped.changed() => break,
+        }
+    }
+    // Runs that are going die with their children and are taken up at the next start.
+    going.shutdown().await;
+}
+
+async fn claim(app: &App) -> Result<Option<Claimed>> {
+    if tasks::state_counts(&mut app.db.read().await?).await?.0 == 0 {
+        return Ok(None);
+    }
+    let mut tx = app.db.write(By::System).await?;
+    let claimed = tasks::claim(&mut tx, app.config.tasks.wall + GRACE).await?;
+    tx.commit().await?;
+    Ok(claimed)
+}
+
+async fn carry_out(app: &App, claimed: Claimed) {
+    let definition = &claimed.task.definition;
+    let job = Job {
+        script: Script { name: definition.file.clone(), javascript: definition.javascript.clone() },
+        params: claimed.params.clone(),
+        backend: Backend {
+            url: format!("{}/api/v4/{}", app.local_url(), claimed.app),
+            token: claimed.token.reveal().to_owned(),
+        },
+        env: definition.env.clone(),
+    };
+    let host = ApiHost { client: app.client.clone(), origin: app.local_url() };
+    let report = app.sandbox.run(&job, &limits(app), &host).await;
+    let (task, id) = (definition.name.clone(), claimed.id);
+    let finished = finished(report);
+    let state = match &finished.outcome {
+        Ok(_) => RunState::Succeeded,
+        Err(_) => RunState::Failed,
+    };
+    let written = async {
+        let mut tx = app.db.write(By::System).await?;
+        tasks::finish(&mut tx, &claimed, finished).await?;
+        tx.commit().await
+    };
+    match written.await {
+        Ok(()) => tracing::info!(task, run = %id, %state, "a run ended"),
+        Err(error) => tracing::error!(task, run = %id, %error, "a run's end was not written down"),
+    }
+    app.metrics.count_run(state.name());
+    app.run_ended.send_replace(());
+}
+
+fn limits(app: &App) -> Limits {
+    let tasks = app.config.tasks;
+    let duration = |span: Span| {
+        Duration::from_micros(u64::try_from(span.micros()).unwrap_or_default())
+    };
+    Limits {
+        wall: duration(tasks.wall),
+        cpu: duration(tasks.cpu),
+        memory_bytes: tasks.memory_bytes,
+        ..Limits::default()
+    }
+}
+
+fn finished(report: Report) -> Finished {
+    let failed = |kind: &str, text: String| Err((kind.to_owned(), text));
+    let outcome = match report.outcome {
+        Outcome::Done(value) => Ok(value),
+        Outcome::Threw { message, stack } => {
+            failed("threw", format!("{message}\n{stack}").trim_end().to_owned())
+        }
+        Outcome::TimedOut => failed("timed_out", "the run took longer than tasks.wall".into()),
+        Outcome::OutOfTime => {
+            failed("out_of_time", "the run took more processor time than tasks.cpu".into())
+        }
+        Outcome::OutOfMemory => {
+            failed("out_of_memory", "the run took more memory than tasks.memory_bytes".into())
+        }
+        Outcome::TooLarge { what } => failed("too_large", format!("{what} is too large")),
+        Outcome::Crashed { why } => failed("crashed", why),
+        Outcome::Refused { why } => failed("refused", why),
+    };
+    let line = |line: reauth_sandbox::LogLine| LogRow {
+        at_ms: line.at_ms,
+        level: line.level.to_string(),
+        text: line.text,
+    };
+    Finished { outcome, log: report.log.into_iter().map(line).collect() }
+}
+
+/// What a script can reach: our own API, and nothing else.
+struct ApiHost {
+    client: reqwest::Client,
+    origin: String,
+}
+
+impl Host for ApiHost {
+    async fn fetch(&self, request: Request) -> Result<Response, String> {
+        let url = reqwest::Url::parse(&request.url).map_err(|error| error.to_string())?;
+        if url.origin().ascii_serialization() != self.origin {
+            return Err(format!("{} is not allowed: a task reaches this API only", url.origin()
+                .ascii_serialization()));
+        }
+        let method = request.method.parse().map_err(|_| "no such method".to_owned())?;
+        let mut wanted = self.client.request(method, url).body(request.body);
+        for (name, value) in &request.headers {
+            wanted = wanted.header(name, value);
+        }
+        let mut response = wanted.send().await.map_err(|error| error.to_string())?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
+            if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
+                return Err(format!("the answer is longer than {RESPONSE_BYTES_MAX} bytes"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let text = |value: &reqwest::header::HeaderValue| {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
+        Ok(Response {
+            status: response.status().as_u16(),
+            status_text: response.status().canonical_reason().unwrap_or_default().to_owned(),
+            url: response.url().to_string(),
+            headers: response
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.to_string(), text(value)))
+                .collect(),
+            body,
+        })
+    }
+}

@@ -1,0 +1,16 @@
+//! Stories about the server, told on both databases with a clock that they move.
+
+mod lab;
+mod postgres;
+
+mod check;
+mod contract;
+mod cutoffs;
+mod devices;
+mod faults;
+mod ledger;
+mod live;
+mod objects;
+mod openapi;
+mod tasks;
+mod who_may;
