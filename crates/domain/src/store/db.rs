@@ -10,7 +10,7 @@ use super::connect::{Conn, Place, Readers};
 use super::migrate;
 use super::tx::{Link, Read, Tx};
 use crate::ledger::{By, Change, Head, Subject};
-use crate::live::Live;
+use crate::live::{Live, Picture};
 use crate::store::args;
 use crate::values::error::{Error, Result};
 use crate::values::time::{Clock, Time};
@@ -85,6 +85,14 @@ impl Db {
     /// Where the tables are.
     pub fn place(&self) -> &Place {
         &self.inner.place
+    }
+
+    /// What Live would know if it were built from the tables now: for proofs that it is right.
+    pub async fn rebuilt_picture(&self, now: Time) -> Result<Picture> {
+        let fresh = Live::empty();
+        fresh.load(&mut self.read().await?).await?;
+        fresh.set_doubt(false);
+        fresh.picture(now)
     }
 
     /// A view for reading.

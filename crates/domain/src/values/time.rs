@@ -142,6 +142,14 @@ impl Span {
     }
 }
 
+impl std::ops::Add for Span {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self(self.0.saturating_add(more.0))
+    }
+}
+
 /// Why a text is no span.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotASpan;

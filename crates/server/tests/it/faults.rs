@@ -1,1 +1,146 @@
-//! to come
+//! Bad input, limits, and what happens when something breaks: nothing half-done, never a pass.
+
+use std::time::Duration;
+
+use reauth_server::domain::{Clock, Span};
+use reauth_server::{Config, Server};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::both;
+use crate::lab::{Kind, Lab, beginning, child, good, json_of, refused};
+
+both!(
+    long_bodies_are_refused_and_slow_ones_cut_off,
+    health_and_metrics_tell_the_truth,
+    tokens_end_by_expiry_and_by_revocation,
+    a_second_server_on_the_same_tables_refuses_to_start,
+    what_was_acknowledged_survives_a_restart,
+);
+
+async fn long_bodies_are_refused_and_slow_ones_cut_off(mut lab: Lab) {
+    let long = "x".repeat((1 << 20) + 1);
+    let request = lab.api(Method::POST, "/objects/user").body(long);
+    refused(request, 413, "PAYLOAD_TOO_LARGE").await;
+    lab.config.requests.read_timeout_ms = 200;
+    lab.restart().await;
+    let address = lab.server().app().address;
+    let mut slow = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    slow.write_all(b"POST /admin/apps HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        .await
+        .expect("it takes the head");
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    let mut silent = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    silent.write_all(b"GET /check HT").await.expect("it takes the start");
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest));
+    ended.await.expect("a client that says nothing is cut off").expect("the end");
+}
+
+async fn health_and_metrics_tell_the_truth(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    phone.must_be_signed_in().await;
+    for path in ["/health/live", "/health/ready"] {
+        assert_eq!(json_of(lab.bare(Method::GET, path)).await.0, StatusCode::OK);
+    }
+    let metrics = lab.bare(Method::GET, "/metrics").send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("a text");
+    for line in ["reauth_sessions 1", "reauth_users 1", "reauth_checks_valid_total 1"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    let doctor = lab.bare(Method::GET, "/admin/doctor").bearer_auth(&lab.operator);
+    let doctor = good(doctor).await;
+    assert_eq!(doctor["ok"], true, "{doctor}");
+    lab.set(json!({ "max_session_age": null })).await;
+    let doctor = lab.bare(Method::GET, "/admin/doctor").bearer_auth(&lab.operator);
+    let doctor = good(doctor).await;
+    let findings = doctor["findings"].as_array().expect("findings");
+    let app = findings.iter().find(|finding| finding["check"] == "app").expect("the app");
+    assert_eq!(app["level"], "warning", "{app}");
+}
+
+async fn tokens_end_by_expiry_and_by_revocation(lab: Lab) {
+    let path = format!("/admin/apps/{}/tokens", lab.app);
+    let wanted = json!({ "name": "short", "scopes": ["users:read"], "expires_in": "1h" });
+    let short = lab.operator_post(&path, wanted.clone()).await;
+    let long = lab.operator_post(&path, json!({ "name": "long", "scopes": ["users:read"] })).await;
+    let users = format!("/api/v4/{}/users", lab.app);
+    let get = |token: &serde_json::Value| {
+        lab.bare(Method::GET, &users).bearer_auth(token["token"].as_str().expect("a token"))
+    };
+    good(get(&short)).await;
+    lab.pass(Span::hours(1));
+    refused(get(&short), 401, "AUTHENTICATION_FAILED").await;
+    good(get(&long)).await;
+    let revoke = format!("{path}/{}", long["id"].as_str().expect("an id"));
+    for _ in 0..2 {
+        let request = lab.bare(Method::DELETE, &revoke).bearer_auth(&lab.operator);
+        assert_eq!(json_of(request).await.0, StatusCode::NO_CONTENT);
+    }
+    refused(get(&long), 401, "AUTHENTICATION_FAILED").await;
+    for wrong in [json!(["users:all"]), json!([]), json!(["operator"])] {
+        let body = json!({ "name": "x", "scopes": wrong });
+        let request = lab.bare(Method::POST, &path).bearer_auth(&lab.operator).json(&body);
+        assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "scopes");
+    }
+}
+
+async fn a_second_server_on_the_same_tables_refuses_to_start(lab: Lab) {
+    let clock = Clock::manual(beginning());
+    let second = Server::start(lab.config.clone(), clock, child()).await;
+    let Err(why) = second else { panic!("two servers must not write to the same tables") };
+    assert!(why.contains("another server") && !why.contains('\n'), "{why}");
+}
+
+async fn what_was_acknowledged_survives_a_restart(mut lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    lab.act(&format!("{}/wipe", phone.path())).await;
+    let path = phone.path();
+    drop(phone);
+    lab.restart().await;
+    assert_eq!(lab.get(&path).await["state"], "RESET");
+}
+
+#[tokio::test]
+async fn a_store_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut lab = Lab::new(Kind::Sqlite).await;
+    let mode = |path: &std::path::Path| {
+        path.metadata().expect("a file").permissions().mode() & 0o777
+    };
+    assert_eq!(mode(&lab.data()), 0o700);
+    for file in std::fs::read_dir(lab.data()).expect("files").flatten() {
+        assert_eq!(mode(&file.path()), 0o600, "{:?}", file.path());
+    }
+    lab.stop().await;
+    for (path, loose, tight) in
+        [(lab.data(), 0o755, 0o700), (lab.data().join("reauth.sqlite"), 0o644, 0o600)]
+    {
+        let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode));
+        set(loose).expect("chmod");
+        let started = Server::start(lab.config.clone(), lab.clock.clone(), child()).await;
+        let Err(why) = started else { panic!("{path:?} is readable by others") };
+        assert!(why.contains("chmod"), "{why}");
+        set(tight).expect("chmod");
+    }
+    lab.restart_after_stop().await;
+}
+
+#[tokio::test]
+async fn a_store_without_an_operator_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        data: dir.path().join("data"),
+        ..Config::default()
+    };
+    let started = Server::start(config.clone(), Clock::system(), child()).await;
+    let Err(why) = started else { panic!("nobody could sign in to it") };
+    assert!(why.contains("reauth init"), "{why}");
+    reauth_server::init(&config, Clock::system()).await.expect("init");
+    let again = reauth_server::init(&config, Clock::system()).await;
+    assert!(again.expect_err("the token is shown once").contains("already"));
+}

@@ -112,6 +112,11 @@ impl Lab {
     /// Stops the server and starts it again on the same tables.
     pub async fn restart(&mut self) {
         self.stop().await;
+        self.restart_after_stop().await;
+    }
+
+    /// Starts the server that was stopped.
+    pub async fn restart_after_stop(&mut self) {
         let (config, clock) = (self.config.clone(), self.clock.clone());
         let server = Server::start(config, clock, child()).await.expect("restart");
         self.url = server.url();

@@ -1,1 +1,219 @@
-//! to come
+//! The Live view equals one that is rebuilt from the tables, and both lead to the same decisions,
+//! whatever happened before.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use reauth_server::domain::access::CutOffScope;
+use reauth_server::domain::apps::{self, App, Settings};
+use reauth_server::domain::devices::{self, Device};
+use reauth_server::domain::ledger::By;
+use reauth_server::domain::{
+    Clock, Db, Error, Place, Result, SessionId, Span, UserId, cutoffs, groups, sessions, tokens,
+    users,
+};
+use serde_json::Map;
+
+use crate::lab::{Kind, beginning};
+use crate::postgres;
+
+/// Random histories that are told on each database.
+const HISTORIES: u32 = 24;
+
+/// One thing that happens. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Act {
+    CreateUser,
+    SignIn { user: usize, device: u8 },
+    ReAuthenticate(usize),
+    Wipe(usize),
+    SignOut(usize),
+    Check(usize),
+    Lock(usize),
+    Unlock(usize),
+    Delete(usize),
+    Join(usize, u8),
+    Leave(usize, u8),
+    CutOff(u8, usize),
+    Limits(Option<i64>, Option<i64>, bool),
+    CreateToken,
+    Pass(i64),
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        2 => Just(Act::CreateUser),
+        8 => (0..9_usize, 0..3_u8).prop_map(|(user, device)| Act::SignIn { user, device }),
+        2 => (0..9_usize).prop_map(Act::ReAuthenticate),
+        1 => (0..9_usize).prop_map(Act::Wipe),
+        1 => (0..9_usize).prop_map(Act::SignOut),
+        5 => (0..9_usize).prop_map(Act::Check),
+        1 => (0..9_usize).prop_map(Act::Lock),
+        1 => (0..9_usize).prop_map(Act::Unlock),
+        1 => (0..9_usize).prop_map(Act::Delete),
+        2 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Join(user, group)),
+        1 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Leave(user, group)),
+        2 => (0..4_u8, 0..9_usize).prop_map(|(scope, user)| Act::CutOff(scope, user)),
+        2 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
+            .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
+        1 => Just(Act::CreateToken),
+        6 => (1..20_i64).prop_map(Act::Pass),
+    ]
+}
+
+/// What the history has made so far.
+struct World {
+    db: Db,
+    clock: Clock,
+    app: App,
+    users: Vec<UserId>,
+    devices: Vec<(UserId, SessionId, String)>,
+}
+
+impl World {
+    async fn new(db: &Db, clock: &Clock) -> Result<Self> {
+        let mut tx = db.write(By::System).await?;
+        let settings = Settings { multiple_devices_per_user: true, ..Settings::default() };
+        let app = apps::create(&mut tx, "world", settings).await?;
+        tx.commit().await?;
+        let (users, devices) = (Vec::new(), Vec::new());
+        Ok(Self { db: db.clone(), clock: clock.clone(), app, users, devices })
+    }
+
+    fn user(&self, at: usize) -> Option<UserId> {
+        self.users.get(at % self.users.len().max(1)).copied()
+    }
+
+    fn device(&self, at: usize) -> Option<&(UserId, SessionId, String)> {
+        self.devices.get(at % self.devices.len().max(1))
+    }
+
+    async fn carry_out(&mut self, act: &Act) -> Result<()> {
+        match act {
+            Act::Pass(hours) => self.clock.pass(Span::hours(*hours)),
+            Act::Check(at) => {
+                if let Some((.., token)) = self.device(*at) {
+                    devices::check(&self.db, token)?;
+                }
+            }
+            act => self.change(act).await?,
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, act: &Act) -> Result<()> {
+        let app = self.app.id;
+        let mut tx = self.db.write(By::System).await?;
+        match act {
+            Act::CreateUser => {
+                let schema = &self.app.settings.user_schema;
+                let user = users::create(&mut tx, app, schema, None, Map::new()).await?;
+                self.users.push(user.id);
+            }
+            Act::SignIn { user, device } => {
+                let Some(user) = self.user(*user) else { return Ok(()) };
+                let (token, _) = devices::issue(&mut tx, app, user, None).await?;
+                let device = Device { id: format!("device {device}"), ..Device::default() };
+                let made = devices::enroll(&mut tx, app, token.reveal(), device).await?;
+                self.devices.push((user, made.session, made.secret.reveal().to_owned()));
+            }
+            Act::ReAuthenticate(at) | Act::Wipe(at) | Act::SignOut(at) => {
+                let Some(&(user, session, _)) = self.device(*at) else { return Ok(()) };
+                match act {
+                    Act::Wipe(_) => sessions::wipe(&mut tx, app, user, session, None).await?,
+                    Act::SignOut(_) => sessions::sign_out(&mut tx, app, user, session).await?,
+                    _ => sessions::re_authenticate(&mut tx, app, user, session, None).await?,
+                }
+            }
+            Act::Lock(at) | Act::Unlock(at) | Act::Delete(at) => {
+                let Some(user) = self.user(*at) else { return Ok(()) };
+                match act {
+                    Act::Lock(_) => users::lock(&mut tx, app, user, None).await?,
+                    Act::Unlock(_) => users::unlock(&mut tx, app, user, None).await?,
+                    _ => users::delete(&mut tx, app, user).await?,
+                }
+            }
+            Act::Join(at, group) | Act::Leave(at, group) => {
+                let Some(user) = self.user(*at) else { return Ok(()) };
+                let name = format!("group {group}");
+                match act {
+                    Act::Join(..) => groups::add_member(&mut tx, app, &name, user).await?,
+                    _ => groups::remove_member(&mut tx, app, &name, user).await?,
+                }
+            }
+            Act::CutOff(scope, at) => {
+                let Some(user) = self.user(*at) else { return Ok(()) };
+                let scope = match scope {
+                    0 => CutOffScope::Everyone,
+                    1 => CutOffScope::App { app },
+                    2 => CutOffScope::Group { app, name: "group 0".into() },
+                    _ => CutOffScope::User { user },
+                };
+                cutoffs::set(&mut tx, scope, None).await?;
+            }
+            Act::Limits(age, idle, many) => {
+                let settings = Settings {
+                    max_session_age: age.map(Span::hours),
+                    max_idle: idle.map(Span::hours),
+                    multiple_devices_per_user: *many,
+                    ..self.app.settings.clone()
+                };
+                self.app = apps::change(&mut tx, &self.app, "world", settings).await?;
+            }
+            Act::CreateToken => {
+                let scopes = tokens::Scopes::from_names(&["users:read"])?;
+                tokens::create(&mut tx, Some(app), "t", scopes, Some(Span::hours(9))).await?;
+            }
+            Act::Pass(_) | Act::Check(_) => {}
+        }
+        tx.commit().await
+    }
+}
+
+async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
+    let fail = |error: Error| TestCaseError::fail(error.to_string());
+    for act in acts {
+        match world.carry_out(act).await {
+            // What may not happen is refused, and then nothing has happened.
+            Ok(()) | Err(Error::NotFound { .. } | Error::Conflict(_) | Error::SignInAgain(_)) => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    while devices::flush_activity(&world.db).await.map_err(fail)? {}
+    let now = world.db.now();
+    for now in [now, now + Span::hours(3), now + Span::hours(30), now + Span::days(90)] {
+        let live = world.db.live().picture(now).map_err(fail)?;
+        let rebuilt = world.db.rebuilt_picture(now).await.map_err(fail)?;
+        prop_assert_eq!(live, rebuilt);
+    }
+    Ok(())
+}
+
+fn live_equals_the_tables(kind: Kind) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = match kind {
+        Kind::Sqlite => Place::Directory(dir.path().join("data")),
+        Kind::Postgres => Place::Postgres(postgres::database()),
+    };
+    let clock = Clock::manual(beginning());
+    let db = runtime.block_on(Db::open(place, clock.clone())).expect("a store");
+    let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let histories = proptest::collection::vec(acts(), 1..60);
+    // A failure prints the shortest history that fails.
+    let told = TestRunner::new(config).run(&histories, |acts| {
+        let world = World::new(&db, &clock);
+        let fail = |error: Error| TestCaseError::fail(error.to_string());
+        runtime.block_on(async { tell(&mut world.await.map_err(fail)?, &acts).await })
+    });
+    told.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn live_equals_the_tables_on_sqlite() {
+    live_equals_the_tables(Kind::Sqlite);
+}
+
+#[test]
+fn live_equals_the_tables_on_postgres() {
+    live_equals_the_tables(Kind::Postgres);
+}
