@@ -126,7 +126,7 @@ impl Db {
             let mut tx = self.write(By::System).await?;
             let now = tx.now();
             tx.change("update store_head set floor_at = $1 where id = 1", args![now]).await?;
-            tx.commit().await
+            tx.commit().await.map(|_| ())
         };
         let done = beat.await;
         self.inner.live.set_doubt(done.is_err());

@@ -184,13 +184,14 @@ impl Tx {
     }
 
     /// Ends the transaction: appends the entries, commits, and applies them to Live, in this order
-    /// and before it answers. A caller that goes away meanwhile does not interrupt it.
-    pub async fn commit(self) -> Result<()> {
+    /// and before it answers with the place of the ledger's last entry. A caller that goes away
+    /// meanwhile does not interrupt it.
+    pub async fn commit(self) -> Result<i64> {
         let done = tokio::spawn(self.finish()).await;
         done.unwrap_or_else(|error| Err(Error::Internal(format!("commit: {error}"))))
     }
 
-    async fn finish(mut self) -> Result<()> {
+    async fn finish(mut self) -> Result<i64> {
         let Link::Writer(writer) = &self.read.link else {
             return Err(Error::Internal("a commit without the writer".into()));
         };
@@ -205,6 +206,7 @@ impl Tx {
             return Err(Error::Internal("a commit without the writer".into()));
         };
         writer.commit().await?;
+        let seq = new.seq;
         writer.head = new;
         let applied = self.read.db.live().apply(&entries);
         if applied.is_err() {
@@ -212,7 +214,7 @@ impl Tx {
             self.read.db.live().set_doubt(true);
             writer.conn = None;
         }
-        applied
+        applied.map(|()| seq)
     }
 }
 

@@ -210,21 +210,26 @@ impl<'de> Deserialize<'de> for Span {
 #[derive(Clone, Debug)]
 pub struct Clock {
     told: Arc<AtomicI64>,
-    manual: Option<Arc<AtomicI64>>,
+    /// Where a manual clock stands; `FOLLOWS` when it follows the machine's.
+    stands_at: Arc<AtomicI64>,
 }
+
+/// No manual clock stands at this moment, 290 000 years ago.
+const FOLLOWS: i64 = i64::MIN;
 
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        Self { told: Arc::new(AtomicI64::new(0)), manual: None }
+        let (told, stands_at) = (AtomicI64::new(0), AtomicI64::new(FOLLOWS));
+        Self { told: Arc::new(told), stands_at: Arc::new(stands_at) }
     }
 
     /// A clock that stands at `start` until it is moved: for stories, simulations and the demo.
     pub fn manual(start: Time) -> Self {
-        Self {
-            told: Arc::new(AtomicI64::new(start.0)),
-            manual: Some(Arc::new(AtomicI64::new(start.0))),
-        }
+        let clock = Self::system();
+        clock.raise_floor(start);
+        clock.set(start);
+        clock
     }
 
     /// The machine's own idea of now, without a floor.
@@ -236,9 +241,9 @@ impl Clock {
 
     /// The present moment; never earlier than any moment told before.
     pub fn now(&self) -> Time {
-        let wall = match &self.manual {
-            Some(manual) => manual.load(Ordering::SeqCst),
-            None => Self::machine_time().0,
+        let wall = match self.stands_at.load(Ordering::SeqCst) {
+            FOLLOWS => Self::machine_time().0,
+            stands_at => stands_at,
         };
         Time(self.told.fetch_max(wall, Ordering::SeqCst).max(wall))
     }
@@ -248,17 +253,20 @@ impl Clock {
         self.told.fetch_max(floor.0, Ordering::SeqCst);
     }
 
-    /// Sets a manual clock; the machine's clock stays as it is. Setting it back is how a story
-    /// turns the machine's clock back: `now` does not follow.
+    /// Stands at `moment` from here on. Setting a clock back is how a story turns the machine's
+    /// clock back: `now` does not follow.
     pub fn set(&self, moment: Time) {
-        if let Some(manual) = &self.manual {
-            manual.store(moment.0, Ordering::SeqCst);
-        }
+        self.stands_at.store(moment.0, Ordering::SeqCst);
     }
 
     /// Moves a manual clock on.
     pub fn pass(&self, span: Span) {
         self.set(self.now() + span);
+    }
+
+    /// Follows the machine's clock from here on.
+    pub fn follow_machine(&self) {
+        self.stands_at.store(FOLLOWS, Ordering::SeqCst);
     }
 }
 
@@ -296,5 +304,7 @@ mod tests {
         clock.raise_floor(later + Span::days(1));
         assert_eq!(clock.now(), later + Span::days(1));
         assert!(Clock::system().now() > later);
+        clock.follow_machine();
+        assert!(clock.now() > later + Span::days(365));
     }
 }

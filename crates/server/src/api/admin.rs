@@ -237,6 +237,6 @@ pub(crate) async fn revoke_everyone(
 ) -> Result<Json<CutOffView>, Answer> {
     let mut tx = who.write().await?;
     let not_before = cutoffs::set(&mut tx, CutOffScope::Everyone, why.reason).await?;
-    tx.commit().await?;
-    Ok(Json(CutOffView::new(not_before)))
+    let seq = tx.commit().await?;
+    Ok(Json(CutOffView::new(seq, not_before)))
 }

@@ -238,12 +238,14 @@ pub(crate) enum RevocationAction {
 /// The moment at or before which no authentication counts any more.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct CutOffView {
+    /// The place of its ledger entry.
+    seq: i64,
     not_before: String,
 }
 
 impl CutOffView {
-    pub(crate) fn new(not_before: Time) -> Self {
-        Self { not_before: not_before.to_string() }
+    pub(crate) fn new(seq: i64, not_before: Time) -> Self {
+        Self { seq, not_before: not_before.to_string() }
     }
 }
 
@@ -272,6 +274,6 @@ pub(crate) async fn revoke(
         }
     };
     let not_before = cutoffs::set(&mut tx, scope, wanted.reason).await?;
-    tx.commit().await?;
-    Ok(Json(CutOffView::new(not_before)))
+    let seq = tx.commit().await?;
+    Ok(Json(CutOffView::new(seq, not_before)))
 }

@@ -99,7 +99,7 @@ async fn carry_out(app: &App, claimed: Claimed) {
         tx.commit().await
     };
     match written.await {
-        Ok(()) => tracing::info!(task, run = %id, %state, "a run ended"),
+        Ok(_) => tracing::info!(task, run = %id, %state, "a run ended"),
         Err(error) => tracing::error!(task, run = %id, %error, "a run's end was not written down"),
     }
     app.metrics.count_run(state.name());

@@ -165,7 +165,7 @@ impl World {
             }
             Act::Pass(_) | Act::Check(_) => {}
         }
-        tx.commit().await
+        tx.commit().await.map(|_| ())
     }
 }
 

@@ -1,0 +1,337 @@
+//! `demo`: the main job before your eyes. A server on an embedded database, a sample app whose
+//! users signed in over the last weeks, and a scheduled task that makes old sessions sign in again
+//! through the HTTP API.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use reauth_sdk::{
+    Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, NewTask, NewToken, Run,
+    RunState, Schedule, SessionState, SettingsChange, User, Wanted,
+};
+use reauth_server::domain::{Clock, Span, Time};
+use reauth_server::{Config, Server};
+use serde_json::{Map, Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::serve::{begin_log, child};
+use crate::output;
+
+const USERS: u64 = 200;
+/// The oldest sign-in of the sample; the app allows 90 days, the task 30.
+const DAYS: u64 = 75;
+const TASK: &str = include_str!("../../../../examples/tasks/sign-in-again.js");
+const TASK_NAME: &str = "sign-in-again";
+/// How long the first scheduled run may let us wait.
+const RUN_MAX: Duration = Duration::from_secs(60);
+const FIRST_NAMES: [&str; 20] = [
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kim", "Leo", "Mia",
+    "Nils", "Olga", "Paul", "Rosa", "Sam", "Tess", "Uwe",
+];
+const LAST_NAMES: [&str; 10] = [
+    "Berg", "Costa", "Diaz", "Eder", "Fuchs", "Gross", "Huber", "Ito", "Jansen", "Klein",
+];
+const DEVICES: [(&str, &str); 4] =
+    [("phone", "ios"), ("tablet", "android"), ("laptop", "web"), ("till", "windows")];
+
+/// `reauth demo`
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// The address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Keep the data in this new directory instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Stop after the task has run instead of serving on
+    #[arg(long)]
+    once: bool,
+}
+
+/// One sign-in of the sample.
+struct SignIn {
+    days_ago: u64,
+    user: usize,
+    device: usize,
+}
+
+/// The same numbers at every start, so that the demo can be compared with its transcript.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Shows the main job, then serves on.
+pub async fn demo(args: &Demo) -> Result<(), String> {
+    begin_log(None, "error");
+    let dir = match &args.data {
+        Some(dir) => dir.clone(),
+        None => std::env::temp_dir().join(format!("reauth-demo-{}", std::process::id())),
+    };
+    let started = run(args, dir.clone()).await;
+    if args.data.is_none() {
+        // What is left behind is a temporary directory.
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+    started
+}
+
+async fn run(args: &Demo, dir: PathBuf) -> Result<(), String> {
+    let clock = Clock::manual(Clock::machine_time() - days(DAYS + 1));
+    let config = Config { listen: args.listen, data: dir, ..Config::default() };
+    let made = reauth_server::init(&config, clock.clone()).await?;
+    let data = config.data.display().to_string();
+    let server = Server::start(config, clock.clone(), child()?).await.map_err(|why| {
+        format!("{why}\nhelp: choose another address with --listen 127.0.0.1:0")
+    })?;
+    let url = server.url();
+    println!("Reauth demo: who signed in too long ago must sign in again.\n");
+    println!("  serving     {url} on an embedded database in {data}");
+    let operator = client(&url, &made.operator_token)?;
+    let (app, token) = sample_app(&operator).await.map_err(text)?;
+    let device = sign_everyone_in(&clock, &url, &app).await.map_err(text)?;
+    clock.follow_machine();
+    let before = app.users().all().await.map_err(text)?;
+    show_sample(&before);
+    let run = run_task(&app).await?;
+    show_run(&run);
+    let after = app.users().all().await.map_err(text)?;
+    show_difference(&before, &after);
+    show_ledger(&operator, &app).await.map_err(text)?;
+    show_next(&url, &app, &made.operator_token, &token, &device);
+    if !args.once {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        println!("\nServing on. Ctrl-C ends the demo and removes its data.");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+    server.stop().await;
+    Ok(())
+}
+
+fn days(days: u64) -> Span {
+    Span::days(i64::try_from(days).unwrap_or(i64::MAX))
+}
+
+fn text(error: reauth_sdk::Error) -> String {
+    error.to_string()
+}
+
+fn client(url: &str, token: &str) -> Result<Client, String> {
+    Client::new(url, token).map_err(text)
+}
+
+async fn sample_app(operator: &Client) -> reauth_sdk::Result<(InApp, String)> {
+    let settings = SettingsChange {
+        max_session_age: "90d".parse().ok().map(Limit::At),
+        multiple_devices_per_user: Some(true),
+        ..SettingsChange::default()
+    };
+    let app = NewApp { name: "Corner shop".to_owned(), settings };
+    let app = operator.create_app(&app).await?;
+    let app = operator.app(app.id);
+    let token = NewToken {
+        name: "demo".to_owned(),
+        scopes: vec!["app:admin".to_owned()],
+        expires_in: None,
+    };
+    let token = app.create_token(&token).await?.token;
+    println!("  app         Corner shop ({}): sessions end after 90 days", app.id());
+    Ok((app, token))
+}
+
+/// 200 users, about 500 devices: most are fresh, some are old. Oldest first, as time passes.
+fn sign_ins() -> Vec<SignIn> {
+    let mut numbers = Numbers(30);
+    let mut all = Vec::new();
+    for user in 0..USERS {
+        let devices = 1 + numbers.below(DEVICES.len() as u64);
+        for device in 0..devices {
+            let (one, two) = (numbers.below(DAYS), numbers.below(DAYS));
+            all.push(SignIn {
+                days_ago: one.min(two),
+                user: usize::try_from(user).unwrap_or_default(),
+                device: usize::try_from(device).unwrap_or_default(),
+            });
+        }
+    }
+    all.sort_by_key(|sign_in| std::cmp::Reverse(sign_in.days_ago));
+    all
+}
+
+/// Everyone signs in through the API, at the time of the sample; answers the last device's token.
+async fn sign_everyone_in(
+    clock: &Clock,
+    url: &str,
+    app: &InApp,
+) -> reauth_sdk::Result<String> {
+    let now = Clock::machine_time();
+    let all = sign_ins();
+    let progress = output::progress(all.len() as u64 + USERS, "users sign in");
+    let mut users = Vec::new();
+    for at in 0..usize::try_from(USERS).unwrap_or_default() {
+        let (first, last) = (FIRST_NAMES[at % 20], LAST_NAMES[at / 20]);
+        let email = format!("{}.{}@example.com", first.to_lowercase(), last.to_lowercase());
+        let mut attributes = Map::new();
+        attributes.insert("name".to_owned(), json!(format!("{first} {last}")));
+        attributes.insert("email".to_owned(), json!(email));
+        users.push(app.create_user(&attributes).await?.id);
+        progress.inc(1);
+    }
+    let mut last_token = String::new();
+    for sign_in in &all {
+        let moment = now - days(sign_in.days_ago) - Span::minutes(30);
+        clock.set(moment.max(clock.now()));
+        let token = app.authentication_token(&users[sign_in.user], None).await?;
+        let (name, platform) = DEVICES[sign_in.device];
+        let enrolment = Enrolment {
+            authentication_token: token.token,
+            device: DeviceId { id: format!("{name}-{}", sign_in.user) },
+            label: Some(format!("the {name}")),
+            container: Some(json!({ "version": "4.2", "bundle_id": "com.example.shop",
+                "platform": platform })),
+            runtime: Some(json!({ "version": "9.1" })),
+        };
+        last_token = Device::enroll(url, app.id(), &enrolment).await?.1.session_token;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(last_token)
+}
+
+fn sessions(users: &[User]) -> impl Iterator<Item = &reauth_sdk::Session> {
+    users.iter().flat_map(|user| &user.sessions)
+}
+
+/// How old each sign-in is, in whole days.
+fn age(session: &reauth_sdk::Session, now: Time) -> i64 {
+    let then = Time::parse(&session.last_authenticated_at.to_string()).unwrap_or(now);
+    (now - then).whole_seconds() / 86_400
+}
+
+fn show_sample(users: &[User]) {
+    let count = sessions(users).count();
+    println!("  sample      {} users signed in on {count} devices, up to {DAYS} days ago", users.len());
+}
+
+/// Deploys the task on a schedule and waits for its first run.
+async fn run_task(app: &InApp) -> Result<Run, String> {
+    let task = NewTask {
+        file: format!("{TASK_NAME}.js"),
+        source: TASK.to_owned(),
+        scopes: vec!["users:read".to_owned(), "sessions:end".to_owned()],
+        schedule: Some(Schedule { cron: "*/5 * * * * *".to_owned(), zone: "UTC".to_owned() }),
+        params: Some(json!({ "days": 30 })),
+        env: BTreeMap::new(),
+        single_instance: true,
+    };
+    app.put_task(TASK_NAME, &task).await.map_err(text)?;
+    println!("  task        {TASK_NAME}.js, for sign-ins older than 30 days, every 5 seconds");
+    let progress = waiting("the schedule");
+    let first = async {
+        loop {
+            let runs = app.task_runs(TASK_NAME, 1000).await?.objects;
+            if let Some(run) = runs.into_iter().rev().find(|run| run.state.is_end()) {
+                return app.task_run(&run.id).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let run = tokio::time::timeout(RUN_MAX, first).await;
+    progress.finish_and_clear();
+    let run = run.map_err(|_| "the scheduled task did not run within a minute".to_owned())?;
+    let run = run.map_err(text)?;
+    if run.state == RunState::Succeeded { Ok(run) } else { Err(failed(&run)) }
+}
+
+fn waiting(what: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(format!("waiting for {what}"));
+    let style = ProgressStyle::with_template("  {spinner} {msg}");
+    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+fn failed(run: &Run) -> String {
+    let error = run.error.as_ref().map_or("without a reason", |error| &error.message);
+    format!("the task failed: {error}")
+}
+
+fn show_run(run: &Run) {
+    println!("  run         {} in {} ms, started by its schedule", run.id, run.took_ms.unwrap_or(0));
+    for line in run.log.iter().flatten() {
+        println!("              {:>5} ms  {}", line.at_ms, line.text);
+    }
+    println!("  answered    {}\n", run.result);
+}
+
+/// Who was signed in before and after, by the age of the sign-in.
+fn show_difference(before: &[User], after: &[User]) {
+    let now = Clock::machine_time();
+    let live = |users: &[User], from: i64, to: i64| {
+        let is_live = |session: &&reauth_sdk::Session| {
+            session.state == SessionState::Enrolled && (from..to).contains(&age(session, now))
+        };
+        sessions(users).filter(is_live).count().to_string()
+    };
+    let mut rows = Vec::new();
+    for (name, from, to) in [
+        ("up to 7 days", 0, 7),
+        ("8 to 30 days", 7, 30),
+        ("more than 30 days", 30, i64::MAX),
+        ("all", 0, i64::MAX),
+    ] {
+        rows.push(vec![name.to_owned(), live(before, from, to), live(after, from, to)]);
+    }
+    let table = output::table(&["signed in since", "devices before", "devices after"], rows);
+    println!("{table}\n");
+}
+
+async fn show_ledger(operator: &Client, app: &InApp) -> reauth_sdk::Result<()> {
+    let verified = operator.verify_ledger(0, 50_000).await?;
+    let head = verified.head.seq;
+    let wanted = Wanted { after: head.saturating_sub(40), ..Wanted::default() };
+    let entries = app.ledger(&wanted).await?.entries;
+    let last = entries.iter().rev().find(|entry| entry.kind == "session.re_authenticate");
+    let proof = if verified.ok { "the chain holds" } else { "the chain is broken" };
+    println!("The ledger has {head} entries and {proof}. One of them:");
+    if let Some(entry) = last {
+        let by = entry.by.name.clone().unwrap_or_default();
+        let session = entry.change.get("session").and_then(Value::as_str).unwrap_or_default();
+        println!("  {} {} {} session {session} by {} {by}", entry.seq, entry.at, entry.kind,
+            entry.by.kind);
+    }
+    // From here on once a day, as a real one would.
+    let mut task = app.task(TASK_NAME).await?;
+    task.schedule = Some(Schedule { cron: "0 3 * * *".to_owned(), zone: "UTC".to_owned() });
+    let task = NewTask {
+        file: task.file,
+        source: TASK.to_owned(),
+        scopes: task.scopes,
+        schedule: task.schedule,
+        params: Some(task.params),
+        env: BTreeMap::new(),
+        single_instance: true,
+    };
+    app.put_task(TASK_NAME, &task).await?;
+    Ok(())
+}
+
+fn show_next(url: &str, app: &InApp, operator: &str, token: &str, device: &str) {
+    println!("\nTry it:");
+    println!("  curl -i {url}/check -H 'Authorization: Bearer {device}'");
+    println!("  curl -s '{url}/api/v4/{}/users?limit=1' -H 'Authorization: Token {token}'", app.id());
+    println!("  export REAUTH_URL={url} REAUTH_TOKEN={operator}");
+    println!("  reauth session list --older-than 7d      reauth ledger verify      reauth doctor");
+}

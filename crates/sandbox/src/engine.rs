@@ -1,0 +1,418 @@
+//! The child's side of a run: drops its rights, then runs QuickJS and a plain loop on one socket.
+//! Nothing here limits a script by itself: the kernel and the parent do.
+
+use std::cell::RefCell;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{alphabet, prelude::BASE64_STANDARD};
+use rquickjs::loader::{ImportAttributes, Loader, Resolver};
+use rquickjs::module::Declared;
+use rquickjs::promise::PromiseState;
+use rquickjs::{
+    Context, Ctx, Error, Exception, Function, Module, Object, Promise, Runtime, TypedArray, Value,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
+use crate::limits::drop_rights;
+use crate::{Job, Level, Limits, Request};
+
+/// The globals, written in JavaScript upon the few native functions below.
+const PRELUDE: &str = concat!(
+    "(native) => {\n",
+    include_str!("prelude/text.js"),
+    include_str!("prelude/console.js"),
+    include_str!("prelude/url.js"),
+    include_str!("prelude/timers.js"),
+    include_str!("prelude/fetch.js"),
+    include_str!("prelude/start.js"),
+    "\n}"
+);
+/// Deep recursion ends as an error of the script well before the thread's own stack does.
+const STACK_BYTES: usize = 512 * 1024;
+/// What a timer is awaited for at the most before the loop looks again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Frames from the parent are trusted, but not endless.
+const FROM_PARENT_MAX: usize = 64 << 20;
+
+/// The child's main. Standard input is the socket to the parent. It does not return to its caller:
+/// the process ends here, since nothing of it may be used any more.
+pub fn child_main() -> ExitCode {
+    let code = match serve_parent() {
+        Ok(()) => 0,
+        Err(why) => {
+            eprintln!("sandbox: {why}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn serve_parent() -> Result<(), String> {
+    let explain = |error: std::io::Error| format!("standard input is no socket: {error}");
+    let stdin = rustix::io::dup(rustix::stdio::stdin()).map_err(|e| explain(e.into()))?;
+    let socket = Rc::new(Socket { stream: RefCell::new(UnixStream::from(stdin)) });
+    let ToChild::Limits(limits) = socket.receive(FIRST_BYTES_MAX)? else {
+        return Err("the limits must come first".to_owned());
+    };
+    // The first use of randomness and of the time zone opens files: before the doors close.
+    let guards = drop_rights(&limits);
+    socket.send(&ToParent::Ready(guards))?;
+    let ToChild::Start(job) = socket.receive(FROM_PARENT_MAX)? else {
+        return Err("the script must come second".to_owned());
+    };
+    let end = run(&socket, &job, &limits);
+    socket.send(&ToParent::End(end))
+}
+
+/// The one connection to the world.
+struct Socket {
+    stream: RefCell<UnixStream>,
+}
+
+impl Socket {
+    fn send(&self, frame: &ToParent) -> Result<(), String> {
+        let bytes = frames::encode(frame)?;
+        let sent = self.stream.borrow_mut().write_all(&bytes);
+        sent.map_err(|error| format!("the parent is gone: {error}"))
+    }
+
+    fn receive(&self, bytes_max: usize) -> Result<ToChild, String> {
+        let gone = |error: std::io::Error| format!("the parent is gone: {error}");
+        let mut head = [0; 4];
+        let mut stream = self.stream.borrow_mut();
+        stream.read_exact(&mut head).map_err(gone)?;
+        let mut bytes = vec![0; frames::length(head, bytes_max)?];
+        stream.read_exact(&mut bytes).map_err(gone)?;
+        frames::decode(&bytes)
+    }
+
+    /// Waits until something arrives, but not longer than `pause`; answers whether it did.
+    fn wait(&self, pause: Duration) -> Result<bool, String> {
+        let stream = self.stream.borrow();
+        let mut fds = [PollFd::new(&*stream, PollFlags::IN)];
+        let pause = Timespec::try_from(pause.min(PAUSE_MAX)).map_err(|e| e.to_string())?;
+        match poll(&mut fds, Some(&pause)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// What the prelude gives back to the loop.
+struct Hooks<'js> {
+    /// Begins `run`; answers a promise of its result as JSON.
+    start: Function<'js>,
+    /// Calls timers whose time has come; answers milliseconds until the next, -1 without one.
+    fire_due: Function<'js>,
+    /// Hands an answer to the request that waits for it.
+    settle: Function<'js>,
+    /// How many requests wait.
+    waiting: Function<'js>,
+    /// The message and stack of whatever was thrown.
+    describe: Function<'js>,
+}
+
+fn run(socket: &Rc<Socket>, job: &Job, limits: &Limits) -> End {
+    let made = Runtime::new().and_then(|runtime| {
+        let context = Context::full(&runtime)?;
+        Ok((runtime, context))
+    });
+    let Ok((runtime, context)) = made else { return End::OutOfMemory };
+    runtime.set_memory_limit(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX));
+    runtime.set_max_stack_size(STACK_BYTES);
+    runtime.set_loader(NoImports, NoImports);
+    context.with(|ctx| {
+        let ended = evaluate(&ctx, socket, job, limits);
+        ended.unwrap_or_else(|failure| failure.end())
+    })
+}
+
+/// Why a script went no further.
+enum Failure {
+    /// The script's own doing.
+    Threw { message: String, stack: String },
+    /// Ours: the parent is gone, or there is no memory even to say why.
+    Broken(String),
+}
+
+impl Failure {
+    fn end(self) -> End {
+        match self {
+            Self::Threw { message, .. } if message.ends_with("out of memory") => End::OutOfMemory,
+            Self::Threw { message, stack } => End::Threw { message, stack },
+            Self::Broken(message) if message.contains("llocation") => End::OutOfMemory,
+            Self::Broken(message) => End::Threw { message, stack: String::new() },
+        }
+    }
+}
+
+fn evaluate(
+    ctx: &Ctx<'_>,
+    socket: &Rc<Socket>,
+    job: &Job,
+    limits: &Limits,
+) -> Result<End, Failure> {
+    let hooks = begin(ctx, socket, job).map_err(|error| caught(ctx, None, &error))?;
+    let fail = |error: Error| caught(ctx, Some(&hooks), &error);
+    let name = job.script.name.clone();
+    let module = Module::declare(ctx.clone(), name, job.script.javascript.clone());
+    let (module, loaded) = module.and_then(Module::eval).map_err(fail)?;
+    drive(ctx, socket, &hooks, &loaded)?;
+    let run: Value<'_> = module.get("run").unwrap_or_else(|_| {
+        let _ = ctx.catch();
+        Value::new_undefined(ctx.clone())
+    });
+    if !run.is_function() {
+        let message = "the script does not export a function named run".to_owned();
+        return Err(Failure::Threw { message, stack: String::new() });
+    }
+    let promise: Promise<'_> = hooks.start.call((run,)).map_err(fail)?;
+    drive(ctx, socket, &hooks, &promise)?;
+    let json: String = promise.finish().map_err(fail)?;
+    if json.len() > limits.result_bytes {
+        return Ok(End::TooLarge);
+    }
+    let value = serde_json::from_str(&json);
+    value.map(End::Done).map_err(|error| Failure::Broken(format!("no JSON: {error}")))
+}
+
+/// Makes the globals.
+fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>, job: &Job) -> Result<Hooks<'js>, Error> {
+    let native = natives(ctx, socket)?;
+    let context = serde_json::json!({
+        "backend": { "url": job.backend.url, "token": job.backend.token },
+        "env": job.env,
+        "params": if job.params.is_null() { serde_json::json!({}) } else { job.params.clone() },
+    });
+    native.set("context", ctx.json_parse(context.to_string())?)?;
+    let prelude: Function<'js> = ctx.eval(PRELUDE)?;
+    let hooks: Object<'js> = prelude.call((native,))?;
+    Ok(Hooks {
+        start: hooks.get("start")?,
+        fire_due: hooks.get("fireDue")?,
+        settle: hooks.get("settle")?,
+        waiting: hooks.get("waiting")?,
+        describe: hooks.get("describe")?,
+    })
+}
+
+/// Runs until the promise is settled: jobs, then timers, then answers from the parent.
+fn drive<'js>(
+    ctx: &Ctx<'js>,
+    socket: &Socket,
+    hooks: &Hooks<'js>,
+    promise: &Promise<'js>,
+) -> Result<(), Failure> {
+    let fail = |error: Error| caught(ctx, Some(hooks), &error);
+    loop {
+        while ctx.execute_pending_job() {}
+        match promise.state() {
+            PromiseState::Resolved => return Ok(()),
+            PromiseState::Rejected => {
+                let error = promise.result::<Value<'js>>().and_then(Result::err);
+                return Err(fail(error.unwrap_or(Error::Unknown)));
+            }
+            PromiseState::Pending => {}
+        }
+        let next: f64 = hooks.fire_due.call(()).map_err(fail)?;
+        let waiting: u32 = hooks.waiting.call(()).map_err(fail)?;
+        if next == 0.0 {
+            continue;
+        }
+        if next < 0.0 && waiting == 0 {
+            let message = "the run can never end: it waits for nothing".to_owned();
+            return Err(Failure::Threw { message, stack: String::new() });
+        }
+        let pause =
+            if next < 0.0 { PAUSE_MAX } else { Duration::from_secs_f64(next.min(60_000.0) / 1e3) };
+        if socket.wait(pause).map_err(Failure::Broken)? {
+            let frame = socket.receive(FROM_PARENT_MAX).map_err(Failure::Broken)?;
+            let ToChild::Answer { id, answer } = frame else {
+                return Err(Failure::Broken("the parent said something else".to_owned()));
+            };
+            let json = serde_json::to_string(&answer).unwrap_or_default();
+            let () = hooks.settle.call((id, json)).map_err(fail)?;
+        }
+    }
+}
+
+/// What was thrown, in words.
+fn caught<'js>(ctx: &Ctx<'js>, hooks: Option<&Hooks<'js>>, error: &Error) -> Failure {
+    if !error.is_exception() {
+        return Failure::Broken(error.to_string());
+    }
+    let thrown = ctx.catch();
+    if thrown.is_null() {
+        // The engine has no memory left even for an error, and throws null.
+        return Failure::Broken("no allocation is possible".to_owned());
+    }
+    let plain = |thrown: &Value<'_>| {
+        let exception = thrown.clone().into_object().and_then(Exception::from_object);
+        let message = exception.as_ref().and_then(Exception::message).unwrap_or_default();
+        let stack = exception.as_ref().and_then(Exception::stack).unwrap_or_default();
+        Failure::Threw { message, stack }
+    };
+    let described = hooks.and_then(|hooks| {
+        let pair: Result<Vec<String>, Error> = hooks.describe.call((thrown.clone(),));
+        let mut pair = pair.ok()?.into_iter();
+        Some(Failure::Threw { message: pair.next()?, stack: pair.next()? })
+    });
+    described.unwrap_or_else(|| plain(&thrown))
+}
+
+/// The few things that JavaScript cannot do by itself.
+fn natives<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>) -> Result<Object<'js>, Error> {
+    let native = Object::new(ctx.clone())?;
+    let began = Instant::now(); // clock: measures
+    let set = |name: &str, function: Function<'js>| native.set(name, function);
+    set("now", Function::new(ctx.clone(), move || began.elapsed().as_secs_f64() * 1e3)?)?;
+    let to_parent = Rc::clone(socket);
+    let log = move |ctx: Ctx<'_>, level: String, text: String| {
+        let level = match level.as_str() {
+            "debug" => Level::Debug,
+            "info" => Level::Info,
+            "warn" => Level::Warn,
+            "error" => Level::Error,
+            _ => Level::Log,
+        };
+        let at_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let sent = to_parent.send(&ToParent::Log { at_ms, level, text });
+        sent.map_err(|why| Exception::throw_internal(&ctx, &why))
+    };
+    set("log", Function::new(ctx.clone(), log)?)?;
+    let to_parent = Rc::clone(socket);
+    let fetch = move |ctx: Ctx<'_>, id: u32, json: String| {
+        let request: Result<Request, _> = serde_json::from_str(&json);
+        let request = request.map_err(|e| Exception::throw_type(&ctx, &e.to_string()))?;
+        let sent = to_parent.send(&ToParent::Fetch { id, request });
+        sent.map_err(|why| Exception::throw_internal(&ctx, &why))
+    };
+    set("fetch", Function::new(ctx.clone(), fetch)?)?;
+    let encode = |ctx: Ctx<'js>, text: String| TypedArray::<u8>::new(ctx, text.into_bytes());
+    set("encode", Function::new(ctx.clone(), encode)?)?;
+    set("decode", Function::new(ctx.clone(), decode)?)?;
+    let to_base64 = |binary: String| BASE64_STANDARD.encode(of_binary(&binary));
+    set("toBase64", Function::new(ctx.clone(), to_base64)?)?;
+    set("fromBase64", Function::new(ctx.clone(), from_base64)?)?;
+    set("random", Function::new(ctx.clone(), random)?)?;
+    set("url", Function::new(ctx.clone(), url)?)?;
+    set("urlWith", Function::new(ctx.clone(), url_with)?)?;
+    Ok(native)
+}
+
+/// Bytes come as a text of one character each: reading a script's buffer in place is not safe.
+fn of_binary(binary: &str) -> Vec<u8> {
+    binary.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect()
+}
+
+fn decode(ctx: Ctx<'_>, binary: String, is_fatal: bool) -> Result<String, Error> {
+    let bytes = of_binary(&binary);
+    match std::str::from_utf8(&bytes) {
+        Err(_) if is_fatal => Err(Exception::throw_type(&ctx, "the bytes are no UTF-8")),
+        _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+fn from_base64<'js>(ctx: Ctx<'js>, text: String) -> Result<Option<TypedArray<'js, u8>>, Error> {
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let forgiving = GeneralPurpose::new(&alphabet::STANDARD, config);
+    let bytes = forgiving.decode(text).ok();
+    bytes.map(|bytes| TypedArray::new(ctx, bytes)).transpose()
+}
+
+fn random<'js>(ctx: Ctx<'js>, count: usize) -> Result<TypedArray<'js, u8>, Error> {
+    let mut bytes = vec![0; count.min(65_536)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        match rustix::rand::getrandom(&mut bytes[filled..], flags) {
+            Ok(more) => filled += more,
+            Err(error) => return Err(Exception::throw_internal(&ctx, &error.to_string())),
+        }
+    }
+    TypedArray::new(ctx, bytes)
+}
+
+/// The parts of a URL as JSON; null when it cannot be read.
+fn url(text: String, base: Option<String>) -> Option<String> {
+    let base = base.map(|base| url::Url::parse(&base)).transpose().ok()?;
+    let parsed = url::Url::options().base_url(base.as_ref()).parse(&text).ok()?;
+    Some(parts(&parsed))
+}
+
+/// The parts after one of them was set; what does not fit leaves the URL as it was.
+fn url_with(text: String, part: String, value: String) -> Option<String> {
+    let mut parsed = url::Url::parse(&text).ok()?;
+    let _ = match part.as_str() {
+        "href" => return url(value, None),
+        "protocol" => url::quirks::set_protocol(&mut parsed, &value),
+        "username" => url::quirks::set_username(&mut parsed, &value),
+        "password" => url::quirks::set_password(&mut parsed, &value),
+        "host" => url::quirks::set_host(&mut parsed, &value),
+        "hostname" => url::quirks::set_hostname(&mut parsed, &value),
+        "port" => url::quirks::set_port(&mut parsed, &value),
+        "pathname" => {
+            url::quirks::set_pathname(&mut parsed, &value);
+            Ok(())
+        }
+        "search" => {
+            url::quirks::set_search(&mut parsed, &value);
+            Ok(())
+        }
+        "hash" => {
+            url::quirks::set_hash(&mut parsed, &value);
+            Ok(())
+        }
+        _ => Err(()),
+    };
+    Some(parts(&parsed))
+}
+
+fn parts(parsed: &url::Url) -> String {
+    use url::quirks as part;
+    serde_json::json!({
+        "href": parsed.as_str(), "origin": part::origin(parsed),
+        "protocol": part::protocol(parsed), "username": part::username(parsed),
+        "password": part::password(parsed), "host": part::host(parsed),
+        "hostname": part::hostname(parsed), "port": part::port(parsed),
+        "pathname": part::pathname(parsed), "search": part::search(parsed),
+        "hash": part::hash(parsed),
+    })
+    .to_string()
+}
+
+/// A script is one file.
+struct NoImports;
+
+const NO_IMPORTS: &str = "a task is one file: it cannot import others; bundle them into it";
+
+impl Resolver for NoImports {
+    fn resolve<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        _base: &str,
+        _name: &str,
+        _attributes: Option<ImportAttributes<'js>>,
+    ) -> Result<String, Error> {
+        Err(Exception::throw_type(ctx, NO_IMPORTS))
+    }
+}
+
+impl Loader for NoImports {
+    fn load<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        _name: &str,
+        _attributes: Option<ImportAttributes<'js>>,
+    ) -> Result<Module<'js, Declared>, Error> {
+        Err(Exception::throw_type(ctx, NO_IMPORTS))
+    }
+}

@@ -1,0 +1,176 @@
+//! How the child gives up its rights, before it reads the script. All of it is enforced by the
+//! kernel and holds for the rest of the process's life. What the kernel lacks is reported.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset,
+    RulesetAttr as _, RulesetStatus, Scope,
+};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter_all_threads,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Limits;
+
+/// Address space beside the script's values: the program itself, its libraries, stacks and the
+/// allocator's arenas (measured: below 300 MiB for a debug build with test harness).
+const PROGRAM_BYTES: u64 = 512 << 20;
+/// The socket, stdout, stderr, and what the start-up may hold.
+const FILES_MAX: u64 = 16;
+/// `PROT_EXEC`: no page of the child becomes executable any more.
+const PROT_EXEC: u64 = 4;
+
+/// What protects a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guards {
+    /// Memory, processor time, files and processes are limited.
+    pub rlimits: bool,
+    /// No program can give rights back.
+    pub no_new_privs: bool,
+    /// The system calls that remain are those on a short list.
+    pub seccomp: bool,
+    /// No path and no port can be opened.
+    pub landlock: bool,
+}
+
+impl Guards {
+    /// Whether nothing is missing.
+    pub fn is_complete(&self) -> bool {
+        self.rlimits && self.no_new_privs && self.seccomp && self.landlock
+    }
+}
+
+impl fmt::Display for Guards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            ("resource limits", self.rlimits),
+            ("no-new-privileges", self.no_new_privs),
+            ("seccomp", self.seccomp),
+            ("Landlock", self.landlock),
+        ];
+        let names = |wanted: bool| {
+            let some = all.iter().filter(|(_, is_on)| *is_on == wanted).map(|(name, _)| *name);
+            some.collect::<Vec<_>>().join(", ")
+        };
+        match (names(true), names(false)) {
+            (on, off) if off.is_empty() => write!(f, "scripts run behind {on}"),
+            (on, off) if on.is_empty() => write!(f, "this kernel lacks {off}"),
+            (on, off) => write!(f, "scripts run behind {on}; this kernel lacks {off}"),
+        }
+    }
+}
+
+/// Gives up every right that a script does not need. For the child; there is no way back.
+pub fn drop_rights(limits: &Limits) -> Guards {
+    Guards {
+        rlimits: limit_resources(limits),
+        no_new_privs: rustix::thread::set_no_new_privs(true).is_ok(),
+        landlock: close_paths(),
+        // Last, since the others need calls that it ends.
+        seccomp: close_calls().is_ok(),
+    }
+}
+
+fn limit_resources(limits: &Limits) -> bool {
+    let cpu_s = limits.cpu.as_secs().max(1);
+    let all = [
+        (Resource::As, limits.memory_bytes.saturating_add(PROGRAM_BYTES), 0),
+        // The soft limit ends it with SIGXCPU; one second later comes SIGKILL.
+        (Resource::Cpu, cpu_s, 1),
+        (Resource::Nofile, FILES_MAX, 0),
+        (Resource::Nproc, 0, 0),
+        (Resource::Fsize, 0, 0),
+        (Resource::Core, 0, 0),
+    ];
+    all.into_iter().all(|(resource, soft, more)| {
+        let limit = Rlimit { current: Some(soft), maximum: Some(soft + more) };
+        setrlimit(resource, limit).is_ok()
+    })
+}
+
+fn close_paths() -> bool {
+    let abi = ABI::V6;
+    let restricted = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(abi)))
+        .and_then(|rules| rules.scope(Scope::from_all(abi)))
+        .and_then(Ruleset::create)
+        .and_then(landlock::RulesetCreated::restrict_self);
+    restricted.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
+}
+
+fn close_calls() -> Result<(), Box<dyn std::error::Error>> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        allowed().into_iter().map(|call| (call, Vec::new())).collect();
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let op = SeccompCmpOp::MaskedEq(PROT_EXEC);
+        let plain = SeccompCondition::new(2, SeccompCmpArgLen::Qword, op, 0)?;
+        rules.insert(call, vec![SeccompRule::new(vec![plain])?]);
+    }
+    // It may end itself, so that an abort is seen as one; it may signal nobody else.
+    let (own, op) = (u64::from(std::process::id()), SeccompCmpOp::Eq);
+    let to_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, op, own)?;
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![to_itself])?]);
+    // The allocator looks for a kernel setting before it gives memory back, and copes without it:
+    // what it asks is refused, not punished. The stricter of two filters holds.
+    let open = [libc::SYS_openat].map(|call| (call, Vec::new())).into();
+    let denied = u32::try_from(libc::EACCES).unwrap_or_default();
+    apply(open, SeccompAction::Allow, SeccompAction::Errno(denied))?;
+    apply(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+}
+
+fn apply(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    matching: SeccompAction,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    let program: BpfProgram =
+        SeccompFilter::new(rules, otherwise, matching, arch)?.try_into()?;
+    Ok(apply_filter_all_threads(&program)?)
+}
+
+/// What QuickJS and a loop on one socket need. No call here connects, forks or executes; `openat` is
+/// answered with "denied" by a filter of its own.
+fn allowed() -> Vec<i64> {
+    let mut calls = vec![
+        // The socket, and reports of a panic.
+        libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_recvfrom,
+        libc::SYS_sendto, libc::SYS_ppoll, libc::SYS_close, libc::SYS_fcntl, libc::SYS_openat,
+        // Memory.
+        libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise,
+        // Time, waiting, randomness.
+        libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
+        libc::SYS_gettimeofday, libc::SYS_futex, libc::SYS_sched_yield, libc::SYS_getrandom,
+        libc::SYS_restart_syscall,
+        // Signals, and the end.
+        libc::SYS_rt_sigreturn, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack, libc::SYS_getpid, libc::SYS_gettid, libc::SYS_exit,
+        libc::SYS_exit_group,
+    ];
+    if cfg!(target_arch = "x86_64") {
+        #[cfg(target_arch = "x86_64")]
+        calls.extend([libc::SYS_poll, libc::SYS_time]);
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let all = Guards { rlimits: true, no_new_privs: true, seccomp: true, landlock: true };
+        assert!(all.is_complete());
+        let some = Guards { landlock: false, ..all };
+        assert!(!some.is_complete());
+        assert!(some.to_string().ends_with("this kernel lacks Landlock"), "{some}");
+    }
+}

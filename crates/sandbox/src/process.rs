@@ -1,0 +1,289 @@
+//! The parent's side of a run: starts the child, gives it the script, carries out its requests,
+//! and ends it in time, whatever it does.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
+use crate::{Guards, Host, Job, Level, Limits, LogLine, Outcome, Report, Request};
+
+/// What a child may say on standard error before it dies: enough for a panic's text.
+const LAST_WORDS_MAX: u64 = 4_096;
+/// How long a child that said its last frame may take to die.
+const DEATH: Duration = Duration::from_secs(1);
+/// JSON, base64 and names around a body.
+const FRAME_OVERHEAD: usize = 64 * 1024;
+
+/// How the child is started.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    program: PathBuf,
+    args: Vec<String>,
+}
+
+/// A child that has dropped its rights and waits.
+struct Running {
+    child: Child,
+    to_child: OwnedWriteHalf,
+    frames: mpsc::Receiver<Result<ToParent, String>>,
+    guards: Guards,
+}
+
+/// What a run has said so far.
+#[derive(Default)]
+struct Said {
+    log: Vec<LogLine>,
+    log_bytes: usize,
+    log_is_cut: bool,
+    fetches: u32,
+}
+
+impl Sandbox {
+    /// `program` with `args` must call [`crate::child_main`]; normally it is the caller's own.
+    pub fn new(program: PathBuf, args: Vec<String>) -> Self {
+        Self { program, args }
+    }
+
+    /// Runs a job in a child of its own. It always ends, at the latest soon after `limits.wall`; a
+    /// caller that goes away ends the child.
+    pub async fn run(&self, job: &Job, limits: &Limits, host: &impl Host) -> Report {
+        let began = Instant::now(); // clock: measures
+        let (mut said, mut guards) = (Said::default(), Guards::default());
+        let run = self.run_within(job, limits, host, &mut said, &mut guards);
+        let ended = tokio::time::timeout(limits.wall, run).await;
+        Report {
+            outcome: ended.unwrap_or(Outcome::TimedOut),
+            log: said.log,
+            log_is_cut: said.log_is_cut,
+            took: began.elapsed(),
+            guards,
+        }
+    }
+
+    /// What protects runs on this machine.
+    pub async fn probe(&self) -> Guards {
+        let limits = Limits::default();
+        let started = tokio::time::timeout(Duration::from_secs(10), self.start(&limits)).await;
+        started.ok().and_then(Result::ok).map(|running| running.guards).unwrap_or_default()
+    }
+
+    async fn run_within(
+        &self,
+        job: &Job,
+        limits: &Limits,
+        host: &impl Host,
+        said: &mut Said,
+        guards: &mut Guards,
+    ) -> Outcome {
+        if job.params.to_string().len() > limits.params_bytes {
+            return Outcome::TooLarge { what: "params".to_owned() };
+        }
+        let mut running = match self.start(limits).await {
+            Ok(running) => running,
+            Err(why) => return Outcome::Refused { why },
+        };
+        *guards = running.guards;
+        let start = ToChild::Start(Box::new(job.clone()));
+        let ended = match send(&mut running.to_child, &start).await {
+            Ok(()) => converse(&mut running, limits, host, said).await,
+            Err(why) => Err(why),
+        };
+        match ended {
+            Ok(outcome) => {
+                // It has said all: if it does not die by itself, it is killed when dropped.
+                let _ = tokio::time::timeout(DEATH, running.child.wait()).await;
+                outcome
+            }
+            Err(why) => died(running.child, why).await,
+        }
+    }
+
+    /// Starts a child and waits until its rights are gone.
+    async fn start(&self, limits: &Limits) -> Result<Running, String> {
+        let explain = |error: std::io::Error| format!("the child cannot be started: {error}");
+        let (ours, theirs) = StdUnixStream::pair().map_err(explain)?;
+        ours.set_nonblocking(true).map_err(explain)?;
+        let child = Command::new(&self.program)
+            .args(&self.args)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(explain)?;
+        let (from_child, mut to_child) = UnixStream::from_std(ours).map_err(explain)?.into_split();
+        let (sender, mut frames) = mpsc::channel(16);
+        tokio::spawn(receive(from_child, frame_bytes_max(limits), sender));
+        send(&mut to_child, &ToChild::Limits(limits.clone())).await?;
+        match frames.recv().await {
+            Some(Ok(ToParent::Ready(guards))) => {
+                if !guards.is_complete() {
+                    tracing::warn!("{guards}");
+                }
+                Ok(Running { child, to_child, frames, guards })
+            }
+            Some(Ok(_)) => Err("the child did not begin by dropping its rights".to_owned()),
+            Some(Err(why)) => Err(why),
+            None => Err("the child ended before it began".to_owned()),
+        }
+    }
+}
+
+fn frame_bytes_max(limits: &Limits) -> usize {
+    // A body is carried as base64, a third longer.
+    limits.result_bytes.max(limits.body_bytes / 3 * 4 + 4) + FRAME_OVERHEAD
+}
+
+/// Reads frames until the child ends or says something that no honest child says.
+async fn receive(
+    mut from_child: OwnedReadHalf,
+    bytes_max: usize,
+    sender: mpsc::Sender<Result<ToParent, String>>,
+) {
+    let mut allowed = FIRST_BYTES_MAX;
+    loop {
+        let mut head = [0; 4];
+        if from_child.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let frame = match frames::length(head, allowed) {
+            Ok(length) => {
+                let mut bytes = vec![0; length];
+                if from_child.read_exact(&mut bytes).await.is_err() {
+                    return;
+                }
+                frames::decode(&bytes)
+            }
+            Err(why) => Err(why),
+        };
+        allowed = bytes_max;
+        let is_wrong = frame.is_err();
+        if sender.send(frame).await.is_err() || is_wrong {
+            return;
+        }
+    }
+}
+
+async fn send(to_child: &mut OwnedWriteHalf, frame: &ToChild) -> Result<(), String> {
+    let bytes = frames::encode(frame)?;
+    to_child.write_all(&bytes).await.map_err(|_| "the child does not listen".to_owned())
+}
+
+/// Answers the child until its end. An error is a child that died or lied.
+async fn converse(
+    running: &mut Running,
+    limits: &Limits,
+    host: &impl Host,
+    said: &mut Said,
+) -> Result<Outcome, String> {
+    let (mut waiting, mut open) = (std::collections::VecDeque::new(), FuturesUnordered::new());
+    loop {
+        while open.len() < limits.fetches_at_once
+            && let Some((id, request)) = waiting.pop_front()
+        {
+            open.push(async move { (id, host.fetch(request).await) });
+        }
+        tokio::select! {
+            Some((id, answer)) = open.next(), if !open.is_empty() => {
+                let answer = match answer {
+                    Ok(answer) if answer.body.len() > limits.body_bytes => {
+                        Err(format!("the answer is longer than {} bytes", limits.body_bytes))
+                    }
+                    other => other,
+                };
+                send(&mut running.to_child, &ToChild::Answer { id, answer }).await?;
+            }
+            frame = running.frames.recv() => match frame {
+                Some(Ok(ToParent::Log { at_ms, level, text })) => {
+                    said.note(limits, at_ms, level, text);
+                }
+                Some(Ok(ToParent::Fetch { id, request })) => {
+                    said.count_fetch(limits, &request)?;
+                    waiting.push_back((id, request));
+                }
+                Some(Ok(ToParent::End(end))) => return Ok(outcome(end)),
+                Some(Ok(ToParent::Ready(_))) => return Err("the child began twice".to_owned()),
+                Some(Err(why)) => return Err(why),
+                None => return Err(String::new()),
+            }
+        }
+    }
+}
+
+impl Said {
+    fn note(&mut self, limits: &Limits, at_ms: u64, level: Level, text: String) {
+        self.log_bytes = self.log_bytes.saturating_add(text.len() + 16);
+        if self.log_bytes > limits.log_bytes {
+            self.log_is_cut = true;
+        } else {
+            self.log.push(LogLine { at_ms, level, text });
+        }
+    }
+
+    fn count_fetch(&mut self, limits: &Limits, request: &Request) -> Result<(), String> {
+        self.fetches += 1;
+        if self.fetches > limits.fetches_max {
+            return Err(format!("the script made more than {} requests", limits.fetches_max));
+        }
+        if request.body.len() > limits.body_bytes {
+            return Err(format!("a request is longer than {} bytes", limits.body_bytes));
+        }
+        Ok(())
+    }
+}
+
+fn outcome(end: End) -> Outcome {
+    match end {
+        End::Done(value) => Outcome::Done(value),
+        End::Threw { message, stack } => Outcome::Threw { message, stack },
+        End::OutOfMemory => Outcome::OutOfMemory,
+        End::TooLarge => Outcome::TooLarge { what: "the result".to_owned() },
+    }
+}
+
+/// Why a child ended without an end: by which signal, with which last words.
+async fn died(mut child: Child, why: String) -> Outcome {
+    if !why.is_empty() {
+        // It lives and lies.
+        let _ = child.start_kill();
+        let _ = child.wait().await;
+        return Outcome::Crashed { why };
+    }
+    let mut words = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        // What cannot be read was not said.
+        let (mut read, mut bytes) = (stderr.take(LAST_WORDS_MAX), Vec::new());
+        let _ = tokio::time::timeout(DEATH, read.read_to_end(&mut bytes)).await;
+        words = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let status = tokio::time::timeout(DEATH, child.wait()).await;
+    let status = status.ok().and_then(Result::ok);
+    if words.contains("memory allocation of") {
+        return Outcome::OutOfMemory;
+    }
+    match status.as_ref().and_then(ExitStatus::signal) {
+        Some(libc::SIGXCPU) => Outcome::OutOfTime,
+        Some(libc::SIGSYS) => {
+            Outcome::Crashed { why: "the child made a forbidden system call".to_owned() }
+        }
+        Some(signal) => {
+            let why = format!("the child died of signal {signal}: {}", words.trim());
+            Outcome::Crashed { why }
+        }
+        None => Outcome::Crashed { why: format!("the child ended early: {}", words.trim()) },
+    }
+}

@@ -1,0 +1,330 @@
+//! What Reauth costs, measured side by side in one run: `cargo xtask bench [--quick]`. It prints
+//! ratios, because the machines that run it are noisy. The server has one core, the client another.
+//!
+//! The program calls itself: `serve DIR` opens a store and answers checks beside a bare axum
+//! handler; `sandbox-child` is the child in which a script runs.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use axum::routing::get;
+use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Request, Response, Sandbox};
+use reauth_server::domain::access::CutOffScope;
+use reauth_server::domain::apps::{self, Settings};
+use reauth_server::domain::devices::{self, Device};
+use reauth_server::domain::ledger::By;
+use reauth_server::domain::{
+    AppId, Clock, Db, Place, Result, SessionId, UserId, cutoffs, sessions, users,
+};
+use reauth_server::{Child, Config, Server};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+const CONNECTIONS: usize = 64;
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(3);
+/// Sign-ins in one transaction while the sample is made.
+const BATCH: usize = 2_000;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["sandbox-child"] => {
+            reauth_server::sandbox_child();
+        }
+        ["serve", dir] => serve(dir),
+        ["--quick"] => bench(&[20_000]),
+        [] => bench(&[100_000, 1_000_000]),
+        other => eprintln!("error: {other:?} is not known; wanted: --quick or nothing"),
+    }
+}
+
+fn pin(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    // On a machine with one core both share it: the ratio still holds.
+    let _ = sched_setaffinity(None, &cores);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+fn config(dir: &Path) -> Config {
+    Config { listen: ([127, 0, 0, 1], 0).into(), data: dir.to_owned(), ..Config::default() }
+}
+
+fn sandbox_child() -> Child {
+    let program = std::env::current_exe().expect("this program");
+    Child { program, args: vec!["sandbox-child".into()] }
+}
+
+fn bench(sizes: &[usize]) {
+    println!("| what | measured | beside | ratio |\n|---|---|---|---|");
+    for &size in sizes {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let sample = runtime.block_on(make_sample(&data, size)).expect("a sample");
+        checks(&data, &sample, size);
+        runtime.block_on(changes(&data, &sample, size)).expect("changes");
+    }
+    runtime().block_on(task_runs());
+}
+
+struct Sample {
+    app: AppId,
+    devices: Vec<(UserId, SessionId)>,
+    tokens: Vec<String>,
+}
+
+async fn make_sample(data: &Path, size: usize) -> Result<Sample> {
+    reauth_server::init(&config(data), Clock::system()).await.expect("init");
+    let db = Db::open(Place::Directory(data.to_owned()), Clock::system()).await?;
+    let mut tx = db.write(By::System).await?;
+    let settings = Settings { multiple_devices_per_user: true, ..Settings::default() };
+    let app = apps::create(&mut tx, "bench", settings).await?;
+    tx.commit().await?;
+    let mut sample = Sample { app: app.id, devices: Vec::new(), tokens: Vec::new() };
+    while sample.devices.len() < size {
+        let mut tx = db.write(By::System).await?;
+        let mut batch = Vec::new();
+        while batch.len() < BATCH.min(size - sample.devices.len()) {
+            let schema = &app.settings.user_schema;
+            let user = users::create(&mut tx, app.id, schema, None, Map::new()).await?.id;
+            // As in the demo, two or three devices each.
+            batch.extend((0..2 + batch.len() % 2).map(|number| (user, number)));
+        }
+        tx.commit().await?;
+        let mut tx = db.write(By::System).await?;
+        for (user, number) in batch {
+            let (token, _) = devices::issue(&mut tx, app.id, user, None).await?;
+            let device = Device { id: number.to_string(), ..Device::default() };
+            let made = devices::enroll(&mut tx, app.id, token.reveal(), device).await?;
+            sample.devices.push((user, made.session));
+            sample.tokens.push(made.secret.reveal().to_owned());
+        }
+        tx.commit().await?;
+        eprint!("\r{} of {size} sessions made", sample.devices.len());
+    }
+    eprintln!();
+    Ok(sample)
+}
+
+/// Opens the store alone in its process, says how long that took and how large it is, and answers.
+fn serve(dir: &str) {
+    pin(0);
+    runtime().block_on(async {
+        let began = Instant::now(); // clock: measures
+        let started = Server::start(config(Path::new(dir)), Clock::system(), sandbox_child()).await;
+        let server = started.expect("the server starts");
+        let loaded_ms = began.elapsed().as_millis();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let bare = listener.local_addr().expect("an address");
+        let router = axum::Router::new().route("/check", get(|| async {}));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let about = json!({ "loaded_ms": loaded_ms, "resident_bytes": resident_bytes(),
+            "checks": server.app().address, "bare": bare });
+        println!("{about}");
+        std::future::pending::<()>().await;
+    });
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
+    let kib = line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    kib.expect("a number") * 1024
+}
+
+fn checks(data: &Path, sample: &Sample, size: usize) {
+    let program = std::env::current_exe().expect("this program");
+    let mut command = Command::new(program);
+    let command = command.args(["serve", &data.display().to_string()]);
+    let mut server = command.stdout(Stdio::piped()).spawn().expect("a server");
+    let mut line = String::new();
+    let stdout = server.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("it says what it is");
+    let about: Value = serde_json::from_str(&line).expect("JSON");
+    let address = |name: &str| -> SocketAddr {
+        about[name].as_str().and_then(|text| text.parse().ok()).expect("an address")
+    };
+    let (ours, bare) = (address("checks"), address("bare"));
+    let bytes = about["resident_bytes"].as_u64().unwrap_or(0) / size as u64;
+    println!("| start with {size} sessions | {} ms | target 3000 ms for 1 000 000 | |", about["loaded_ms"]);
+    println!("| resident memory, whole process, {size} sessions | {bytes} bytes a session | target 160 | |");
+    // The client has a core of its own; it goes back to all cores when its thread ends.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            compare(&runtime(), ours, bare, sample, size);
+        });
+    });
+    server.kill().expect("our own process");
+    server.wait().expect("it ends");
+}
+
+fn compare(
+    runtime: &tokio::runtime::Runtime,
+    ours: SocketAddr,
+    bare: SocketAddr,
+    sample: &Sample,
+    size: usize,
+) {
+    let (mut of_ours, mut of_bare) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        // Each goes first in turn.
+        for is_ours in [round % 2 == 0, round % 2 != 0] {
+            let address = if is_ours { ours } else { bare };
+            let measured = runtime.block_on(load(address, &sample.tokens));
+            if is_ours { of_ours.push(measured) } else { of_bare.push(measured) }
+        }
+    }
+    let median = |all: &mut Vec<Measured>| {
+        all.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+        all.swap_remove(all.len() / 2)
+    };
+    let (ours, bare) = (median(&mut of_ours), median(&mut of_bare));
+    println!(
+        "| GET /check, {size} sessions, random tokens | {:.0} req/s, p50 {} µs, p99 {} µs | \
+         bare axum handler {:.0} req/s, p50 {} µs, p99 {} µs | {:.2} (target 0.85) |",
+        ours.per_second, ours.p50, ours.p99, bare.per_second, bare.p50, bare.p99,
+        ours.per_second / bare.per_second
+    );
+}
+
+struct Measured {
+    per_second: f64,
+    p50: u64,
+    p99: u64,
+}
+
+async fn load(address: SocketAddr, tokens: &[String]) -> Measured {
+    let began = Instant::now(); // clock: measures
+    let clients = (0..CONNECTIONS).map(|at| client(address, tokens, at, began));
+    let all = futures_util::future::join_all(clients).await;
+    let mut times: Vec<u64> = all.into_iter().flatten().collect();
+    let took = began.elapsed();
+    times.sort_unstable();
+    let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or(0);
+    Measured {
+        per_second: times.len() as f64 / took.as_secs_f64(),
+        p50: at(50),
+        p99: at(99),
+    }
+}
+
+/// One connection that asks again as soon as it is answered; answers the times in microseconds.
+async fn client(address: SocketAddr, tokens: &[String], at: usize, began: Instant) -> Vec<u64> {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.set_nodelay(true).expect("no delay");
+    let (mut times, mut buffer) = (Vec::new(), vec![0; 4096]);
+    let mut number = at as u64 + 1;
+    let mut request = Vec::new();
+    while began.elapsed() < ROUND {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let token = &tokens[(number >> 33) as usize % tokens.len()];
+        request.clear();
+        write!(request, "GET /check HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")
+            .expect("memory");
+        let asked = Instant::now(); // clock: measures
+        stream.write_all(&request).await.expect("it is sent");
+        let mut filled = 0;
+        while !buffer[..filled].ends_with(b"\r\n\r\n") {
+            let read = stream.read(&mut buffer[filled..]).await.expect("it is answered");
+            assert!(read > 0, "the server closed the connection");
+            filled += read;
+        }
+        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..filled]));
+        times.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+    times
+}
+
+async fn changes(data: &Path, sample: &Sample, size: usize) -> Result<()> {
+    let db = Db::open(Place::Directory(data.to_owned()), Clock::system()).await?;
+    let raw = raw_syncs(data, 2_000);
+    let began = Instant::now(); // clock: measures
+    for &(user, session) in sample.devices.iter().take(2_000) {
+        let mut tx = db.write(By::System).await?;
+        sessions::re_authenticate(&mut tx, sample.app, user, session, None).await?;
+        tx.commit().await?;
+    }
+    let ours = 2_000.0 / began.elapsed().as_secs_f64();
+    println!(
+        "| durable re-authenticate, one after the other, {size} sessions | {ours:.0}/s | \
+         append and fdatasync {raw:.0}/s | {:.2} |",
+        ours / raw
+    );
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let began = Instant::now(); // clock: measures
+        let mut tx = db.write(By::System).await?;
+        cutoffs::set(&mut tx, CutOffScope::Everyone, None).await?;
+        tx.commit().await?;
+        times.push(began.elapsed().as_micros());
+    }
+    times.sort_unstable();
+    println!(
+        "| everyone must sign in again, {size} sessions | p50 {:.2} ms, worst of 50 {:.2} ms | \
+         target 5 ms | |",
+        times[25] as f64 / 1_000.0,
+        times[49] as f64 / 1_000.0
+    );
+    Ok(())
+}
+
+/// How often a second a line can be appended and synced: the floor under every durable change.
+fn raw_syncs(dir: &Path, count: usize) -> f64 {
+    let mut file = std::fs::File::create(dir.join("raw")).expect("a file");
+    let began = Instant::now(); // clock: measures
+    for _ in 0..count {
+        file.write_all(&[0; 512]).expect("it is written");
+        file.sync_data().expect("it is synced");
+    }
+    let per_second = count as f64 / began.elapsed().as_secs_f64();
+    std::fs::remove_file(dir.join("raw")).expect("our own file");
+    per_second
+}
+
+struct NoHost;
+
+impl Host for NoHost {
+    async fn fetch(&self, _: Request) -> Result<Response, String> {
+        Err("nothing is to be fetched here".to_owned())
+    }
+}
+
+async fn task_runs() {
+    let child = sandbox_child();
+    let source = "export async function run(params) { return params.days + 1 }";
+    let job = Job {
+        script: reauth_sandbox::compile("bench.ts", source).expect("it compiles"),
+        params: json!({ "days": 30 }),
+        backend: Backend { url: "http://localhost".into(), token: "x".into() },
+        env: BTreeMap::new(),
+    };
+    let mut times = Vec::new();
+    for _ in 0..101 {
+        let sandbox = Sandbox::new(child.program.clone(), child.args.clone());
+        let began = Instant::now(); // clock: measures
+        let report = sandbox.run(&job, &Limits::default(), &NoHost).await;
+        times.push(began.elapsed().as_secs_f64() * 1_000.0);
+        assert!(matches!(report.outcome, Outcome::Done(_)), "the run succeeds");
+    }
+    let first = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    println!(
+        "| task run in a child of its own | first {first:.1} ms, then p50 {:.1} ms, p99 {:.1} ms | \
+         target 60 ms cold | |",
+        times[50], times[98]
+    );
+}
