@@ -48,12 +48,7 @@ impl Context {
     /// The client for the server and token of the options.
     pub(crate) fn client(&self) -> Result<Client> {
         // A variable that is set to nothing is as good as none.
-        let token = self
-            .options
-            .token
-            .as_deref()
-            .map(str::trim)
-            .unwrap_or_default();
+        let token = self.options.token.as_deref().map(str::trim).unwrap_or_default();
         if token.is_empty() {
             let help = "set REAUTH_TOKEN, or give --token; `reauth init` shows the operator's once";
             return Err(Failure::usage("no token is given").help(help));
@@ -81,9 +76,7 @@ impl Context {
         }
         match client.apps().limit(NAMED_MAX).next_page().await {
             Ok(page) => {
-                let (apps, total) = page
-                    .map(|page| (page.objects, page.total))
-                    .unwrap_or_default();
+                let (apps, total) = page.map(|page| (page.objects, page.total)).unwrap_or_default();
                 Ok(client.app(only(&apps, total)?))
             }
             Err(error) if error.is_denied() => Err(Failure::usage("which app?").help(
@@ -104,9 +97,7 @@ fn only(apps: &[App], total: u64) -> Result<&str> {
         }
         [app] if total <= 1 => Ok(&app.id),
         apps => {
-            let lines = apps
-                .iter()
-                .map(|app| format!("\n  {}  {}", app.id, app.name));
+            let lines = apps.iter().map(|app| format!("\n  {}  {}", app.id, app.name));
             let lines: String = lines.collect();
             let rest = match total.saturating_sub(apps.len() as u64) {
                 0 => String::new(),
@@ -151,17 +142,11 @@ mod tests {
     #[test]
     fn no_app_and_many_apps_say_what_to_do() {
         let text = |names: &[&str], total| {
-            format!(
-                "{:?}",
-                only(&apps(names), total).expect_err("no choice can be made")
-            )
+            format!("{:?}", only(&apps(names), total).expect_err("no choice can be made"))
         };
         assert!(text(&[], 0).contains("reauth app create"));
         let two = text(&["Field", "Shop"], 2);
-        assert!(
-            two.contains("id-of-Field  Field") && two.contains("REAUTH_APP"),
-            "{two}"
-        );
+        assert!(two.contains("id-of-Field  Field") && two.contains("REAUTH_APP"), "{two}");
         assert!(text(&["Field"], 7).contains("and 6 more"));
     }
 

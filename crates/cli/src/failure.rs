@@ -26,27 +26,17 @@ const READER_GONE: u8 = 0;
 impl Failure {
     /// Something failed: exit code 1.
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            help: None,
-            code: FAILED,
-        }
+        Self { what: what.into(), help: None, code: FAILED }
     }
 
     /// Something was asked for that cannot be meant: exit code 2.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
-        Self {
-            code: USAGE,
-            ..Self::new(what)
-        }
+        Self { code: USAGE, ..Self::new(what) }
     }
 
     /// With what to do about it.
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Self {
-            help: Some(help.into()),
-            ..self
-        }
+        Self { help: Some(help.into()), ..self }
     }
 
     /// Says so on stderr and answers the exit code.
@@ -61,9 +51,7 @@ impl Failure {
     fn text(&self) -> String {
         let what = plain_lines(&self.what);
         let help = self.help.as_deref().map(plain_lines);
-        let help = help
-            .map(|help| format!("help: {help}\n"))
-            .unwrap_or_default();
+        let help = help.map(|help| format!("help: {help}\n")).unwrap_or_default();
         format!("error: {what}\n{help}")
     }
 }
@@ -105,11 +93,7 @@ impl From<io::Error> for Failure {
     /// Failures of our own output: all that is read from files is reported with its path.
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self {
-                what: String::new(),
-                help: None,
-                code: READER_GONE,
-            };
+            return Self { what: String::new(), help: None, code: READER_GONE };
         }
         Self::new(format!("cannot write the output: {error}"))
     }
@@ -135,30 +119,17 @@ mod tests {
         assert_eq!(failure.code, 1);
         let lines: Vec<String> = failure.text().lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "error: users:write is missing");
-        assert!(
-            lines[1].starts_with("help: use a token with this scope"),
-            "{}",
-            lines[1]
-        );
+        assert!(lines[1].starts_with("help: use a token with this scope"), "{}", lines[1]);
         let failure = Failure::from(answer("INVALID_VALUE", "name: too long"));
         assert_eq!(failure.text(), "error: name: too long\n");
     }
 
     #[test]
     fn nobody_there_names_the_server_and_how_to_start_one() {
-        let error = Error::Unreachable {
-            url: "http://a".into(),
-            why: "refused".into(),
-        };
+        let error = Error::Unreachable { url: "http://a".into(), why: "refused".into() };
         let text = Failure::from(error).text();
-        assert!(
-            text.starts_with("error: no answer from http://a: refused\nhelp: "),
-            "{text}"
-        );
-        assert!(
-            text.contains("reauth serve") && text.contains("REAUTH_URL"),
-            "{text}"
-        );
+        assert!(text.starts_with("error: no answer from http://a: refused\nhelp: "), "{text}");
+        assert!(text.contains("reauth serve") && text.contains("REAUTH_URL"), "{text}");
     }
 
     #[test]

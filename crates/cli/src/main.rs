@@ -27,11 +27,7 @@ Times are shown in UTC. Durations are a number and a unit: 45s, 90m, 12h, 30d.";
 /// Session authority: knows who is signed in on which device, and ends every session on time
 #[derive(Parser)]
 #[command(name = "reauth", version, after_help = EXAMPLES)]
-#[command(
-    propagate_version = false,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     options: Options,
@@ -150,10 +146,7 @@ mod tests {
 
     fn refused(line: &str) -> ErrorKind {
         let parsed = Cli::try_parse_from(line.split(' '));
-        parsed
-            .err()
-            .unwrap_or_else(|| panic!("{line:?} must be refused"))
-            .kind()
+        parsed.err().unwrap_or_else(|| panic!("{line:?} must be refused")).kind()
     }
 
     #[test]
@@ -165,20 +158,12 @@ mod tests {
     fn every_verb_and_option_has_a_help_text() {
         fn look(command: &clap::Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
-            assert!(
-                command.get_about().is_some(),
-                "{path} says nothing about itself"
-            );
+            assert!(command.get_about().is_some(), "{path} says nothing about itself");
             for argument in command.get_arguments() {
                 let name = argument.get_id();
-                assert!(
-                    argument.get_help().is_some(),
-                    "{path}: {name} has no help text"
-                );
+                assert!(argument.get_help().is_some(), "{path}: {name} has no help text");
             }
-            command
-                .get_subcommands()
-                .for_each(|inner| look(inner, &path));
+            command.get_subcommands().for_each(|inner| look(inner, &path));
         }
         look(&Cli::command(), "");
     }
@@ -216,15 +201,9 @@ mod tests {
         assert_eq!(refused("reauth revoke --yes --reason leak"), wanted);
         assert_eq!(refused("reauth token create backend"), wanted);
         assert_eq!(refused("reauth app set"), wanted);
-        assert_eq!(
-            refused("reauth task put tidy.ts --zone Europe/Vienna"),
-            wanted
-        );
+        assert_eq!(refused("reauth task put tidy.ts --zone Europe/Vienna"), wanted);
         let wanted = ErrorKind::ArgumentConflict;
-        assert_eq!(
-            refused("reauth revoke --everyone --group contractors"),
-            wanted
-        );
+        assert_eq!(refused("reauth revoke --everyone --group contractors"), wanted);
         assert_eq!(refused("reauth revoke --app-wide --user 0190"), wanted);
         let wanted = ErrorKind::ValueValidation;
         assert_eq!(refused("reauth app create Field --max-idle 1w"), wanted);
@@ -237,9 +216,7 @@ mod tests {
     #[test]
     fn a_token_from_the_environment_is_never_shown_in_a_help_text() {
         let command = Cli::command();
-        let token = command
-            .get_arguments()
-            .find(|argument| argument.get_id() == "token");
+        let token = command.get_arguments().find(|argument| argument.get_id() == "token");
         assert!(token.is_some_and(clap::Arg::is_hide_env_values_set));
     }
 }

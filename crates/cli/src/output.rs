@@ -42,10 +42,7 @@ impl Output {
             remark(&format!("no {what}"));
             return Ok(());
         }
-        print(&table(
-            &columns,
-            objects.iter().map(|object| row(object).to_vec()).collect(),
-        ))
+        print(&table(&columns, objects.iter().map(|object| row(object).to_vec()).collect()))
     }
 
     /// One object: as its fields, or whole.
@@ -53,9 +50,7 @@ impl Output {
         if self.json {
             return print_json(object);
         }
-        let rows = fields
-            .iter()
-            .map(|(name, value)| [(*name).to_owned(), value.clone()]);
+        let rows = fields.iter().map(|(name, value)| [(*name).to_owned(), value.clone()]);
         print(&aligned(rows))
     }
 
@@ -85,11 +80,7 @@ impl Output {
 
     /// An object whole as JSON, or a text for people.
     pub(crate) fn either<T: Serialize>(self, object: &T, text: &str) -> Result<()> {
-        if self.json {
-            print_json(object)
-        } else {
-            print(&plain_lines(text))
-        }
+        if self.json { print_json(object) } else { print(&plain_lines(text)) }
     }
 }
 
@@ -126,11 +117,7 @@ pub(crate) fn table(columns: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = bare();
     table.set_header(columns.iter().map(|column| column.to_uppercase()));
     let cell = |cell: String| {
-        if cell.is_empty() {
-            "-".to_owned()
-        } else {
-            plain(&cell)
-        }
+        if cell.is_empty() { "-".to_owned() } else { plain(&cell) }
     };
     for row in rows {
         table.add_row(row.into_iter().map(cell));
@@ -181,12 +168,7 @@ fn bare() -> Table {
 fn trimmed(table: &Table) -> String {
     let lines: Vec<String> = table
         .lines()
-        .map(|line| {
-            line.strip_prefix(' ')
-                .unwrap_or(&line)
-                .trim_end()
-                .to_owned()
-        })
+        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
         .collect();
     lines.join("\n")
 }
@@ -194,32 +176,18 @@ fn trimmed(table: &Table) -> String {
 /// One line without control characters, and without those that turn the direction of writing.
 pub(crate) fn plain(text: &str) -> String {
     let is_space = |c: char| matches!(c, '\n' | '\t' | '\r');
-    text.chars()
-        .map(|c| if is_space(c) { ' ' } else { harmless(c) })
-        .collect()
+    text.chars().map(|c| if is_space(c) { ' ' } else { harmless(c) }).collect()
 }
 
 /// As [`plain`], but line breaks and tabs stay.
 pub(crate) fn plain_lines(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if matches!(c, '\n' | '\t') {
-                c
-            } else {
-                harmless(c)
-            }
-        })
-        .collect()
+    text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { harmless(c) }).collect()
 }
 
 fn harmless(c: char) -> char {
     let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2066}'..='\u{2069}');
-    if c.is_control() || turns {
-        char::REPLACEMENT_CHARACTER
-    } else {
-        c
-    }
+    if c.is_control() || turns { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 #[cfg(test)]
@@ -241,10 +209,7 @@ mod tests {
 
     #[test]
     fn what_speaks_to_a_terminal_is_made_plain() {
-        assert_eq!(
-            plain("a\u{1b}[31mb\u{7}\u{9b}c"),
-            "a\u{fffd}[31mb\u{fffd}\u{fffd}c"
-        );
+        assert_eq!(plain("a\u{1b}[31mb\u{7}\u{9b}c"), "a\u{fffd}[31mb\u{fffd}\u{fffd}c");
         assert_eq!(plain("one\ntwo\tthree\r"), "one two three ");
         assert_eq!(plain("Ann\u{202e}nnA"), "Ann\u{fffd}nnA");
         assert_eq!(plain("Zoë 字 ✓"), "Zoë 字 ✓");

@@ -34,9 +34,7 @@ impl FromStr for Since {
 /// A moment to the minute in UTC: `2026-05-01 08:30Z`.
 pub(crate) fn at(moment: Moment) -> String {
     let text = moment.to_string();
-    let minute = text
-        .rsplit_once(':')
-        .map_or(text.as_str(), |(minute, _)| minute);
+    let minute = text.rsplit_once(':').map_or(text.as_str(), |(minute, _)| minute);
     format!("{}Z", minute.replacen('T', " ", 1))
 }
 
@@ -57,14 +55,8 @@ pub(crate) fn lasting(span: Span) -> String {
     let Some(first) = parts.iter().position(|(number, _)| *number > 0) else {
         return "0s".to_owned();
     };
-    let shown = parts
-        .iter()
-        .skip(first)
-        .take(2)
-        .filter(|(number, _)| *number > 0);
-    let shown: Vec<String> = shown
-        .map(|(number, unit)| format!("{number}{unit}"))
-        .collect();
+    let shown = parts.iter().skip(first).take(2).filter(|(number, _)| *number > 0);
+    let shown: Vec<String> = shown.map(|(number, unit)| format!("{number}{unit}")).collect();
     shown.join(" ")
 }
 

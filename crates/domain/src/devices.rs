@@ -142,12 +142,7 @@ async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<UserId> {
     Ok(user)
 }
 
-async fn begin(
-    tx: &mut Tx,
-    user: UserId,
-    secret: &Secret,
-    device: &Device,
-) -> Result<SessionId> {
+async fn begin(tx: &mut Tx, user: UserId, secret: &Secret, device: &Device) -> Result<SessionId> {
     let (id, now) = (SessionId::mint(), tx.now());
     tx.change(
         "insert into sessions (id, user_id, device_id, state, secret_hash, created_at,
@@ -170,12 +165,7 @@ async fn begin(
     Ok(id)
 }
 
-async fn renew(
-    tx: &mut Tx,
-    id: SessionId,
-    secret: &Secret,
-    device: &Device,
-) -> Result<SessionId> {
+async fn renew(tx: &mut Tx, id: SessionId, secret: &Secret, device: &Device) -> Result<SessionId> {
     let now = tx.now();
     tx.change(
         "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
@@ -244,4 +234,3 @@ pub async fn flush_activity(db: &Db) -> Result<bool> {
     tx.commit().await?;
     Ok(sessions == FLUSH_ROWS_MAX)
 }
-

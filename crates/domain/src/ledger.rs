@@ -155,12 +155,7 @@ pub enum Change {
         expires_at: Time,
     },
     #[serde(rename = "run.ended")]
-    RunEnded {
-        task: String,
-        run: RunId,
-        state: RunState,
-        secret_sha256: Option<SecretHash>,
-    },
+    RunEnded { task: String, run: RunId, state: RunState, secret_sha256: Option<SecretHash> },
 }
 
 /// A session that ended together with others in one change.

@@ -125,12 +125,7 @@ pub(crate) async fn of_page(
 }
 
 /// The session with this id, if it is one of this user of this app.
-pub async fn find(
-    read: &mut Read,
-    app: AppId,
-    user: UserId,
-    id: SessionId,
-) -> Result<Session> {
+pub async fn find(read: &mut Read, app: AppId, user: UserId, id: SessionId) -> Result<Session> {
     users::find(read, app, user).await?;
     let row = read
         .first(
@@ -246,8 +241,8 @@ pub(crate) async fn end_others(
     for row in rows {
         let id: SessionId = row.parsed(0)?;
         let written = row.parsed_or_null::<Because>(1)?;
-        let is_over = written
-            .is_some_and(|old| State::after(because) == State::Locked || old == because);
+        let is_over =
+            written.is_some_and(|old| State::after(because) == State::Locked || old == because);
         if is_over || Some(id) == keep {
             continue;
         }

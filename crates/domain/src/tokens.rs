@@ -236,12 +236,7 @@ pub async fn revoke(tx: &mut Tx, app: AppId, id: TokenId) -> Result<()> {
 }
 
 /// One page of an app's tokens, oldest first, and how many there are in all.
-pub async fn page(
-    read: &mut Read,
-    app: AppId,
-    limit: i64,
-    skip: i64,
-) -> Result<(Vec<Token>, i64)> {
+pub async fn page(read: &mut Read, app: AppId, limit: i64, skip: i64) -> Result<(Vec<Token>, i64)> {
     let total = read.count("select count(*) from tokens where app_id = $1", args![app]).await?;
     let rows = read
         .rows(

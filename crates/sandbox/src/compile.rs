@@ -44,7 +44,8 @@ pub fn compile(file_name: &str, source: &str) -> Result<Script, CompileError> {
     let parsed = Parser::new(&allocator, source, kind.with_module(true)).parse();
     first(file_name, source, &parsed.diagnostics)?;
     let mut program = parsed.program;
-    let checked = SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
+    let checked =
+        SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
     first(file_name, source, &checked.diagnostics)?;
     let script = |javascript: String| Script { name: file_name.to_owned(), javascript };
     if !is_typescript {

@@ -322,7 +322,8 @@ fn decode(ctx: Ctx<'_>, binary: String, is_fatal: bool) -> Result<String, Error>
 }
 
 fn from_base64<'js>(ctx: Ctx<'js>, text: String) -> Result<Option<TypedArray<'js, u8>>, Error> {
-    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let forgiving = GeneralPurpose::new(&alphabet::STANDARD, config);
     let bytes = forgiving.decode(text).ok();
     bytes.map(|bytes| TypedArray::new(ctx, bytes)).transpose()

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset,
-    RulesetAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    RulesetStatus, Scope,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{
@@ -131,8 +131,7 @@ fn apply(
     matching: SeccompAction,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let arch = std::env::consts::ARCH.try_into()?;
-    let program: BpfProgram =
-        SeccompFilter::new(rules, otherwise, matching, arch)?.try_into()?;
+    let program: BpfProgram = SeccompFilter::new(rules, otherwise, matching, arch)?.try_into()?;
     Ok(apply_filter_all_threads(&program)?)
 }
 
@@ -141,17 +140,38 @@ fn apply(
 fn allowed() -> Vec<i64> {
     let mut calls = vec![
         // The socket, and reports of a panic.
-        libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_recvfrom,
-        libc::SYS_sendto, libc::SYS_ppoll, libc::SYS_close, libc::SYS_fcntl, libc::SYS_openat,
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_ppoll,
+        libc::SYS_close,
+        libc::SYS_fcntl,
+        libc::SYS_openat,
         // Memory.
-        libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
         // Time, waiting, randomness.
-        libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
-        libc::SYS_gettimeofday, libc::SYS_futex, libc::SYS_sched_yield, libc::SYS_getrandom,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_nanosleep,
+        libc::SYS_gettimeofday,
+        libc::SYS_futex,
+        libc::SYS_sched_yield,
+        libc::SYS_getrandom,
         libc::SYS_restart_syscall,
         // Signals, and the end.
-        libc::SYS_rt_sigreturn, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask,
-        libc::SYS_sigaltstack, libc::SYS_getpid, libc::SYS_gettid, libc::SYS_exit,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_exit,
         libc::SYS_exit_group,
     ];
     if cfg!(target_arch = "x86_64") {

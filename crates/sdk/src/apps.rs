@@ -71,11 +71,7 @@ impl FromStr for Limit {
     type Err = NotASpan;
 
     fn from_str(text: &str) -> Result<Self, NotASpan> {
-        if text == "none" {
-            Ok(Self::Off)
-        } else {
-            text.parse().map(Self::At)
-        }
+        if text == "none" { Ok(Self::Off) } else { text.parse().map(Self::At) }
     }
 }
 
@@ -143,18 +139,12 @@ impl Client {
     /// Creates an app. `POST /admin/apps`, operator. A name or setting that cannot be meant is an
     /// `INVALID_VALUE` that names its field.
     pub async fn create_app(&self, app: &NewApp) -> Result<App> {
-        self.request(Method::POST, &["admin", "apps"])
-            .body(app)
-            .json()
-            .await
+        self.request(Method::POST, &["admin", "apps"]).body(app).json().await
     }
 
     /// The handle for requests within the app with this id. Nothing is asked yet.
     pub fn app(&self, id: impl Into<String>) -> InApp {
-        InApp {
-            client: self.clone(),
-            id: id.into(),
-        }
+        InApp { client: self.clone(), id: id.into() }
     }
 }
 
@@ -184,10 +174,7 @@ impl InApp {
     /// Changes the app's name and settings; what is none stays. A shorter limit acts at once, a
     /// longer one revives nothing. `PATCH /admin/apps/{app}`, scope `app:admin`.
     pub async fn change(&self, change: &AppChange) -> Result<App> {
-        self.administer(Method::PATCH, &[])
-            .body(change)
-            .json()
-            .await
+        self.administer(Method::PATCH, &[]).body(change).json().await
     }
 
     /// A request under `/api/v4/{app}`.
@@ -219,16 +206,10 @@ mod tests {
             max_idle: Some("none".parse().unwrap()),
             ..SettingsChange::default()
         };
-        let change = AppChange {
-            name: None,
-            settings,
-        };
+        let change = AppChange { name: None, settings };
         let wanted = json!({"settings": {"max_session_age": "30d", "max_idle": null}});
         assert_eq!(serde_json::to_value(&change).unwrap(), wanted);
-        assert_eq!(
-            serde_json::to_value(AppChange::default()).unwrap(),
-            json!({})
-        );
+        assert_eq!(serde_json::to_value(AppChange::default()).unwrap(), json!({}));
     }
 
     #[test]

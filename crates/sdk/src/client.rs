@@ -44,9 +44,7 @@ struct Shared {
 impl fmt::Debug for Client {
     /// Shows the URL and hides the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("url", &self.shared.base)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("url", &self.shared.base).finish_non_exhaustive()
     }
 }
 
@@ -56,15 +54,8 @@ impl Client {
     /// token is none: enough for `ready` and `check`. Nothing is sent yet.
     pub fn new(url: &str, token: &str) -> Result<Self> {
         // The provider is the process's: when one is installed already, it stays.
-        rustls::crypto::ring::default_provider()
-            .install_default()
-            .ok();
+        rustls::crypto::ring::default_provider().install_default().ok();
         let base = base(url)?;
-        let authorization = if token.is_empty() {
-            None
-        } else {
-            Some(bearer(token)?)
-        };
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
@@ -73,15 +64,19 @@ impl Client {
             .user_agent(concat!("reauth-sdk/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Error::misuse(format!("no HTTP client: {}", cause(&error))))?;
+        Self::made_of(http, base, token)
+    }
+
+    /// The same server and connections with another token; an empty one is none.
+    pub fn with_token(&self, token: &str) -> Result<Self> {
+        Self::made_of(self.shared.http.clone(), self.shared.base.clone(), token)
+    }
+
+    fn made_of(http: reqwest::Client, base: String, token: &str) -> Result<Self> {
+        let authorization = if token.is_empty() { None } else { Some(bearer(token)?) };
         let server_seconds = AtomicI64::new(NO_TIME);
-        Ok(Self {
-            shared: Arc::new(Shared {
-                http,
-                base,
-                authorization,
-                server_seconds,
-            }),
-        })
+        let shared = Shared { http, base, authorization, server_seconds };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The server's URL, without a slash at its end.
@@ -96,13 +91,9 @@ impl Client {
             return Ok(now);
         }
         // Whatever it answers, it says its time.
-        self.request(Method::GET, &["health", "live"])
-            .once()
-            .send()
-            .await?;
+        self.request(Method::GET, &["health", "live"]).once().send().await?;
         let why = "it does not say its time in a Date header (does a proxy remove it?)";
-        self.server_time()
-            .ok_or_else(|| Error::OtherShape { why: why.into() })
+        self.server_time().ok_or_else(|| Error::OtherShape { why: why.into() })
     }
 
     fn server_time(&self) -> Option<Moment> {
@@ -112,14 +103,9 @@ impl Client {
 
     /// A request for the path of these segments; each is encoded.
     pub(crate) fn request(&self, method: Method, segments: &[&str]) -> Request {
-        let path: String = segments
-            .iter()
-            .flat_map(|part| ["/".into(), encoded(part)])
-            .collect();
+        let path: String = segments.iter().flat_map(|part| ["/".into(), encoded(part)]).collect();
         // An empty segment, or one that means "here" or "above", would ask for something else.
-        let wrong = segments
-            .iter()
-            .find(|part| matches!(**part, "" | "." | ".."));
+        let wrong = segments.iter().find(|part| matches!(**part, "" | "." | ".."));
         Request {
             client: self.clone(),
             method,
@@ -143,9 +129,7 @@ fn base(url: &str) -> Result<String> {
     }
     if !read.username().is_empty() || read.password().is_some() {
         // Not shown: it may hold a password.
-        return Err(Error::misuse(
-            "the URL must hold no user and no password: use the token",
-        ));
+        return Err(Error::misuse("the URL must hold no user and no password: use the token"));
     }
     if read.query().is_some() || read.fragment().is_some() {
         return Err(wrong("leave out what follows ? or #"));
@@ -246,10 +230,7 @@ impl Request {
 
     /// Does not try again, whatever the answer.
     pub(crate) fn once(self) -> Self {
-        Self {
-            retries_max: 0,
-            ..self
-        }
+        Self { retries_max: 0, ..self }
     }
 
     /// Sends this token instead of the client's.
@@ -262,12 +243,8 @@ impl Request {
     pub(crate) async fn json<T: DeserializeOwned>(self) -> Result<T> {
         let answered = self.success().await?;
         serde_json::from_slice(&answered.body).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Error::OtherShape {
-                why: error.to_string(),
-            },
-            _ => Error::NotJson {
-                status: answered.status.as_u16(),
-            },
+            serde_json::error::Category::Data => Error::OtherShape { why: error.to_string() },
+            _ => Error::NotJson { status: answered.status.as_u16() },
         })
     }
 
@@ -278,11 +255,7 @@ impl Request {
 
     async fn success(self) -> Result<Answered> {
         let answered = self.send().await?;
-        if answered.status.is_success() {
-            Ok(answered)
-        } else {
-            Err(answered.error())
-        }
+        if answered.status.is_success() { Ok(answered) } else { Err(answered.error()) }
     }
 
     /// The answer, whatever it says. A GET that is answered "later" (429, 503) is sent again.
@@ -307,30 +280,20 @@ impl Request {
     async fn send_once(&self) -> Result<Answered> {
         let shared = &self.client.shared;
         let mut request = shared.http.request(self.method.clone(), &self.url);
-        request = request
-            .timeout(self.timeout)
-            .header(header::ACCEPT, "application/json");
+        request = request.timeout(self.timeout).header(header::ACCEPT, "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         if let Some(body) = &self.body {
-            request = request
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body.clone());
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
         }
         let lost = |error: reqwest::Error| self.lost(&error.without_url());
         let response = request.send().await.map_err(lost)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.map_err(lost)?.to_vec();
-        let answered = Answered {
-            status,
-            headers,
-            body,
-        };
+        let answered = Answered { status, headers, body };
         if let Some(now) = answered.date() {
-            shared
-                .server_seconds
-                .store(now.seconds(), Ordering::Relaxed);
+            shared.server_seconds.store(now.seconds(), Ordering::Relaxed);
         }
         Ok(answered)
     }
@@ -344,10 +307,7 @@ impl Request {
         if self.method != Method::GET && !error.is_connect() {
             why.push_str("; it may have been carried out all the same: look before you repeat it");
         }
-        Error::Unreachable {
-            url: self.client.shared.base.clone(),
-            why,
-        }
+        Error::Unreachable { url: self.client.shared.base.clone(), why }
     }
 }
 
@@ -368,30 +328,13 @@ impl Answered {
         let Ok(body) = serde_json::from_slice::<ErrorBody>(&self.body) else {
             return Error::NotJson { status };
         };
-        let ErrorBody {
-            kind,
-            title,
-            detail,
-            field,
-            state,
-            because,
-        } = body;
+        let ErrorBody { kind, title, detail, field, state, because } = body;
         if status == 401 && kind == "SIGN_IN_AGAIN" {
             // A device that is not told its state must not wipe its data.
             let state = state.unwrap_or_else(|| "LOCKED".to_owned());
-            return Error::SignInAgain {
-                state,
-                because: because.unwrap_or_default(),
-                detail,
-            };
+            return Error::SignInAgain { state, because: because.unwrap_or_default(), detail };
         }
-        Error::Answer {
-            status,
-            kind,
-            title,
-            detail,
-            field,
-        }
+        Error::Answer { status, kind, title, detail, field }
     }
 
     fn date(&self) -> Option<Moment> {
@@ -415,22 +358,10 @@ mod tests {
 
     #[test]
     fn urls_that_cannot_be_meant_are_refused_and_passwords_not_shown() {
-        assert_eq!(
-            base("https://id.example.com/").unwrap(),
-            "https://id.example.com"
-        );
-        assert_eq!(
-            base("http://127.0.0.1:8080/a/b/").unwrap(),
-            "http://127.0.0.1:8080/a/b"
-        );
-        let urls = [
-            "",
-            "id.example.com",
-            "localhost:8080",
-            "ftp://a",
-            "https://a/?b",
-            "http://a#b",
-        ];
+        assert_eq!(base("https://id.example.com/").unwrap(), "https://id.example.com");
+        assert_eq!(base("http://127.0.0.1:8080/a/b/").unwrap(), "http://127.0.0.1:8080/a/b");
+        let urls =
+            ["", "id.example.com", "localhost:8080", "ftp://a", "https://a/?b", "http://a#b"];
         for url in urls {
             assert!(matches!(base(url), Err(Error::Misuse { .. })), "{url}");
         }
@@ -442,26 +373,12 @@ mod tests {
     fn ids_cannot_leave_their_place_in_the_path() {
         let client = Client::new("http://127.0.0.1:1", "").unwrap();
         let request = client.request(Method::GET, &["users", "../a b?c=ü"]);
-        assert_eq!(
-            request.url,
-            "http://127.0.0.1:1/users/..%2Fa%20b%3Fc%3D%C3%BC"
-        );
+        assert_eq!(request.url, "http://127.0.0.1:1/users/..%2Fa%20b%3Fc%3D%C3%BC");
         for part in ["", ".", ".."] {
-            assert!(
-                client
-                    .request(Method::GET, &["users", part])
-                    .misuse
-                    .is_some(),
-                "{part:?}"
-            );
+            assert!(client.request(Method::GET, &["users", part]).misuse.is_some(), "{part:?}");
         }
         let request = request.query("limit", Some(5)).query("user", None::<&str>);
-        assert!(
-            request
-                .query("since", Some("a&b"))
-                .url
-                .ends_with("?limit=5&since=a%26b")
-        );
+        assert!(request.query("since", Some("a&b")).url.ends_with("?limit=5&since=a%26b"));
     }
 
     #[test]

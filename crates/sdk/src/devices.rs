@@ -40,9 +40,7 @@ pub struct Enrolment {
 impl fmt::Debug for Enrolment {
     /// Hides the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Enrolment")
-            .field("device", &self.device)
-            .finish_non_exhaustive()
+        f.debug_struct("Enrolment").field("device", &self.device).finish_non_exhaustive()
     }
 }
 
@@ -65,12 +63,8 @@ impl fmt::Debug for Enrolled {
     /// Hides the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Enrolled");
-        shown
-            .field("user_id", &self.user_id)
-            .field("session_id", &self.session_id);
-        shown
-            .field("ends_at", &self.ends_at)
-            .finish_non_exhaustive()
+        shown.field("user_id", &self.user_id).field("session_id", &self.session_id);
+        shown.field("ends_at", &self.ends_at).finish_non_exhaustive()
     }
 }
 
@@ -88,22 +82,21 @@ pub struct Connected {
 impl Device {
     /// A device that has a session token already. Nothing is sent yet.
     pub fn new(url: &str, app: impl Into<String>, session_token: &str) -> Result<Self> {
-        Ok(Self {
-            client: Client::new(url, session_token)?,
-            app: app.into(),
-        })
+        Ok(Self { client: Client::new(url, session_token)?, app: app.into() })
     }
 
     /// Begins a session on this device. A token that does not work is an `AUTHENTICATION_FAILED`.
+    /// The client's own token is not sent: the authentication token is the proof.
     pub async fn enroll(
-        url: &str,
+        client: &Client,
         app: impl Into<String>,
         enrolment: &Enrolment,
     ) -> Result<(Self, Enrolled)> {
         let app = app.into();
-        let request = Client::new(url, "")?.request(Method::POST, &["device", &app, "enroll"]);
+        let request = client.with_token("")?.request(Method::POST, &["device", &app, "enroll"]);
         let enrolled: Enrolled = request.body(enrolment).json().await?;
-        Ok((Self::new(url, app, &enrolled.session_token)?, enrolled))
+        let client = client.with_token(&enrolled.session_token)?;
+        Ok((Self { client, app }, enrolled))
     }
 
     /// Says that the device is there, and learns whether it is still signed in:
@@ -123,8 +116,7 @@ impl Device {
     }
 
     fn request(&self, verb: &str) -> crate::client::Request {
-        self.client
-            .request(Method::POST, &["device", &self.app, verb])
+        self.client.request(Method::POST, &["device", &self.app, verb])
     }
 }
 
@@ -177,15 +169,8 @@ impl Client {
 
 /// A proxy's friendly page has status 200 too: only an answer with all our headers is "valid".
 fn valid(answered: &Answered) -> Result<Checked> {
-    let why = |name: &str| Error::OtherShape {
-        why: format!("{name} is missing or wrong"),
-    };
-    let text = |name: &str| {
-        answered
-            .header(name)
-            .map(str::to_owned)
-            .ok_or_else(|| why(name))
-    };
+    let why = |name: &str| Error::OtherShape { why: format!("{name} is missing or wrong") };
+    let text = |name: &str| answered.header(name).map(str::to_owned).ok_or_else(|| why(name));
     let moment = |name: &str| text(name)?.parse::<Moment>().map_err(|_| why(name));
     let has_end = answered.headers.contains_key("reauth-ends-at");
     Ok(Checked::Valid {
@@ -199,16 +184,11 @@ fn valid(answered: &Answered) -> Result<Checked> {
 
 /// A challenge of ours has a reason; another's 401 says nothing about the session.
 fn refused(answered: &Answered) -> Result<Checked> {
-    let challenge = answered
-        .header(header::WWW_AUTHENTICATE)
-        .unwrap_or_default();
+    let challenge = answered.header(header::WWW_AUTHENTICATE).unwrap_or_default();
     let because = quoted(challenge, "error_description");
     let because = because.ok_or(Error::NotJson { status: 401 })?.to_owned();
     let max_age = quoted(challenge, "max_age").and_then(|seconds| seconds.parse().ok());
-    Ok(Checked::Refused {
-        because,
-        max_age: max_age.map(Span::from_seconds),
-    })
+    Ok(Checked::Refused { because, max_age: max_age.map(Span::from_seconds) })
 }
 
 /// The value of `name="…"` in a challenge; our values hold no quotation marks.

@@ -34,8 +34,6 @@ impl Client {
 
     /// Succeeds if the server can answer requests now. No token is needed.
     pub async fn ready(&self) -> Result<()> {
-        self.request(Method::GET, &["health", "ready"])
-            .nothing()
-            .await
+        self.request(Method::GET, &["health", "ready"]).nothing().await
     }
 }

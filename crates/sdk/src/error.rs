@@ -63,18 +63,9 @@ impl Error {
     /// What went wrong, without advice.
     pub fn what(&self) -> String {
         match self {
-            Self::Answer {
-                detail,
-                title,
-                status,
-                ..
-            } => {
+            Self::Answer { detail, title, status, .. } => {
                 let said = if detail.is_empty() { title } else { detail };
-                if said.is_empty() {
-                    format!("the server answered {status}")
-                } else {
-                    said.clone()
-                }
+                if said.is_empty() { format!("the server answered {status}") } else { said.clone() }
             }
             Self::SignInAgain { detail, .. } => detail.clone(),
             Self::Unreachable { url, why } => format!("no answer from {url}: {why}"),

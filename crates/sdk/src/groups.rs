@@ -31,16 +31,12 @@ impl InApp {
 
     /// Adds a user to a group; a member stays one. Scope `users:write`.
     pub async fn add_member(&self, group: &str, user: &str) -> Result<()> {
-        self.request(Method::PUT, &["groups", group, "members", user])
-            .nothing()
-            .await
+        self.request(Method::PUT, &["groups", group, "members", user]).nothing().await
     }
 
     /// Takes a user out of a group. The group's cut-off stays with the user: leaving never revives
     /// a session. Scope `users:write`.
     pub async fn remove_member(&self, group: &str, user: &str) -> Result<()> {
-        self.request(Method::DELETE, &["groups", group, "members", user])
-            .nothing()
-            .await
+        self.request(Method::DELETE, &["groups", group, "members", user]).nothing().await
     }
 }

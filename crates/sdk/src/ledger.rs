@@ -126,10 +126,7 @@ impl Wanted {
 impl InApp {
     /// Some of the app's entries, in order. Scope `ledger:read`.
     pub async fn ledger(&self, wanted: &Wanted) -> Result<Entries> {
-        wanted
-            .of(self.request(Method::GET, &["ledger"]))
-            .json()
-            .await
+        wanted.of(self.request(Method::GET, &["ledger"])).json().await
     }
 }
 
@@ -144,9 +141,7 @@ impl Client {
     /// place `after`, which counts as proven. A whole proof begins at 0. Operator.
     pub async fn verify_ledger(&self, after: u64, limit: u64) -> Result<Verified> {
         let request = self.request(Method::GET, &["admin", "ledger", "verify"]);
-        let request = request
-            .query("after", Some(after))
-            .query("limit", Some(limit));
+        let request = request.query("after", Some(after)).query("limit", Some(limit));
         request.timeout(VERIFY_TIMEOUT).json().await
     }
 }

@@ -38,13 +38,7 @@ pub struct Pages<T> {
 
 impl<T: DeserializeOwned> Pages<T> {
     pub(crate) fn new(request: Request) -> Self {
-        Self {
-            request,
-            limit: PAGE_OBJECTS_MAX,
-            skip: 0,
-            is_done: false,
-            of: PhantomData,
-        }
+        Self { request, limit: PAGE_OBJECTS_MAX, skip: 0, is_done: false, of: PhantomData }
     }
 
     /// Asks for at most so many objects at once: from 1 to 1000, and 1000 unless set.
@@ -61,9 +55,7 @@ impl<T: DeserializeOwned> Pages<T> {
             return Ok(None);
         }
         let request = self.request.clone();
-        let request = request
-            .query("limit", Some(self.limit))
-            .query("skip", Some(self.skip));
+        let request = request.query("limit", Some(self.limit)).query("skip", Some(self.skip));
         let page: Page<T> = request.json().await?;
         self.skip += page.objects.len() as u64;
         // A page that is empty although there are more would come again for ever.

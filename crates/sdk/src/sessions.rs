@@ -123,9 +123,7 @@ pub struct CutOff {
 impl InApp {
     /// One session of a user. Scope `users:read`.
     pub async fn session(&self, user: &str, session: &str) -> Result<Session> {
-        self.request(Method::GET, &["users", user, "sessions", session])
-            .json()
-            .await
+        self.request(Method::GET, &["users", user, "sessions", session]).json().await
     }
 
     /// Forces a device to sign in again. A session that has ended already stays as it is. The
@@ -137,20 +135,14 @@ impl InApp {
         reason: Option<&str>,
     ) -> Result<()> {
         let segments = ["users", user, "sessions", session, "re-authenticate"];
-        self.request(Method::POST, &segments)
-            .reason(reason)
-            .nothing()
-            .await
+        self.request(Method::POST, &segments).reason(reason).nothing().await
     }
 
     /// Ends a session and tells the device to wipe its data at the next connect. The reason goes
     /// into the ledger. Scope `sessions:end`.
     pub async fn wipe(&self, user: &str, session: &str, reason: Option<&str>) -> Result<()> {
         let segments = ["users", user, "sessions", session, "wipe"];
-        self.request(Method::POST, &segments)
-            .reason(reason)
-            .nothing()
-            .await
+        self.request(Method::POST, &segments).reason(reason).nothing().await
     }
 
     /// Makes everyone whom the filter covers sign in again; one commit, however many they are.
@@ -160,10 +152,7 @@ impl InApp {
         if let Some(reason) = reason {
             body["reason"] = reason.into();
         }
-        self.request(Method::POST, &["revocations"])
-            .body(&body)
-            .json()
-            .await
+        self.request(Method::POST, &["revocations"]).body(&body).json().await
     }
 }
 
@@ -195,10 +184,7 @@ mod tests {
     fn filters_are_written_as_the_api_wants_them() {
         let text = |filter: &Filter| serde_json::to_string(filter).unwrap();
         assert_eq!(text(&Filter::Everyone {}), "{}");
-        assert_eq!(
-            text(&Filter::Group("contractors".into())),
-            r#"{"group":"contractors"}"#
-        );
+        assert_eq!(text(&Filter::Group("contractors".into())), r#"{"group":"contractors"}"#);
         assert_eq!(text(&Filter::User("ann".into())), r#"{"user":"ann"}"#);
     }
 

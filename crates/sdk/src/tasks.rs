@@ -180,17 +180,12 @@ impl InApp {
     /// Creates or replaces a task. A script that cannot be read is an `INVALID_VALUE` whose detail
     /// shows the place. Scope `tasks:write`.
     pub async fn put_task(&self, name: &str, task: &NewTask) -> Result<Task> {
-        self.request(Method::PUT, &["tasks", name])
-            .body(task)
-            .json()
-            .await
+        self.request(Method::PUT, &["tasks", name]).body(task).json().await
     }
 
     /// Deletes a task. Scope `tasks:write`.
     pub async fn delete_task(&self, name: &str) -> Result<()> {
-        self.request(Method::DELETE, &["tasks", name])
-            .nothing()
-            .await
+        self.request(Method::DELETE, &["tasks", name]).nothing().await
     }
 
     /// Queues a run; `params`, an object, replaces the task's own. Scope `tasks:run`.
@@ -211,11 +206,7 @@ impl InApp {
             None => request,
         };
         if wait {
-            return request
-                .query("wait", Some(true))
-                .timeout(WAIT_TIMEOUT)
-                .json()
-                .await;
+            return request.query("wait", Some(true)).timeout(WAIT_TIMEOUT).json().await;
         }
         request.json().await
     }

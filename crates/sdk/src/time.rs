@@ -8,9 +8,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const SECONDS_PER_DAY: i64 = 86_400;
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A moment in UTC, in whole seconds. In JSON `"YYYY-MM-DDTHH:MM:SSZ"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,11 +49,7 @@ impl Moment {
         let mut words = text.split_once(", ")?.1.split(' ');
         let day = number(words.next()?, 2)?;
         let month = words.next()?;
-        let month = MONTHS
-            .iter()
-            .zip(1_i64..)
-            .find(|(name, _)| **name == month)?
-            .1;
+        let month = MONTHS.iter().zip(1_i64..).find(|(name, _)| **name == month)?.1;
         let year = number(words.next()?, 4)?;
         let of_day = seconds_of_day(words.next()?)?;
         (words.next()? == "GMT" && words.next().is_none()).then_some(())?;
@@ -93,10 +88,7 @@ impl fmt::Display for Moment {
         let (year, month, day) = date(self.0.div_euclid(SECONDS_PER_DAY));
         let second = self.0.rem_euclid(SECONDS_PER_DAY);
         let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-        )
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 }
 
@@ -108,9 +100,7 @@ impl Serialize for Moment {
 
 impl<'de> Deserialize<'de> for Moment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -152,11 +142,7 @@ fn date(days: i64) -> (i64, i64, i64) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -203,9 +189,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(SECONDS_PER_DAY, "d"), (3_600, "h"), (60, "m")];
-        let unit = units
-            .into_iter()
-            .find(|(size, _)| self.0 != 0 && self.0 % size == 0);
+        let unit = units.into_iter().find(|(size, _)| self.0 != 0 && self.0 % size == 0);
         let (size, name) = unit.unwrap_or((1, "s"));
         write!(f, "{}{name}", self.0 / size)
     }
@@ -261,10 +245,7 @@ mod tests {
 
     #[test]
     fn a_date_means_its_start_and_a_fraction_is_left_out() {
-        assert_eq!(
-            "2026-05-01".parse::<Moment>().unwrap().to_string(),
-            "2026-05-01T00:00:00Z"
-        );
+        assert_eq!("2026-05-01".parse::<Moment>().unwrap().to_string(), "2026-05-01T00:00:00Z");
         let moment: Moment = "2026-05-01T10:00:00.987654Z".parse().unwrap();
         assert_eq!(moment.to_string(), "2026-05-01T10:00:00Z");
     }
@@ -295,12 +276,7 @@ mod tests {
     fn http_dates_are_read() {
         let moment = Moment::from_http("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         assert_eq!(moment.to_string(), "1994-11-06T08:49:37Z");
-        for text in [
-            "",
-            "Sun, 06 Nov 1994",
-            "Sun, 06 Nov 1994 08:49:37 CET",
-            "1994-11-06",
-        ] {
+        for text in ["", "Sun, 06 Nov 1994", "Sun, 06 Nov 1994 08:49:37 CET", "1994-11-06"] {
             assert_eq!(Moment::from_http(text), None, "{text}");
         }
     }
@@ -320,26 +296,14 @@ mod tests {
         }
         assert_eq!("90m".parse::<Span>().unwrap().to_string(), "90m");
         assert_eq!("7200s".parse::<Span>().unwrap().to_string(), "2h");
-        for text in [
-            "",
-            "d",
-            "30",
-            "30 d",
-            "-1d",
-            "1w",
-            "1.5h",
-            "99999999999999999d",
-        ] {
+        for text in ["", "d", "30", "30 d", "-1d", "1w", "1.5h", "99999999999999999d"] {
             assert_eq!(text.parse::<Span>(), Err(NotASpan), "{text}");
         }
     }
 
     #[test]
     fn both_forms_of_a_span_are_read_from_json() {
-        assert_eq!(
-            serde_json::from_str::<Span>("\"30d\"").unwrap(),
-            Span(30 * 86_400)
-        );
+        assert_eq!(serde_json::from_str::<Span>("\"30d\"").unwrap(), Span(30 * 86_400));
         assert_eq!(serde_json::from_str::<Span>("90").unwrap(), Span(90));
         assert!(serde_json::from_str::<Span>("-5").is_err());
         assert_eq!(serde_json::to_string(&Span(5_400)).unwrap(), "\"90m\"");

@@ -42,9 +42,7 @@ pub struct CreatedToken {
 impl fmt::Debug for CreatedToken {
     /// Hides the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CreatedToken")
-            .field("about", &self.about)
-            .finish_non_exhaustive()
+        f.debug_struct("CreatedToken").field("about", &self.about).finish_non_exhaustive()
     }
 }
 
@@ -70,17 +68,12 @@ impl InApp {
     /// Creates a token. Scope `app:admin`. An unknown scope is an `INVALID_VALUE` that lists the
     /// known ones.
     pub async fn create_token(&self, token: &NewToken) -> Result<CreatedToken> {
-        self.administer(Method::POST, &["tokens"])
-            .body(token)
-            .json()
-            .await
+        self.administer(Method::POST, &["tokens"]).body(token).json().await
     }
 
     /// Revokes the token with this id. When this returns, no later request with it is accepted.
     /// Scope `app:admin`.
     pub async fn revoke_token(&self, id: &str) -> Result<()> {
-        self.administer(Method::DELETE, &["tokens", id])
-            .nothing()
-            .await
+        self.administer(Method::DELETE, &["tokens", id]).nothing().await
     }
 }

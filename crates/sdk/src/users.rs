@@ -60,9 +60,7 @@ impl fmt::Debug for AuthenticationToken {
     /// Hides the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("AuthenticationToken");
-        shown
-            .field("expires_at", &self.expires_at)
-            .finish_non_exhaustive()
+        shown.field("expires_at", &self.expires_at).finish_non_exhaustive()
     }
 }
 
@@ -84,36 +82,25 @@ impl InApp {
 
     /// The user with this id as an object with attributes. Scope `users:read`.
     pub async fn user_object(&self, id: &str) -> Result<UserObject> {
-        self.request(Method::GET, &["objects", "user", &format!("{id}.json")])
-            .json()
-            .await
+        self.request(Method::GET, &["objects", "user", &format!("{id}.json")]).json().await
     }
 
     /// Creates a user with these attributes. An attribute that the app's user schema does not have,
     /// or a value of another type, is an `INVALID_VALUE` that names it. Scope `users:write`.
     pub async fn create_user(&self, attributes: &Map<String, Value>) -> Result<UserObject> {
         let body = json!({ "user": attributes });
-        self.request(Method::POST, &["objects", "user.json"])
-            .body(&body)
-            .json()
-            .await
+        self.request(Method::POST, &["objects", "user.json"]).body(&body).json().await
     }
 
     /// Locks a user: every session ends, and no sign-in succeeds until the unlock. The reason goes
     /// into the ledger. Scopes `users:write` and `sessions:end`.
     pub async fn lock(&self, user: &str, reason: Option<&str>) -> Result<()> {
-        self.request(Method::POST, &["users", user, "lock"])
-            .reason(reason)
-            .nothing()
-            .await
+        self.request(Method::POST, &["users", user, "lock"]).reason(reason).nothing().await
     }
 
     /// Unlocks a user. No session comes back. Scope `users:write`.
     pub async fn unlock(&self, user: &str, reason: Option<&str>) -> Result<()> {
-        self.request(Method::POST, &["users", user, "unlock"])
-            .reason(reason)
-            .nothing()
-            .await
+        self.request(Method::POST, &["users", user, "unlock"]).reason(reason).nothing().await
     }
 
     /// Issues a one-use token with which one device can enrol as this user: for 10 minutes unless

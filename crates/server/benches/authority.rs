@@ -159,8 +159,13 @@ fn checks(data: &Path, sample: &Sample, size: usize) {
     };
     let (ours, bare) = (address("checks"), address("bare"));
     let bytes = about["resident_bytes"].as_u64().unwrap_or(0) / size as u64;
-    println!("| start with {size} sessions | {} ms | target 3000 ms for 1 000 000 | |", about["loaded_ms"]);
-    println!("| resident memory, whole process, {size} sessions | {bytes} bytes a session | target 160 | |");
+    println!(
+        "| start with {size} sessions | {} ms | target 3000 ms for 1 000 000 | |",
+        about["loaded_ms"]
+    );
+    println!(
+        "| resident memory, whole process, {size} sessions | {bytes} bytes a session | target 160 | |"
+    );
     // The client has a core of its own; it goes back to all cores when its thread ends.
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -196,7 +201,12 @@ fn compare(
     println!(
         "| GET /check, {size} sessions, random tokens | {:.0} req/s, p50 {} µs, p99 {} µs | \
          bare axum handler {:.0} req/s, p50 {} µs, p99 {} µs | {:.2} (target 0.85) |",
-        ours.per_second, ours.p50, ours.p99, bare.per_second, bare.p50, bare.p99,
+        ours.per_second,
+        ours.p50,
+        ours.p99,
+        bare.per_second,
+        bare.p50,
+        bare.p99,
         ours.per_second / bare.per_second
     );
 }
@@ -215,11 +225,7 @@ async fn load(address: SocketAddr, tokens: &[String]) -> Measured {
     let took = began.elapsed();
     times.sort_unstable();
     let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or(0);
-    Measured {
-        per_second: times.len() as f64 / took.as_secs_f64(),
-        p50: at(50),
-        p99: at(99),
-    }
+    Measured { per_second: times.len() as f64 / took.as_secs_f64(), p50: at(50), p99: at(99) }
 }
 
 /// One connection that asks again as soon as it is answered; answers the times in microseconds.
@@ -243,7 +249,11 @@ async fn client(address: SocketAddr, tokens: &[String], at: usize, began: Instan
             assert!(read > 0, "the server closed the connection");
             filled += read;
         }
-        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..filled]));
+        assert!(
+            buffer.starts_with(b"HTTP/1.1 200"),
+            "{}",
+            String::from_utf8_lossy(&buffer[..filled])
+        );
         times.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
     times

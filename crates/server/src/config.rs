@@ -85,11 +85,7 @@ impl Default for Config {
 
 impl Default for AppDefaults {
     fn default() -> Self {
-        Self {
-            max_session_age: Span::days(30),
-            max_idle: None,
-            multiple_devices_per_user: false,
-        }
+        Self { max_session_age: Span::days(30), max_idle: None, multiple_devices_per_user: false }
     }
 }
 
@@ -136,10 +132,8 @@ impl Config {
 
     /// Refuses what cannot be meant.
     pub fn check(&self) -> Result<(), String> {
-        let limits = Limits {
-            max_age: Some(self.apps.max_session_age),
-            max_idle: self.apps.max_idle,
-        };
+        let limits =
+            Limits { max_age: Some(self.apps.max_session_age), max_idle: self.apps.max_idle };
         limits.check().map_err(|error| format!("apps.{error}"))?;
         let least_one = [
             ("requests.body_bytes_max", self.requests.body_bytes_max),

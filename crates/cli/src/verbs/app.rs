@@ -72,10 +72,7 @@ impl Settings {
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
     match verb {
         Verb::Create { name, settings } => {
-            let new = NewApp {
-                name,
-                settings: settings.change(),
-            };
+            let new = NewApp { name, settings: settings.change() };
             let app = context.client()?.create_app(&new).await?;
             context.output.one(&app, &fields(&app))
         }
@@ -85,10 +82,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             context.output.list(&apps, "apps", columns, row)
         }
         Verb::Set { id, name, settings } => {
-            let change = AppChange {
-                name,
-                settings: settings.change(),
-            };
+            let change = AppChange { name, settings: settings.change() };
             if change.name.is_none() && change.settings.is_empty() {
                 let help = "name a setting, such as --max-session-age 30d";
                 return Err(Failure::usage("nothing is to be changed").help(help));
@@ -102,11 +96,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
 fn row(app: &App) -> [String; 6] {
     let settings = &app.settings;
     let limit = |limit: Option<reauth_sdk::Span>| limit.map_or("none".into(), |s| s.to_string());
-    let devices = if settings.multiple_devices_per_user {
-        "several"
-    } else {
-        "one"
-    };
+    let devices = if settings.multiple_devices_per_user { "several" } else { "one" };
     [
         app.id.clone(),
         app.name.clone(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use reauth_sdk::{
-    Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, NewTask, NewToken, Run,
-    RunState, Schedule, SessionState, SettingsChange, User, Wanted,
+    Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, NewTask, NewToken, Run, RunState,
+    Schedule, SessionState, SettingsChange, User, Wanted,
 };
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::{Config, Server};
@@ -32,9 +32,8 @@ const FIRST_NAMES: [&str; 20] = [
     "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kim", "Leo", "Mia",
     "Nils", "Olga", "Paul", "Rosa", "Sam", "Tess", "Uwe",
 ];
-const LAST_NAMES: [&str; 10] = [
-    "Berg", "Costa", "Diaz", "Eder", "Fuchs", "Gross", "Huber", "Ito", "Jansen", "Klein",
-];
+const LAST_NAMES: [&str; 10] =
+    ["Berg", "Costa", "Diaz", "Eder", "Fuchs", "Gross", "Huber", "Ito", "Jansen", "Klein"];
 const DEVICES: [(&str, &str); 4] =
     [("phone", "ios"), ("tablet", "android"), ("laptop", "web"), ("till", "windows")];
 
@@ -64,7 +63,8 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }
@@ -89,15 +89,15 @@ async fn run(args: &Demo, dir: PathBuf) -> Result<(), String> {
     let config = Config { listen: args.listen, data: dir, ..Config::default() };
     let made = reauth_server::init(&config, clock.clone()).await?;
     let data = config.data.display().to_string();
-    let server = Server::start(config, clock.clone(), child()?).await.map_err(|why| {
-        format!("{why}\nhelp: choose another address with --listen 127.0.0.1:0")
-    })?;
+    let server = Server::start(config, clock.clone(), child()?)
+        .await
+        .map_err(|why| format!("{why}\nhelp: choose another address with --listen 127.0.0.1:0"))?;
     let url = server.url();
     println!("Reauth demo: who signed in too long ago must sign in again.\n");
     println!("  serving     {url} on an embedded database in {data}");
     let operator = client(&url, &made.operator_token)?;
     let (app, token) = sample_app(&operator).await.map_err(text)?;
-    let device = sign_everyone_in(&clock, &url, &app).await.map_err(text)?;
+    let device = sign_everyone_in(&clock, &operator, &app).await.map_err(text)?;
     clock.follow_machine();
     let before = app.users().all().await.map_err(text)?;
     show_sample(&before);
@@ -173,7 +173,7 @@ fn sign_ins() -> Vec<SignIn> {
 /// Everyone signs in through the API, at the time of the sample; answers the last device's token.
 async fn sign_everyone_in(
     clock: &Clock,
-    url: &str,
+    client: &Client,
     app: &InApp,
 ) -> reauth_sdk::Result<String> {
     let now = Clock::machine_time();
@@ -203,7 +203,7 @@ async fn sign_everyone_in(
                 "platform": platform })),
             runtime: Some(json!({ "version": "9.1" })),
         };
-        last_token = Device::enroll(url, app.id(), &enrolment).await?.1.session_token;
+        last_token = Device::enroll(client, app.id(), &enrolment).await?.1.session_token;
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -222,7 +222,10 @@ fn age(session: &reauth_sdk::Session, now: Time) -> i64 {
 
 fn show_sample(users: &[User]) {
     let count = sessions(users).count();
-    println!("  sample      {} users signed in on {count} devices, up to {DAYS} days ago", users.len());
+    println!(
+        "  sample      {} users signed in on {count} devices, up to {DAYS} days ago",
+        users.len()
+    );
 }
 
 /// Deploys the task on a schedule and waits for its first run.
@@ -269,7 +272,11 @@ fn failed(run: &Run) -> String {
 }
 
 fn show_run(run: &Run) {
-    println!("  run         {} in {} ms, started by its schedule", run.id, run.took_ms.unwrap_or(0));
+    println!(
+        "  run         {} in {} ms, started by its schedule",
+        run.id,
+        run.took_ms.unwrap_or(0)
+    );
     for line in run.log.iter().flatten() {
         println!("              {:>5} ms  {}", line.at_ms, line.text);
     }
@@ -309,8 +316,10 @@ async fn show_ledger(operator: &Client, app: &InApp) -> reauth_sdk::Result<()> {
     if let Some(entry) = last {
         let by = entry.by.name.clone().unwrap_or_default();
         let session = entry.change.get("session").and_then(Value::as_str).unwrap_or_default();
-        println!("  {} {} {} session {session} by {} {by}", entry.seq, entry.at, entry.kind,
-            entry.by.kind);
+        println!(
+            "  {} {} {} session {session} by {} {by}",
+            entry.seq, entry.at, entry.kind, entry.by.kind
+        );
     }
     // From here on once a day, as a real one would.
     let mut task = app.task(TASK_NAME).await?;
@@ -331,7 +340,10 @@ async fn show_ledger(operator: &Client, app: &InApp) -> reauth_sdk::Result<()> {
 fn show_next(url: &str, app: &InApp, operator: &str, token: &str, device: &str) {
     println!("\nTry it:");
     println!("  curl -i {url}/check -H 'Authorization: Bearer {device}'");
-    println!("  curl -s '{url}/api/v4/{}/users?limit=1' -H 'Authorization: Token {token}'", app.id());
+    println!(
+        "  curl -s '{url}/api/v4/{}/users?limit=1' -H 'Authorization: Token {token}'",
+        app.id()
+    );
     println!("  export REAUTH_URL={url} REAUTH_TOKEN={operator}");
     println!("  reauth session list --older-than 7d      reauth ledger verify      reauth doctor");
 }

@@ -36,11 +36,7 @@ fn text(diagnosis: &Diagnosis) -> String {
 }
 
 fn outcome(diagnosis: &Diagnosis) -> Result<()> {
-    let errors = diagnosis
-        .findings
-        .iter()
-        .filter(|finding| finding.level == "error")
-        .count();
+    let errors = diagnosis.findings.iter().filter(|finding| finding.level == "error").count();
     if diagnosis.ok && errors == 0 {
         return Ok(());
     }
@@ -59,19 +55,13 @@ mod tests {
             check: format!("check {level}"),
             detail: "found".to_owned(),
         };
-        Diagnosis {
-            ok,
-            findings: levels.iter().map(finding).collect(),
-        }
+        Diagnosis { ok, findings: levels.iter().map(finding).collect() }
     }
 
     #[test]
     fn the_worst_comes_last() {
         let text = text(&diagnosis(false, &["error", "ok", "warning"]));
-        let levels: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.split(' ').next())
-            .collect();
+        let levels: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(levels, ["ok", "warning", "error"]);
     }
 

@@ -58,9 +58,5 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
 }
 
 fn row(group: &Group) -> [String; 3] {
-    [
-        group.name.clone(),
-        group.members.to_string(),
-        at_or(group.not_before, "any time"),
-    ]
+    [group.name.clone(), group.members.to_string(), at_or(group.not_before, "any time")]
 }

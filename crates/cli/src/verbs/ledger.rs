@@ -62,11 +62,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
                 Some(Since::At(moment)) => Some(moment),
                 None => None,
             };
-            let wanted = Wanted {
-                user,
-                since,
-                ..Wanted::default()
-            };
+            let wanted = Wanted { user, since, ..Wanted::default() };
             let source = Source::choose(context).await?;
             let entries = newest(&source, &wanted, limit).await?;
             let columns = ["seq", "at", "what", "app", "user", "by", "why"];
@@ -88,10 +84,7 @@ impl Source {
         if let Some(id) = context.named_app() {
             return Ok(Self::App(client.app(id)));
         }
-        let one = Wanted {
-            limit: Some(1),
-            ..Wanted::default()
-        };
+        let one = Wanted { limit: Some(1), ..Wanted::default() };
         match client.ledger(&one).await {
             Ok(_) => Ok(Self::Whole(client)),
             // No operator: then it is the token's own app that is meant.
@@ -112,12 +105,7 @@ impl Source {
 /// searched in stretches from its end, each longer than the one before.
 async fn newest(source: &Source, wanted: &Wanted, limit: u64) -> Result<Vec<Entry>> {
     let progress = Progress::counting("entries");
-    let first = source
-        .read(&Wanted {
-            limit: Some(1),
-            ..wanted.clone()
-        })
-        .await?;
+    let first = source.read(&Wanted { limit: Some(1), ..wanted.clone() }).await?;
     let Some(oldest) = first.entries.first() else {
         return Ok(Vec::new());
     };
@@ -133,9 +121,7 @@ async fn newest(source: &Source, wanted: &Wanted, limit: u64) -> Result<Vec<Entr
         end = start;
         stretch = stretch.saturating_mul(STRETCH_GROWTH);
     }
-    let surplus = found
-        .len()
-        .saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
+    let surplus = found.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(found.split_off(surplus))
 }
 
@@ -145,13 +131,7 @@ async fn between(source: &Source, wanted: &Wanted, start: u64, end: u64) -> Resu
     let mut after = start;
     loop {
         let limit = Some(PAGE_ENTRIES_MAX);
-        let page = source
-            .read(&Wanted {
-                after,
-                limit,
-                ..wanted.clone()
-            })
-            .await?;
+        let page = source.read(&Wanted { after, limit, ..wanted.clone() }).await?;
         let last = page.entries.last().map(|entry| entry.seq);
         found.extend(page.entries.into_iter().filter(|entry| entry.seq <= end));
         match last {
@@ -221,13 +201,7 @@ async fn prove(client: &Client) -> Result<Proof> {
         }
         let ok = part.ok && part.problem.is_none();
         let (through, head, problem) = (part.through, part.head, part.problem);
-        return Ok(Proof {
-            ok,
-            checked,
-            through,
-            head,
-            problem,
-        });
+        return Ok(Proof { ok, checked, through, head, problem });
     }
 }
 
@@ -248,19 +222,12 @@ mod tests {
     use super::*;
 
     fn by(kind: &str, id: Option<&str>, name: Option<&str>) -> By {
-        By {
-            kind: kind.into(),
-            id: id.map(Into::into),
-            name: name.map(Into::into),
-        }
+        By { kind: kind.into(), id: id.map(Into::into), name: name.map(Into::into) }
     }
 
     #[test]
     fn who_did_it_is_said_by_name_where_there_is_one() {
-        assert_eq!(
-            who(&by("token", Some("0190"), Some("backend"))),
-            "token backend"
-        );
+        assert_eq!(who(&by("token", Some("0190"), Some("backend"))), "token backend");
         assert_eq!(who(&by("user", Some("0190"), None)), "user 0190");
         assert_eq!(who(&by("operator", Some("0190"), None)), "operator");
         assert_eq!(who(&by("system", None, None)), "system");
@@ -268,22 +235,10 @@ mod tests {
 
     #[test]
     fn a_ledger_that_is_not_intact_fails_and_says_where() {
-        let head = Head {
-            seq: 9,
-            hash: "00".into(),
-        };
-        let proof = |ok, problem| Proof {
-            ok,
-            checked: 9,
-            through: 9,
-            head: head.clone(),
-            problem,
-        };
+        let head = Head { seq: 9, hash: "00".into() };
+        let proof = |ok, problem| Proof { ok, checked: 9, through: 9, head: head.clone(), problem };
         assert_eq!(outcome(&proof(true, None)), Ok(()));
-        let problem = Problem {
-            seq: 7,
-            why: "the entry is missing".into(),
-        };
+        let problem = Problem { seq: 7, why: "the entry is missing".into() };
         let failure = outcome(&proof(false, Some(problem))).expect_err("a fault");
         assert!(format!("{failure:?}").contains("at entry 7: the entry is missing"));
         assert!(outcome(&proof(false, None)).is_err());

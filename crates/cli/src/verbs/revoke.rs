@@ -43,14 +43,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
-    let Arguments {
-        everyone,
-        group,
-        user,
-        reason,
-        yes,
-        ..
-    } = arguments;
+    let Arguments { everyone, group, user, reason, yes, .. } = arguments;
     let reason = reason.as_deref();
     let (whom, cut_off) = if everyone {
         let client = context.client()?;
@@ -73,14 +66,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
         };
         (whom, app.revoke(&filter, reason).await?)
     };
-    let sentence = format!(
-        "{whom} must sign in again (entry {} in the ledger)",
-        cut_off.seq
-    );
-    context.output.done(
-        &sentence,
-        json!({ "seq": cut_off.seq, "not_before": cut_off.not_before }),
-    )
+    let sentence = format!("{whom} must sign in again (entry {} in the ledger)", cut_off.seq);
+    context.output.done(&sentence, json!({ "seq": cut_off.seq, "not_before": cut_off.not_before }))
 }
 
 /// Lets a person type what they are about to revoke. Whoever is no person has meant it.
@@ -94,10 +81,7 @@ fn confirm(yes: bool, whom: &str, word: &str) -> Result<()> {
 
 fn typed(whom: &str, word: &str, mut from: impl BufRead, mut to: impl Write) -> io::Result<bool> {
     let (whom, shown) = (crate::output::plain(whom), crate::output::plain(word));
-    write!(
-        to,
-        "This makes {whom} sign in again. Type {shown} to go on: "
-    )?;
+    write!(to, "This makes {whom} sign in again. Type {shown} to go on: ")?;
     to.flush()?;
     let mut line = String::new();
     from.read_line(&mut line)?;
@@ -110,24 +94,14 @@ mod tests {
 
     #[test]
     fn only_the_very_word_confirms() {
-        for (answer, is_confirmed) in [
-            ("everyone\n", true),
-            (" everyone \r\n", true),
-            ("yes\n", false),
-            ("", false),
-        ] {
+        for (answer, is_confirmed) in
+            [("everyone\n", true), (" everyone \r\n", true), ("yes\n", false), ("", false)]
+        {
             let mut asked = Vec::new();
             let typed = typed("every user", "everyone", answer.as_bytes(), &mut asked);
-            assert_eq!(
-                typed.expect("no output fails here"),
-                is_confirmed,
-                "{answer:?}"
-            );
+            assert_eq!(typed.expect("no output fails here"), is_confirmed, "{answer:?}");
             let asked = String::from_utf8(asked).expect("UTF-8");
-            assert!(
-                asked.contains("every user") && asked.contains("Type everyone"),
-                "{asked}"
-            );
+            assert!(asked.contains("every user") && asked.contains("Type everyone"), "{asked}");
         }
     }
 }

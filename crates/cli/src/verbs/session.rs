@@ -63,50 +63,24 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
     match verb {
         Verb::List { user, older_than } => {
             let (users, names) = match user {
-                Some(id) => (
-                    vec![app.user(&id).await?],
-                    vec![app.user_object(&id).await?],
-                ),
+                Some(id) => (vec![app.user(&id).await?], vec![app.user_object(&id).await?]),
                 None => everyone(&app).await?,
             };
             let now = app.client().now().await?;
             let sessions = older(owned(users, names), older_than, now);
-            let columns = [
-                "user",
-                "name",
-                "session",
-                "device",
-                "state",
-                "signed in",
-                "ends in",
-            ];
-            context
-                .output
-                .list(&sessions, "sessions", columns, |session| row(session, now))
+            let columns = ["user", "name", "session", "device", "state", "signed in", "ends in"];
+            context.output.list(&sessions, "sessions", columns, |session| row(session, now))
         }
         Verb::ReAuthenticate(one) => {
-            let One {
-                user,
-                session,
-                reason,
-            } = one;
-            app.re_authenticate(&user, &session, reason.as_deref())
-                .await?;
+            let One { user, session, reason } = one;
+            app.re_authenticate(&user, &session, reason.as_deref()).await?;
             let sentence = format!("session {session} must sign in again");
-            context
-                .output
-                .done(&sentence, json!({ "user": user, "session": session }))
+            context.output.done(&sentence, json!({ "user": user, "session": session }))
         }
-        Verb::Wipe(One {
-            user,
-            session,
-            reason,
-        }) => {
+        Verb::Wipe(One { user, session, reason }) => {
             app.wipe(&user, &session, reason.as_deref()).await?;
             let sentence = format!("session {session} has ended; its device wipes its data");
-            context
-                .output
-                .done(&sentence, json!({ "user": user, "session": session }))
+            context.output.done(&sentence, json!({ "user": user, "session": session }))
         }
     }
 }
@@ -118,10 +92,8 @@ async fn everyone(app: &InApp) -> Result<(Vec<User>, Vec<UserObject>)> {
 }
 
 fn owned(users: Vec<User>, names: Vec<UserObject>) -> Vec<Owned> {
-    let names: HashMap<String, Option<String>> = names
-        .into_iter()
-        .map(|object| (object.id, object.display))
-        .collect();
+    let names: HashMap<String, Option<String>> =
+        names.into_iter().map(|object| (object.id, object.display)).collect();
     let of_user = |user: User| {
         let display = names.get(&user.id).cloned().flatten();
         user.sessions.into_iter().map(move |session| Owned {
@@ -146,10 +118,7 @@ fn row(owned: &Owned, now: Moment) -> [String; 7] {
         owned.user.clone(),
         owned.display.clone().unwrap_or_default(),
         session.id.clone(),
-        session
-            .label
-            .clone()
-            .unwrap_or_else(|| session.device.id.clone()),
+        session.label.clone().unwrap_or_else(|| session.device.id.clone()),
         state(&session.state),
         format!("{} ago", lasting(now.since(session.last_authenticated_at))),
         ends_in(session, now),
@@ -172,9 +141,7 @@ fn ends_in(session: &Session, now: Moment) -> String {
         let because = session.ended_by.as_deref();
         return because.map_or("ended".to_owned(), |because| format!("ended: {because}"));
     }
-    session
-        .ends_at
-        .map_or("never".to_owned(), |end| lasting(end.since(now)))
+    session.ends_at.map_or("never".to_owned(), |end| lasting(end.since(now)))
 }
 
 #[cfg(test)]
@@ -190,10 +157,7 @@ mod tests {
             "locked": false, "sessions": sessions });
         let object = json!({ "id": "u", "type": "user", "updated_at": null, "display": "Ann" });
         let user = serde_json::from_value(user).expect("a user");
-        (
-            vec![user],
-            vec![serde_json::from_value(object).expect("an object")],
-        )
+        (vec![user], vec![serde_json::from_value(object).expect("an object")])
     }
 
     fn session(state: &str, signed_in: &str, ended_by: Option<&str>) -> Session {
@@ -214,21 +178,10 @@ mod tests {
         ]);
         let sessions = owned(users, names);
         let now = moment("2026-05-03T12:00:00Z");
-        let wanted = [
-            "u",
-            "Ann",
-            "s",
-            "phone",
-            "signed in",
-            "2d 4h ago",
-            "27d 20h",
-        ];
+        let wanted = ["u", "Ann", "s", "phone", "signed in", "2d 4h ago", "27d 20h"];
         assert_eq!(row(&sessions[0], now), wanted);
         let ended = row(&sessions[1], now);
-        assert_eq!(
-            ended[4..],
-            ["locked", "32d 4h ago", "ended: max_session_age"]
-        );
+        assert_eq!(ended[4..], ["locked", "32d 4h ago", "ended: max_session_age"]);
     }
 
     #[test]
@@ -245,10 +198,7 @@ mod tests {
         let signed_in = old[0].session.last_authenticated_at;
         assert_eq!(signed_in, moment("2026-04-01T08:00:00Z"));
         // Exactly that old is not older.
-        assert_eq!(
-            older(old, Some(than), moment("2026-05-01T08:00:00Z")).len(),
-            0
-        );
+        assert_eq!(older(old, Some(than), moment("2026-05-01T08:00:00Z")).len(), 0);
     }
 
     #[test]

@@ -98,8 +98,7 @@ pub(crate) struct Put {
 
 fn object(text: &str) -> Result<Value, String> {
     let read: serde_json::Result<Map<String, Value>> = serde_json::from_str(text);
-    read.map(Value::Object)
-        .map_err(|error| format!("it must be a JSON object: {error}"))
+    read.map(Value::Object).map_err(|error| format!("it must be a JSON object: {error}"))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -117,11 +116,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             let columns = ["name", "schedule", "next run", "scopes", "runs at once"];
             context.output.list(&tasks, "tasks", columns, row)
         }
-        Verb::Run {
-            name,
-            params,
-            no_wait,
-        } => {
+        Verb::Run { name, params, no_wait } => {
             let app = context.app().await?;
             if no_wait {
                 let run = app.run_task(&name, params.as_ref()).await?;
@@ -135,9 +130,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Delete { name } => {
             context.app().await?.delete_task(&name).await?;
             let fields = json!({ "task": name, "deleted": true });
-            context
-                .output
-                .done(&format!("task {name} is deleted"), fields)
+            context.output.done(&format!("task {name} is deleted"), fields)
         }
     }
 }
@@ -156,16 +149,7 @@ async fn put(context: &Context, wanted: Put) -> Result<()> {
 
 /// The task's name and the task, with the script read from its file.
 fn described(wanted: Put) -> Result<(String, NewTask)> {
-    let Put {
-        file,
-        name,
-        schedule,
-        zone,
-        scopes,
-        single_instance,
-        params,
-        variables,
-    } = wanted;
+    let Put { file, name, schedule, zone, scopes, single_instance, params, variables } = wanted;
     let part = |part: Option<&std::ffi::OsStr>| part.and_then(|it| it.to_str()).map(str::to_owned);
     let (Some(file_name), Some(stem)) = (part(file.file_name()), part(file.file_stem())) else {
         let what = format!("{} has no file name that can be sent", file.display());
@@ -202,11 +186,7 @@ async fn ended(app: &InApp, name: &str, params: Option<&Value>) -> Result<Run> {
     while !run.state.is_end() {
         tokio::time::sleep(LOOK_AGAIN).await;
         run = app.task_run(&run.id).await.map_err(|error| {
-            let what = format!(
-                "run {} goes on, but cannot be looked at: {}",
-                run.id,
-                error.what()
-            );
+            let what = format!("run {} goes on, but cannot be looked at: {}", run.id, error.what());
             let help = format!("look with `reauth task logs {}` (scope tasks:read)", run.id);
             Failure::new(what).help(help)
         })?;
@@ -226,11 +206,7 @@ fn show_result(context: &Context, run: &Run) -> Result<()> {
 }
 
 fn failed(run: &Run) -> Failure {
-    let why = run
-        .error
-        .as_ref()
-        .map(|error| format!(": {}", error.message))
-        .unwrap_or_default();
+    let why = run.error.as_ref().map(|error| format!(": {}", error.message)).unwrap_or_default();
     let what = format!("run {} of {} {}{why}", run.id, run.task, state(&run.state));
     Failure::new(what).help(format!("see `reauth task logs {}`", run.id))
 }
@@ -242,14 +218,10 @@ async fn logs(context: &Context, of: &str) -> Result<()> {
     } else {
         let newest = app.task_runs(of, 1).await?.objects.into_iter().next();
         let none = || Failure::new(format!("task {of} has not run yet"));
-        newest
-            .ok_or_else(|| none().help(format!("run it with `reauth task run {of}`")))?
-            .id
+        newest.ok_or_else(|| none().help(format!("run it with `reauth task run {of}`")))?.id
     };
     let run = app.task_run(&id).await?;
-    context
-        .output
-        .either(&run, &log_text(run.log.as_deref().unwrap_or_default()))?;
+    context.output.either(&run, &log_text(run.log.as_deref().unwrap_or_default()))?;
     context.output.remark(&summary(&run));
     Ok(())
 }
@@ -275,10 +247,7 @@ fn log_text(log: &[LogLine]) -> String {
 }
 
 fn summary(run: &Run) -> String {
-    let took = run
-        .took_ms
-        .map(|took| format!(" after {}", millis(took)))
-        .unwrap_or_default();
+    let took = run.took_ms.map(|took| format!(" after {}", millis(took))).unwrap_or_default();
     format!("run {} of {} {}{took}", run.id, run.task, state(&run.state))
 }
 
@@ -298,11 +267,7 @@ fn schedule(task: &Task) -> String {
 }
 
 fn row(task: &Task) -> [String; 5] {
-    let at_once = if task.single_instance {
-        "one"
-    } else {
-        "several"
-    };
+    let at_once = if task.single_instance { "one" } else { "several" };
     [
         task.name.clone(),
         schedule(task),
@@ -335,17 +300,11 @@ mod tests {
         let file = folder.path().join("tidy.up.ts");
         std::fs::write(&file, "export async function run() {}").expect("a file");
         let (name, task) = described(put_of(file.clone())).expect("a task");
-        assert_eq!(
-            (name.as_str(), task.file.as_str()),
-            ("tidy.up", "tidy.up.ts")
-        );
+        assert_eq!((name.as_str(), task.file.as_str()), ("tidy.up", "tidy.up.ts"));
         assert_eq!(task.schedule.map(|it| it.zone).as_deref(), Some("UTC"));
         assert_eq!(task.source, "export async function run() {}");
         assert_eq!(task.env["A"], "b=c");
-        let other = Put {
-            name: Some("other".into()),
-            ..put_of(file)
-        };
+        let other = Put { name: Some("other".into()), ..put_of(file) };
         assert_eq!(described(other).expect("a task").0, "other");
     }
 
@@ -383,10 +342,7 @@ mod tests {
             level: level.to_owned(),
             text: text.to_owned(),
         };
-        let log = [
-            line(3, "info", "hello"),
-            line(61_250, "error", "Error: no\n  at run\n"),
-        ];
+        let log = [line(3, "info", "hello"), line(61_250, "error", "Error: no\n  at run\n")];
         let wanted = "   0.003 s  info   hello\n  61.250 s  error  Error: no\n\
                       \x20                    at run";
         assert_eq!(log_text(&log), wanted);
@@ -402,9 +358,6 @@ mod tests {
         .expect("a run");
         assert_eq!(summary(&run), "run r of tidy failed after 1.204 s");
         let text = format!("{:?}", failed(&run));
-        assert!(
-            text.contains("run r of tidy failed: no such user"),
-            "{text}"
-        );
+        assert!(text.contains("run r of tidy failed: no such user"), "{text}");
     }
 }

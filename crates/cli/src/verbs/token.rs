@@ -26,12 +26,7 @@ pub(crate) enum Verb {
         /// Its name, for people and for the ledger
         name: String,
         /// What it may do; several times, or with commas between
-        #[arg(
-            long = "scope",
-            value_name = "SCOPE",
-            required = true,
-            value_delimiter = ','
-        )]
+        #[arg(long = "scope", value_name = "SCOPE", required = true, value_delimiter = ',')]
         scopes: Vec<String>,
         /// How long it lives, such as 90d; until it is revoked if not given
         #[arg(long, value_name = "DURATION")]
@@ -49,24 +44,9 @@ pub(crate) enum Verb {
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
     let app = context.app().await?;
     match verb {
-        Verb::Create {
-            name,
-            scopes,
-            expires_in,
-        } => {
-            let created = app
-                .create_token(&NewToken {
-                    name,
-                    scopes,
-                    expires_in,
-                })
-                .await?;
-            let Token {
-                name,
-                id,
-                expires_at,
-                ..
-            } = &created.about;
+        Verb::Create { name, scopes, expires_in } => {
+            let created = app.create_token(&NewToken { name, scopes, expires_in }).await?;
+            let Token { name, id, expires_at, .. } = &created.about;
             let about = format!(
                 "token {name} ({id}), ends: {}; its secret is shown this once:",
                 at_or(*expires_at, "never")
@@ -81,9 +61,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Revoke { id } => {
             app.revoke_token(&id).await?;
             let fields = json!({ "token": id, "revoked": true });
-            context
-                .output
-                .done(&format!("token {id} is revoked"), fields)
+            context.output.done(&format!("token {id} is revoked"), fields)
         }
     }
 }

@@ -83,20 +83,14 @@ impl FromStr for Attribute {
         let (name, value) = match name.strip_suffix(':') {
             Some(name) => {
                 let read = serde_json::from_str(value);
-                (
-                    name,
-                    read.map_err(|error| format!("the value is no JSON: {error}"))?,
-                )
+                (name, read.map_err(|error| format!("the value is no JSON: {error}"))?)
             }
             None => (name, Value::from(value)),
         };
         if name.is_empty() {
             return Err("the name is missing".into());
         }
-        Ok(Self {
-            name: name.to_owned(),
-            value,
-        })
+        Ok(Self { name: name.to_owned(), value })
     }
 }
 
@@ -123,26 +117,18 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Token { id, expires_in } => {
             let token = app.authentication_token(&id, expires_in).await?;
             let until = at(token.expires_at);
-            let about = format!(
-                "for one sign-in at {} until {until}, shown this once:",
-                token.url
-            );
+            let about = format!("for one sign-in at {} until {until}, shown this once:", token.url);
             output.secret(&token, &token.token, &about)
         }
     }
 }
 
 fn gathered(name: Option<String>, attributes: Vec<Attribute>) -> Result<Map<String, Value>> {
-    let name = name.map(|name| Attribute {
-        name: "name".into(),
-        value: name.into(),
-    });
+    let name = name.map(|name| Attribute { name: "name".into(), value: name.into() });
     let mut gathered = Map::new();
     for Attribute { name, value } in name.into_iter().chain(attributes) {
         if gathered.insert(name.clone(), value).is_some() {
-            return Err(Failure::usage(format!(
-                "the attribute {name:?} is given twice"
-            )));
+            return Err(Failure::usage(format!("the attribute {name:?} is given twice")));
         }
     }
     if gathered.is_empty() {
@@ -164,20 +150,13 @@ struct Known {
 async fn list(context: &Context, app: &InApp) -> Result<()> {
     let users = paging::all(app.users(), "users").await?;
     let objects = paging::all(app.user_objects(), "names").await?;
-    let mut objects: HashMap<String, UserObject> = objects
-        .into_iter()
-        .map(|object| (object.id.clone(), object))
-        .collect();
+    let mut objects: HashMap<String, UserObject> =
+        objects.into_iter().map(|object| (object.id.clone(), object)).collect();
     let known = users.into_iter().map(|user| {
         let object = objects.remove(&user.id);
-        let (display, attributes) = object
-            .map(|object| (object.display, object.attributes))
-            .unwrap_or_default();
-        Known {
-            user,
-            display,
-            attributes,
-        }
+        let (display, attributes) =
+            object.map(|object| (object.display, object.attributes)).unwrap_or_default();
+        Known { user, display, attributes }
     });
     let known: Vec<Known> = known.collect();
     let columns = ["id", "name", "state", "devices", "last connected"];
@@ -186,10 +165,7 @@ async fn list(context: &Context, app: &InApp) -> Result<()> {
 
 fn row(known: &Known) -> [String; 5] {
     let user = &known.user;
-    let live = user
-        .sessions
-        .iter()
-        .filter(|session| session.state == SessionState::Enrolled);
+    let live = user.sessions.iter().filter(|session| session.state == SessionState::Enrolled);
     let state = match (user.locked, user.enrolled) {
         (true, _) => "locked",
         (false, true) => "signed in",
@@ -244,9 +220,6 @@ mod tests {
         };
         assert_eq!(row(&user(true, true))[2], "locked");
         assert_eq!(row(&user(false, true))[2], "signed in");
-        assert_eq!(
-            row(&user(false, false)),
-            ["u", "Ann", "signed out", "0 of 0", "never"]
-        );
+        assert_eq!(row(&user(false, false)), ["u", "Ann", "signed out", "0 of 0", "never"]);
     }
 }

@@ -120,9 +120,7 @@ async fn load_tokens(read: &mut Read, view: &mut View) -> Result<()> {
             scopes: row.parsed(3)?,
             created_at: row.time(5)?,
             expires_at: row.time_or_null(6)?,
-            ended: row
-                .time_or_null(8)?
-                .map(|at| Ended { at, because: Because::Revoked }),
+            ended: row.time_or_null(8)?.map(|at| Ended { at, because: Because::Revoked }),
             used_at: AtomicI64::new(used_at),
             flushed_at: AtomicI64::new(used_at),
         };

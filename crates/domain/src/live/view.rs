@@ -199,9 +199,8 @@ impl View {
         };
         let at = position(self.users.insert(user));
         let users = &self.users;
-        self.user_at.insert_unique(hash_of_id(id.uuid()), at, |at| {
-            hash_of_id(users[*at as usize].id)
-        });
+        self.user_at
+            .insert_unique(hash_of_id(id.uuid()), at, |at| hash_of_id(users[*at as usize].id));
         Some(at)
     }
 
@@ -244,9 +243,8 @@ impl View {
     fn index_session(&mut self, at: u32) {
         let sessions = &self.sessions;
         let hash = hash_of_secret(&sessions[at as usize].secret);
-        self.session_at.insert_unique(hash, at, |at| {
-            hash_of_secret(&sessions[*at as usize].secret)
-        });
+        self.session_at
+            .insert_unique(hash, at, |at| hash_of_secret(&sessions[*at as usize].secret));
     }
 
     /// A new authentication of a known session: new secret, new times, no end. The old secret is
@@ -393,9 +391,8 @@ impl View {
     }
 
     pub(super) fn valid_tokens(&self, kind: TokenKind, now: Time) -> usize {
-        let is_valid = |token: &&Token| {
-            token.kind == kind && decide(&token.facts(), now).is_valid()
-        };
+        let is_valid =
+            |token: &&Token| token.kind == kind && decide(&token.facts(), now).is_valid();
         self.tokens.values().filter(is_valid).count()
     }
 

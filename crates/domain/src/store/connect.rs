@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
 
 use crate::values::error::{Error, Result};
@@ -91,9 +89,8 @@ impl Place {
                 Ok(Readers::Sqlite(pool.connect_lazy_with(sqlite_options(dir)?)))
             }
             Self::Postgres(url) => {
-                let pool = PgPoolOptions::new()
-                    .max_connections(READERS_MAX)
-                    .acquire_timeout(READER_WAIT);
+                let pool =
+                    PgPoolOptions::new().max_connections(READERS_MAX).acquire_timeout(READER_WAIT);
                 Ok(Readers::Postgres(pool.connect_lazy_with(postgres_options(url)?)))
             }
         }
@@ -123,7 +120,8 @@ async fn check_sqlite(conn: &mut SqliteConnection) -> Result<()> {
     let synchronous: i64 = sqlx::query_scalar("pragma synchronous").fetch_one(&mut *conn).await?;
     let journal: String = sqlx::query_scalar("pragma journal_mode").fetch_one(&mut *conn).await?;
     if synchronous < 2 || journal != "wal" {
-        let why = format!("SQLite refuses WAL with FULL ({journal}, {synchronous}): use a local disk");
+        let why =
+            format!("SQLite refuses WAL with FULL ({journal}, {synchronous}): use a local disk");
         return Err(Error::Conflict(why));
     }
     Ok(())

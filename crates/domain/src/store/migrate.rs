@@ -8,8 +8,7 @@ use crate::values::error::{Error, Result};
 /// Every version's text, oldest first. A text is never changed once it has been released.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/001_start.sql")];
 
-const CREATE_VERSION: &str =
-    "create table if not exists schema_version (version bigint not null)";
+const CREATE_VERSION: &str = "create table if not exists schema_version (version bigint not null)";
 
 /// Brings the tables to this binary's version.
 pub(super) async fn migrate(conn: &mut Conn) -> Result<()> {

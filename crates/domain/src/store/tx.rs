@@ -4,7 +4,7 @@
 use futures_util::TryStreamExt as _;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Sqlite, SqlSafeStr};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, SqlSafeStr, Sqlite};
 use tokio::sync::OwnedMutexGuard;
 
 use super::args::{Arg, Row, bind_postgres, bind_sqlite};
@@ -119,11 +119,7 @@ impl Read {
     }
 
     /// The first row, when there is one.
-    pub(crate) async fn first(
-        &mut self,
-        sql: &'static str,
-        args: Vec<Arg>,
-    ) -> Result<Option<Row>> {
+    pub(crate) async fn first(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Option<Row>> {
         Ok(self.rows(sql, args).await?.into_iter().next())
     }
 

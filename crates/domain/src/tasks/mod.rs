@@ -17,8 +17,8 @@ use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
 pub use runs::{
-    Claimed, Finished, LogRow, QUEUED_MAX, Run, RunState, Trigger, claim, find as find_run,
-    fire_due, finish, next_due, page as page_of_runs, queue, recover, state_counts,
+    Claimed, Finished, LogRow, QUEUED_MAX, Run, RunState, Trigger, claim, find as find_run, finish,
+    fire_due, next_due, page as page_of_runs, queue, recover, state_counts,
 };
 pub use schedule::Schedule;
 
@@ -216,9 +216,8 @@ fn task(row: &Row) -> Result<Task> {
 
 /// Deletes a task. Its runs stay to be read; those that wait are given up.
 pub async fn delete(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
-    let gone = tx
-        .change("delete from tasks where app_id = $1 and name = $2", args![app, name])
-        .await?;
+    let gone =
+        tx.change("delete from tasks where app_id = $1 and name = $2", args![app, name]).await?;
     if gone == 0 {
         return Err(Error::not_found(format!("task {name}")));
     }

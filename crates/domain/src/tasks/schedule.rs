@@ -46,9 +46,10 @@ impl Schedule {
     /// The first moment after `after` at which it fires.
     pub fn next_after(&self, after: Time) -> Result<Time> {
         let local = after.utc().with_timezone(&self.zone);
-        let next = self.pattern.find_next_occurrence(&local, false).map_err(|_| {
-            Error::invalid("schedule.cron", format!("{:?} never fires", self.cron))
-        })?;
+        let next = self
+            .pattern
+            .find_next_occurrence(&local, false)
+            .map_err(|_| Error::invalid("schedule.cron", format!("{:?} never fires", self.cron)))?;
         Ok(Time::from_utc(next.to_utc()))
     }
 }

@@ -253,11 +253,8 @@ pub async fn delete(tx: &mut Tx, app: AppId, id: UserId) -> Result<()> {
     let ended = sessions::end_all(tx, id, Because::UserDeleted).await?;
     let now = tx.now();
     tx.change("delete from user_attributes where user_id = $1", args![id]).await?;
-    tx.change(
-        "update users set deleted_at = $1, attributes = '{}' where id = $2",
-        args![now, id],
-    )
-    .await?;
+    tx.change("update users set deleted_at = $1, attributes = '{}' where id = $2", args![now, id])
+        .await?;
     tx.record(Subject::user(app, id), None, Change::UserDeleted { ended });
     Ok(())
 }

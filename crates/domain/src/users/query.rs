@@ -134,8 +134,7 @@ pub async fn select(
     text.arg(query.limit.clamp(0, PAGE_ROWS_MAX));
     text.sql.push_str(" offset ");
     text.arg(query.skip);
-    let rows: Vec<Row> =
-        read.rows_of(format!("select {COLUMNS}{}", text.sql), text.args).await?;
+    let rows: Vec<Row> = read.rows_of(format!("select {COLUMNS}{}", text.sql), text.args).await?;
     let users: Result<Vec<User>> = rows.iter().map(user).collect();
     Ok((users?, total))
 }
@@ -154,7 +153,8 @@ fn add_condition(text: &mut Text, schema: &UserSchema, condition: &Condition) ->
     if is_absent {
         text.sql.push_str("not ");
     }
-    text.sql.push_str("exists (select 1 from user_attributes a where a.user_id = u.id and a.name = ");
+    text.sql
+        .push_str("exists (select 1 from user_attributes a where a.user_id = u.id and a.name = ");
     text.arg(field);
     match operator {
         Operator::IsNull => {}
@@ -189,14 +189,15 @@ fn own_column(field: &str) -> Option<&'static str> {
 
 fn add_own(text: &mut Text, column: &'static str, condition: &Condition) -> Result<()> {
     let Condition { field, operator, value } = condition;
-    let arg = if column == "u.id" {
-        Arg::from(value)
-    } else {
-        let moment = Time::parse(value);
-        Arg::from(moment.ok_or_else(|| {
-            Error::invalid(field, "must be a moment like 2026-05-03T08:12:00Z")
-        })?)
-    };
+    let arg =
+        if column == "u.id" {
+            Arg::from(value)
+        } else {
+            let moment = Time::parse(value);
+            Arg::from(moment.ok_or_else(|| {
+                Error::invalid(field, "must be a moment like 2026-05-03T08:12:00Z")
+            })?)
+        };
     let sql = match operator {
         Operator::IsNot => "<>",
         Operator::Contains | Operator::IsNull => {

@@ -100,9 +100,7 @@ impl FieldType {
                 .filter(|number| number.unsigned_abs() <= 1 << 53)
                 .map(|number| Indexed::Number(number as f64))
                 .ok_or_else(|| wrong("a whole number up to 2^53")),
-            Self::Number => {
-                value.as_f64().map(Indexed::Number).ok_or_else(|| wrong("a number"))
-            }
+            Self::Number => value.as_f64().map(Indexed::Number).ok_or_else(|| wrong("a number")),
             Self::Boolean => value
                 .as_bool()
                 .map(|is| Indexed::Text(is.to_string()))

@@ -138,7 +138,8 @@ mod tests {
     fn only_the_canonical_form_of_an_id_is_read() {
         let id = UserId::mint();
         assert_eq!(id.to_string().parse(), Ok(id));
-        for wrong in [id.to_string().to_uppercase(), id.uuid().simple().to_string(), String::new()] {
+        for wrong in [id.to_string().to_uppercase(), id.uuid().simple().to_string(), String::new()]
+        {
             assert_eq!(wrong.parse::<UserId>(), Err(NotAnId), "{wrong}");
         }
     }

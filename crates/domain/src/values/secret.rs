@@ -32,8 +32,7 @@ pub enum SecretKind {
 }
 
 impl SecretKind {
-    const ALL: [Self; 5] =
-        [Self::Api, Self::Operator, Self::Run, Self::Session, Self::Enrolment];
+    const ALL: [Self; 5] = [Self::Api, Self::Operator, Self::Run, Self::Session, Self::Enrolment];
 
     /// What the text of the secret starts with.
     pub const fn prefix(self) -> &'static str {

@@ -51,7 +51,9 @@ async fn memory_bombs_end_as_out_of_memory() {
         let is_bounded = match &outcome {
             Outcome::OutOfMemory | Outcome::OutOfTime => true,
             // A string beyond the engine's own limit is an error of the script.
-            Outcome::Threw { message, .. } => message.contains("string") || message.contains("Range"),
+            Outcome::Threw { message, .. } => {
+                message.contains("string") || message.contains("Range")
+            }
             _ => false,
         };
         assert!(is_bounded, "{outcome:?}: {source}");
@@ -87,7 +89,10 @@ async fn what_is_too_large_is_cut_or_refused() {
     let source = "export async function run() {
         for (;;) await fetch('http://api.test/nothing') }";
     let outcome = run_within(source, &eager).await.outcome;
-    assert!(matches!(&outcome, Outcome::Crashed { why } if why.contains("3 requests")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Crashed { why } if why.contains("3 requests")),
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test]

@@ -162,8 +162,14 @@ async fn urls_are_read_as_browsers_read_them() {
                 [...new URLSearchParams({ k: 'v w' })].join(), bad, URL.canParse('x:y'),
                 JSON.stringify({ url: new URL('https://x.test') })];";
     let wanted = json!([
-        "http://User@example.com/a%20b?x=1&y=%C3%A4&q=a%26b+c", "example.com", "ä", "a=9",
-        "k,v w", "TypeError", true, "{\"url\":\"https://x.test/\"}",
+        "http://User@example.com/a%20b?x=1&y=%C3%A4&q=a%26b+c",
+        "example.com",
+        "ä",
+        "a=9",
+        "k,v w",
+        "TypeError",
+        true,
+        "{\"url\":\"https://x.test/\"}",
     ]);
     assert_eq!(value(body).await, wanted);
 }
@@ -183,8 +189,7 @@ async fn text_bytes_and_clones_are_right() {
                 copy.list[1] !== original.list[1], copy.map.get(1), copy.at.getTime(),
                 /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(uuid),
                 crypto.getRandomValues(new Uint8Array(4)).length, uuid !== crypto.randomUUID()];";
-    let wanted =
-        json!([10, "aä€😀", "TypeError", "5GI=", "äb", true, true, "x", 0, true, 4, true]);
+    let wanted = json!([10, "aä€😀", "TypeError", "5GI=", "äb", true, true, "x", 0, true, 4, true]);
     assert_eq!(value(body).await, wanted);
 }
 

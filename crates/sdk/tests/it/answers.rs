@@ -12,19 +12,8 @@ async fn a_refusal_keeps_what_the_server_said() {
         "detail":"name: must have 1 to 100 characters","see":"/errors","field":"name"}"#;
     let peer = Peer::answering(json(422, body)).await;
     let error = peer.app().read().await.unwrap_err();
-    let Error::Answer {
-        status,
-        kind,
-        field,
-        ..
-    } = &error
-    else {
-        panic!("{error:?}")
-    };
-    assert_eq!(
-        (*status, kind.as_str(), field.as_deref()),
-        (422, "INVALID_VALUE", Some("name"))
-    );
+    let Error::Answer { status, kind, field, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((*status, kind.as_str(), field.as_deref()), (422, "INVALID_VALUE", Some("name")));
     assert_eq!(error.to_string(), "name: must have 1 to 100 characters");
     assert!(!error.is_denied() && !error.is_not_found());
 }
@@ -37,10 +26,7 @@ async fn a_refused_token_is_answered_with_what_to_do() {
     assert!(error.is_denied());
     let text = "users:write is missing (use a token that has this scope)";
     assert_eq!(error.to_string(), text);
-    assert_eq!(
-        peer.asked()[0].authorization.as_deref(),
-        Some("Bearer rea_token")
-    );
+    assert_eq!(peer.asked()[0].authorization.as_deref(), Some("Bearer rea_token"));
 }
 
 #[tokio::test]
@@ -88,15 +74,9 @@ async fn a_redirect_is_not_followed_with_the_token() {
 #[tokio::test]
 async fn what_is_no_answer_of_reauth_is_said_to_be_none() {
     let peer = Peer::answering(full(200, "", "<html>welcome</html>")).await;
-    assert_eq!(
-        peer.app().read().await.unwrap_err(),
-        Error::NotJson { status: 200 }
-    );
+    assert_eq!(peer.app().read().await.unwrap_err(), Error::NotJson { status: 200 });
     let peer = Peer::answering(full(502, "", "<html>bad gateway</html>")).await;
-    assert_eq!(
-        peer.app().read().await.unwrap_err(),
-        Error::NotJson { status: 502 }
-    );
+    assert_eq!(peer.app().read().await.unwrap_err(), Error::NotJson { status: 502 });
     let peer = Peer::answering(json(200, r#"{"id":7}"#)).await;
     let error = peer.app().read().await.unwrap_err();
     assert!(matches!(error, Error::OtherShape { .. }), "{error:?}");
@@ -110,10 +90,7 @@ async fn nobody_there_names_the_url_and_not_the_token() {
     let error = client.ready().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(
-        text.contains(&peer.url) && !text.contains("reo_secret"),
-        "{text}"
-    );
+    assert!(text.contains(&peer.url) && !text.contains("reo_secret"), "{text}");
     assert!(!text.contains("carried out"), "nothing was sent: {text}");
 }
 
@@ -121,20 +98,14 @@ async fn nobody_there_names_the_url_and_not_the_token() {
 async fn a_change_whose_answer_is_lost_may_have_been_carried_out() {
     let peer = Peer::answering(String::new()).await;
     let error = peer.app().lock("ann", None).await.unwrap_err();
-    assert!(
-        error.to_string().contains("may have been carried out"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("may have been carried out"), "{error}");
 }
 
 #[tokio::test]
 async fn the_servers_clock_tells_the_time() {
     let peer = Peer::answering(json(200, "{}")).await;
     let client = peer.client();
-    assert_eq!(
-        client.now().await.unwrap().to_string(),
-        "2026-05-03T06:12:00Z"
-    );
+    assert_eq!(client.now().await.unwrap().to_string(), "2026-05-03T06:12:00Z");
     client.now().await.unwrap();
     assert_eq!(peer.lines(), ["GET /health/live"]);
 }

@@ -1,6 +1,6 @@
 //! Devices, and the check that must fail closed.
 
-use reauth_sdk::{Checked, Device, DeviceId, Enrolment, Error};
+use reauth_sdk::{Checked, Client, Device, DeviceId, Enrolment, Error};
 
 use crate::peer::{APP, Peer, full, json};
 
@@ -19,7 +19,8 @@ async fn a_device_enrols_connects_and_signs_out() {
         device: DeviceId { id: "phone".into() },
         ..Enrolment::default()
     };
-    let (device, enrolled) = Device::enroll(&peer.url, APP, &enrolment).await.unwrap();
+    let (device, enrolled) =
+        Device::enroll(&Client::new(&peer.url, "").unwrap(), APP, &enrolment).await.unwrap();
     assert_eq!(enrolled.session_id, "s");
     assert_eq!(device.connect().await.unwrap().ends_at, None);
     device.sign_out().await.unwrap();
@@ -27,18 +28,12 @@ async fn a_device_enrols_connects_and_signs_out() {
     let asked = peer.asked();
     assert_eq!(asked[0].line, format!("POST /device/{APP}/enroll"));
     assert_eq!(asked[0].authorization, None);
-    assert_eq!(
-        asked[0].body,
-        r#"{"authentication_token":"ree_once","device":{"id":"phone"}}"#
-    );
+    assert_eq!(asked[0].body, r#"{"authentication_token":"ree_once","device":{"id":"phone"}}"#);
     assert_eq!(asked[1].line, format!("POST /device/{APP}/connect"));
     assert_eq!(asked[1].authorization.as_deref(), Some("Bearer res_secret"));
     assert_eq!(asked[2].line, format!("POST /device/{APP}/sign-out"));
     let shown = format!("{enrolment:?} {enrolled:?} {device:?}");
-    assert!(
-        !shown.contains("ree_") && !shown.contains("res_"),
-        "{shown}"
-    );
+    assert!(!shown.contains("ree_") && !shown.contains("res_"), "{shown}");
 }
 
 #[tokio::test]
@@ -48,9 +43,7 @@ async fn an_ended_session_says_its_state_and_reason() {
     let peer = Peer::answering(json(401, body)).await;
     let device = Device::new(&peer.url, APP, "res_old").unwrap();
     let error = device.connect().await.unwrap_err();
-    let Error::SignInAgain { state, because, .. } = &error else {
-        panic!("{error:?}")
-    };
+    let Error::SignInAgain { state, because, .. } = &error else { panic!("{error:?}") };
     assert_eq!((state.as_str(), because.as_str()), ("RESET", "wipe"));
     assert!(error.to_string().contains("wipe the data"), "{error}");
 }
@@ -69,17 +62,9 @@ async fn a_valid_check_says_who_and_until_when() {
     for (headers, end) in [(VALID, None), (ends.as_str(), Some("2026-05-31T08:00:00Z"))] {
         let peer = Peer::answering(full(200, headers, "")).await;
         let checked = peer.client().check("res_phone").await.unwrap();
-        let Checked::Valid { user, ends_at, .. } = checked else {
-            panic!("{checked:?}")
-        };
-        assert_eq!(
-            (user.as_str(), ends_at),
-            ("u", end.map(|end| end.parse().unwrap()))
-        );
-        assert_eq!(
-            peer.asked()[0].authorization.as_deref(),
-            Some("Bearer res_phone")
-        );
+        let Checked::Valid { user, ends_at, .. } = checked else { panic!("{checked:?}") };
+        assert_eq!((user.as_str(), ends_at), ("u", end.map(|end| end.parse().unwrap())));
+        assert_eq!(peer.asked()[0].authorization.as_deref(), Some("Bearer res_phone"));
     }
 }
 
@@ -91,13 +76,7 @@ async fn a_refused_check_says_why() {
     let peer = Peer::answering(full(401, header, "")).await;
     let checked = peer.client().check("res_phone").await.unwrap();
     let max_age = Some("30d".parse().unwrap());
-    assert_eq!(
-        checked,
-        Checked::Refused {
-            because: "too old".into(),
-            max_age
-        }
-    );
+    assert_eq!(checked, Checked::Refused { because: "too old".into(), max_age });
 }
 
 #[tokio::test]

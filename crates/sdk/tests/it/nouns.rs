@@ -29,10 +29,7 @@ async fn a_list_is_read_to_its_end() {
     let users = peer.app().users().limit(1).all().await.unwrap();
     assert_eq!(users.len(), 2);
     let base = format!("GET /api/v4/{APP}/users");
-    assert_eq!(
-        peer.lines(),
-        [0, 1].map(|skip| format!("{base}?limit=1&skip={skip}"))
-    );
+    assert_eq!(peer.lines(), [0, 1].map(|skip| format!("{base}?limit=1&skip={skip}")));
 }
 
 #[tokio::test]
@@ -51,18 +48,10 @@ async fn users_and_sessions_are_changed_with_and_without_a_reason() {
     app.re_authenticate("u", "s", None).await.unwrap();
     app.wipe("u", "s", Some("stolen")).await.unwrap();
     let base = format!("POST /api/v4/{APP}/users/u");
-    let wanted = [
-        "lock",
-        "unlock",
-        "sessions/s/re-authenticate",
-        "sessions/s/wipe",
-    ];
+    let wanted = ["lock", "unlock", "sessions/s/re-authenticate", "sessions/s/wipe"];
     assert_eq!(peer.lines(), wanted.map(|rest| format!("{base}/{rest}")));
     let bodies: Vec<String> = peer.asked().into_iter().map(|asked| asked.body).collect();
-    assert_eq!(
-        bodies,
-        [r#"{"reason":"left"}"#, "", "", r#"{"reason":"stolen"}"#]
-    );
+    assert_eq!(bodies, [r#"{"reason":"left"}"#, "", "", r#"{"reason":"stolen"}"#]);
 }
 
 #[tokio::test]
@@ -80,15 +69,9 @@ async fn a_user_is_created_and_gets_an_authentication_token() {
     let hour = Some("1h".parse().unwrap());
     peer.app().authentication_token("u", hour).await.unwrap();
     let asked = peer.asked();
-    assert_eq!(
-        asked[0].line,
-        format!("POST /api/v4/{APP}/objects/user.json")
-    );
+    assert_eq!(asked[0].line, format!("POST /api/v4/{APP}/objects/user.json"));
     assert_eq!(asked[0].body, r#"{"user":{"name":"Ann"}}"#);
-    assert_eq!(
-        (asked[1].body.as_str(), asked[2].body.as_str()),
-        ("", r#"{"expires_in":"1h"}"#)
-    );
+    assert_eq!((asked[1].body.as_str(), asked[2].body.as_str()), ("", r#"{"expires_in":"1h"}"#));
 }
 
 #[tokio::test]
@@ -96,34 +79,17 @@ async fn apps_and_tokens_are_administered() {
     let token = r#"{"id":"t","name":"backend","scopes":["users:read"],
         "created_at":"2026-05-01T08:00:00Z","expires_at":null,"last_used_at":null,
         "revoked_at":null,"token":"rea_secret"}"#;
-    let answers = vec![
-        json(201, APP_JSON),
-        json(200, APP_JSON),
-        json(201, token),
-        full(204, "", ""),
-    ];
+    let answers =
+        vec![json(201, APP_JSON), json(200, APP_JSON), json(201, token), full(204, "", "")];
     let peer = Peer::new(answers).await;
-    let new = NewApp {
-        name: "Field".into(),
-        ..NewApp::default()
-    };
+    let new = NewApp { name: "Field".into(), ..NewApp::default() };
     peer.client().create_app(&new).await.unwrap();
-    let change = AppChange {
-        name: Some("Fields".into()),
-        ..AppChange::default()
-    };
+    let change = AppChange { name: Some("Fields".into()), ..AppChange::default() };
     peer.app().change(&change).await.unwrap();
     let scopes = vec!["users:read".to_owned()];
-    let new = NewToken {
-        name: "backend".into(),
-        scopes,
-        expires_in: Some("90d".parse().unwrap()),
-    };
+    let new = NewToken { name: "backend".into(), scopes, expires_in: Some("90d".parse().unwrap()) };
     let created = peer.app().create_token(&new).await.unwrap();
-    assert_eq!(
-        (created.token.as_str(), created.about.id.as_str()),
-        ("rea_secret", "t")
-    );
+    assert_eq!((created.token.as_str(), created.about.id.as_str()), ("rea_secret", "t"));
     assert!(!format!("{created:?}").contains("rea_secret"));
     peer.app().revoke_token("t").await.unwrap();
     let asked = peer.asked();
@@ -139,29 +105,16 @@ async fn apps_and_tokens_are_administered() {
 #[tokio::test]
 async fn many_sessions_end_with_one_request() {
     let peer = Peer::new(vec![json(200, CUT_OFF); 3]).await;
-    assert_eq!(
-        peer.client()
-            .revoke_everyone(Some("leak"))
-            .await
-            .unwrap()
-            .seq,
-        9
-    );
+    assert_eq!(peer.client().revoke_everyone(Some("leak")).await.unwrap().seq, 9);
     peer.app().revoke(&Filter::Everyone {}, None).await.unwrap();
-    peer.app()
-        .revoke(&Filter::Group("a b".into()), Some("left"))
-        .await
-        .unwrap();
+    peer.app().revoke(&Filter::Group("a b".into()), Some("left")).await.unwrap();
     let asked = peer.asked();
     assert_eq!(asked[0].line, "POST /admin/revocations");
     assert_eq!(asked[0].body, r#"{"reason":"leak"}"#);
     assert_eq!(asked[1].line, format!("POST /api/v4/{APP}/revocations"));
     let bodies = [&asked[1].body, &asked[2].body]
         .map(|body| -> Value { serde_json::from_str(body).unwrap() });
-    assert_eq!(
-        bodies[0],
-        value!({"filter": {}, "action": "re-authenticate"})
-    );
+    assert_eq!(bodies[0], value!({"filter": {}, "action": "re-authenticate"}));
     let filter = value!({"group": "a b"});
     let wanted = value!({"filter": filter, "action": "re-authenticate", "reason": "left"});
     assert_eq!(bodies[1], wanted);
@@ -183,12 +136,7 @@ async fn the_ledger_is_read_and_verified() {
         user: Some("u".into()),
         since: Some("2026-05-01".parse().unwrap()),
     };
-    assert_eq!(
-        peer.client().ledger(&wanted).await.unwrap().entries[0]
-            .by
-            .kind,
-        "system"
-    );
+    assert_eq!(peer.client().ledger(&wanted).await.unwrap().entries[0].by.kind, "system");
     peer.app().ledger(&wanted).await.unwrap();
     let verified = peer.client().verify_ledger(0, 50_000).await.unwrap();
     assert_eq!(verified.problem.unwrap().seq, 7);
@@ -204,49 +152,24 @@ async fn the_ledger_is_read_and_verified() {
 #[tokio::test]
 async fn tasks_are_put_run_and_read() {
     let runs = format!(r#"{{"total":1,"count":1,"more":false,"objects":[{RUN}]}}"#);
-    let answers = vec![
-        json(201, TASK),
-        json(202, RUN),
-        json(200, RUN),
-        json(200, &runs),
-    ];
+    let answers = vec![json(201, TASK), json(202, RUN), json(200, RUN), json(200, &runs)];
     let peer = Peer::new(answers).await;
     let app = peer.app();
-    let task = NewTask {
-        file: "tidy.ts".into(),
-        source: "x".into(),
-        ..NewTask::default()
-    };
+    let task = NewTask { file: "tidy.ts".into(), source: "x".into(), ..NewTask::default() };
     app.put_task("tidy", &task).await.unwrap();
     app.run_task("tidy", None).await.unwrap();
-    app.run_task_and_wait("tidy", Some(&value!({"days": 3})))
-        .await
-        .unwrap();
-    assert_eq!(
-        app.task_runs("tidy", 1).await.unwrap().objects[0].result["ended"],
-        2
-    );
+    app.run_task_and_wait("tidy", Some(&value!({"days": 3}))).await.unwrap();
+    assert_eq!(app.task_runs("tidy", 1).await.unwrap().objects[0].result["ended"], 2);
     let asked = peer.asked();
     assert_eq!(asked[0].line, format!("PUT /api/v4/{APP}/tasks/tidy"));
     let body: Value = serde_json::from_str(&asked[0].body).unwrap();
     let wanted = value!({"file": "tidy.ts", "source": "x", "scopes": [], "schedule": null,
         "params": null, "single_instance": false});
     assert_eq!(body, wanted);
-    assert_eq!(
-        (asked[1].line.ends_with("/tidy/run"), asked[1].body.as_str()),
-        (true, "")
-    );
-    assert!(
-        asked[2].line.ends_with("/tidy/run?wait=true"),
-        "{}",
-        asked[2].line
-    );
+    assert_eq!((asked[1].line.ends_with("/tidy/run"), asked[1].body.as_str()), (true, ""));
+    assert!(asked[2].line.ends_with("/tidy/run?wait=true"), "{}", asked[2].line);
     assert_eq!(asked[2].body, r#"{"params":{"days":3}}"#);
-    assert!(
-        asked[3].line.ends_with("/tasks/tidy/runs?limit=1"),
-        "{}",
-        asked[3].line
-    );
+    assert!(asked[3].line.ends_with("/tasks/tidy/runs?limit=1"), "{}", asked[3].line);
 }
 
 #[tokio::test]
@@ -254,12 +177,7 @@ async fn groups_and_the_doctor_are_asked() {
     let groups = r#"{"objects":[{"name":"a","members":2,"not_before":null}]}"#;
     let doctor = r#"{"ok":true,"findings":[{"level":"ok","check":"database","detail":"fine"}]}"#;
     let nothing = full(204, "", "");
-    let answers = vec![
-        json(200, groups),
-        nothing.clone(),
-        nothing,
-        json(200, doctor),
-    ];
+    let answers = vec![json(200, groups), nothing.clone(), nothing, json(200, doctor)];
     let peer = Peer::new(answers).await;
     assert_eq!(peer.app().groups().await.unwrap()[0].members, 2);
     peer.app().add_member("a/b", "u").await.unwrap();

@@ -90,9 +90,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Asked {
         let line = line.trim_end();
         match line.split_once(": ") {
             None if line.is_empty() => break,
-            None => line
-                .trim_end_matches(" HTTP/1.1")
-                .clone_into(&mut asked.line),
+            None => line.trim_end_matches(" HTTP/1.1").clone_into(&mut asked.line),
             Some((name, value)) => match name.to_ascii_lowercase().as_str() {
                 "authorization" => asked.authorization = Some(value.to_owned()),
                 "content-length" => length = value.parse().unwrap(),

@@ -218,8 +218,7 @@ pub(crate) async fn revoke_token(
     who: Backend<AppAdmin>,
     Path((_, token)): Path<(String, String)>,
 ) -> Result<StatusCode, Answer> {
-    let id: TokenId =
-        token.parse().map_err(|_| Error::not_found(format!("token {token}")))?;
+    let id: TokenId = token.parse().map_err(|_| Error::not_found(format!("token {token}")))?;
     let mut tx = who.write().await?;
     tokens::revoke(&mut tx, who.app, id).await?;
     tx.commit().await?;

@@ -188,7 +188,6 @@ impl Answer {
         let (_, status, name, ..) = self.kind.row();
         (status, name, self.detail)
     }
-
 }
 
 impl IntoResponse for Answer {

@@ -87,7 +87,8 @@ pub(crate) async fn enroll(
 fn refused(error: Error) -> Answer {
     match error {
         Error::SignInAgain(because) => {
-            let detail = format!("the authentication token does not work ({because}): get a new one");
+            let detail =
+                format!("the authentication token does not work ({because}): get a new one");
             Answer::new(Kind::AuthenticationFailed, detail)
         }
         other => other.into(),

@@ -70,7 +70,8 @@ fn table() -> OpenApiRouter<App> {
 
 fn about() -> Info {
     let mut about = Info::new("Reauth", env!("CARGO_PKG_VERSION"));
-    about.description = Some("The session authority: users, device sessions, and their end.".into());
+    about.description =
+        Some("The session authority: users, device sessions, and their end.".into());
     about.license = Some(License::new("Apache-2.0"));
     about
 }

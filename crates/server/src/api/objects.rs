@@ -227,8 +227,9 @@ fn form(body: &[u8], schema: &Schema) -> Result<Map<String, Value>, Answer> {
     let mut attributes = Map::new();
     for (name, value) in pairs {
         let field = name.strip_prefix("user[").and_then(|rest| rest.strip_suffix(']'));
-        let field = field
-            .ok_or_else(|| Error::invalid(name.as_str(), "form fields are named user[attribute]"))?;
+        let field = field.ok_or_else(|| {
+            Error::invalid(name.as_str(), "form fields are named user[attribute]")
+        })?;
         let kind = schema.field(field)?;
         let value = match (value.as_str(), kind) {
             ("", FieldType::Text) => Value::String(String::new()),
@@ -331,9 +332,7 @@ pub(crate) async fn batch(
 
 async fn one(who: &Backend<UsersWrite>, operation: BatchOperation) -> Result<UserId, Answer> {
     let id = match operation.object.get("id").and_then(Value::as_str) {
-        Some(text) => {
-            Some(text.parse().map_err(|_| Error::not_found(format!("user {text}")))?)
-        }
+        Some(text) => Some(text.parse().map_err(|_| Error::not_found(format!("user {text}")))?),
         None => None,
     };
     let wanted = || id.ok_or_else(|| Answer::new(Kind::BadRequest, "object.id: is missing"));

@@ -118,9 +118,8 @@ async fn sandbox(state: &App) -> Finding {
 fn clock(state: &App) -> Finding {
     let behind = (state.db.now() - reauth_domain::Clock::machine_time()).whole_seconds();
     if behind > 60 {
-        let detail = format!(
-            "the machine's clock is {behind} s behind what was seen before: set it right"
-        );
+        let detail =
+            format!("the machine's clock is {behind} s behind what was seen before: set it right");
         return Finding { level: "warning", check: "clock", detail };
     }
     Finding { level: "ok", check: "clock", detail: "the machine's clock moves on".into() }

@@ -31,7 +31,14 @@ macro_rules! permissions {
 }
 
 permissions!(
-    UsersRead, UsersWrite, SessionsEnd, LedgerRead, TasksRead, TasksWrite, TasksRun, AppAdmin,
+    UsersRead,
+    UsersWrite,
+    SessionsEnd,
+    LedgerRead,
+    TasksRead,
+    TasksWrite,
+    TasksRun,
+    AppAdmin,
 );
 
 /// A program with a token of the app in the path, with the scope `P`; or the operator.
@@ -121,19 +128,13 @@ async fn app_in_path(parts: &mut Parts, state: &App) -> Result<AppId, Answer> {
 fn admit(state: &App, headers: &HeaderMap, app: Option<AppId>) -> Result<Admitted, Answer> {
     let token = credential(headers, app)?;
     let kind = kind_of_secret(&token);
-    let is_ours = matches!(
-        kind,
-        Some(SecretKind::Api | SecretKind::Operator | SecretKind::Run)
-    );
+    let is_ours = matches!(kind, Some(SecretKind::Api | SecretKind::Operator | SecretKind::Run));
     if !is_ours {
         let detail = "this is no API token: check that it was copied whole";
         return Err(Answer::new(Kind::AuthenticationFailed, detail));
     }
-    let admitted = state
-        .db
-        .live()
-        .admit(&SecretHash::of(&token), state.db.now())?
-        .map_err(refused)?;
+    let admitted =
+        state.db.live().admit(&SecretHash::of(&token), state.db.now())?.map_err(refused)?;
     let is_here = match (admitted.app, app) {
         (None, _) | (Some(_), None) => true,
         (Some(its), Some(wanted)) => its == wanted,

@@ -108,9 +108,8 @@ async fn carry_out(app: &App, claimed: Claimed) {
 
 fn limits(app: &App) -> Limits {
     let tasks = app.config.tasks;
-    let duration = |span: Span| {
-        Duration::from_micros(u64::try_from(span.micros()).unwrap_or_default())
-    };
+    let duration =
+        |span: Span| Duration::from_micros(u64::try_from(span.micros()).unwrap_or_default());
     Limits {
         wall: duration(tasks.wall),
         cpu: duration(tasks.cpu),
@@ -155,8 +154,10 @@ impl Host for ApiHost {
     async fn fetch(&self, request: Request) -> Result<Response, String> {
         let url = reqwest::Url::parse(&request.url).map_err(|error| error.to_string())?;
         if url.origin().ascii_serialization() != self.origin {
-            return Err(format!("{} is not allowed: a task reaches this API only", url.origin()
-                .ascii_serialization()));
+            return Err(format!(
+                "{} is not allowed: a task reaches this API only",
+                url.origin().ascii_serialization()
+            ));
         }
         let method = request.method.parse().map_err(|_| "no such method".to_owned())?;
         let mut wanted = self.client.request(method, url).body(request.body);

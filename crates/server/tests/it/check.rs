@@ -112,7 +112,8 @@ async fn what_is_no_session_token_is_unknown(lab: Lab) {
     let enrolment = lab.authentication_token("ann").await;
     let cut = phone.token[..phone.token.len() - 1].to_owned();
     for token in [lab.admin.clone(), lab.operator.clone(), enrolment, cut, "é".into()] {
-        let request = lab.bare(Method::GET, "/check").header("authorization", "Bearer ".to_owned() + &token);
+        let request =
+            lab.bare(Method::GET, "/check").header("authorization", "Bearer ".to_owned() + &token);
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     }

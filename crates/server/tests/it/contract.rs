@@ -36,8 +36,17 @@ async fn a_user_has_exactly_these_keys_in_this_order(lab: Lab) {
     };
     order(&["id", "last_connected_at", "enrolled", "locked", "sessions"]);
     let order_of_session = [
-        "state", "last_authenticated_at", "created_at", "signed_out_at", "container", "runtime",
-        "device", "label", "sync_status", "ends_at", "ended_by",
+        "state",
+        "last_authenticated_at",
+        "created_at",
+        "signed_out_at",
+        "container",
+        "runtime",
+        "device",
+        "label",
+        "sync_status",
+        "ends_at",
+        "ended_by",
     ];
     order(&order_of_session);
     let user = lab.get(&format!("/users/{}", phone.user)).await;
@@ -185,8 +194,12 @@ async fn a_deleted_user_is_gone_for_good(lab: Lab) {
     assert_eq!((status, body), (StatusCode::OK, Value::Null));
     refused(lab.api(Method::GET, &path), 404, "OBJECT_NOT_FOUND").await;
     refused(lab.api(Method::DELETE, &path), 404, "OBJECT_NOT_FOUND").await;
-    refused(lab.api(Method::POST, &format!("/users/{}/unlock", phone.user)), 404, "OBJECT_NOT_FOUND")
-        .await;
+    refused(
+        lab.api(Method::POST, &format!("/users/{}/unlock", phone.user)),
+        404,
+        "OBJECT_NOT_FOUND",
+    )
+    .await;
     let again = lab.api(Method::PUT, &path).json(&json!({ "user": { "name": "ann" } }));
     refused(again, 422, "INVALID_VALUE").await;
     let (status, body) = phone.connect().await;

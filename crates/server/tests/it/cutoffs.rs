@@ -23,7 +23,8 @@ async fn everyone_in_scope_must_sign_in_again_and_nobody_else(lab: Lab) {
     let groups = lab.get("/groups").await;
     assert_eq!(groups["objects"][0]["members"], 1);
 
-    let revoke = |filter| json!({ "filter": filter, "action": "re-authenticate", "reason": "leak" });
+    let revoke =
+        |filter| json!({ "filter": filter, "action": "re-authenticate", "reason": "leak" });
     let before = lab.head().await;
     lab.post("/revocations", revoke(json!({ "user": ann.user }))).await;
     ann.must_sign_in_again("LOCKED", "cut_off_user").await;

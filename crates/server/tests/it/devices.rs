@@ -102,10 +102,15 @@ async fn what_a_device_says_is_checked(lab: Lab) {
         let body = json!({ "authentication_token": token, "device": device });
         assert_eq!(refused(enroll(body), 422, "INVALID_VALUE").await["field"], field);
     }
-    let container = json!({ "authentication_token": token, "device": { "id": "x" }, "container": 1 });
+    let container =
+        json!({ "authentication_token": token, "device": { "id": "x" }, "container": 1 });
     assert_eq!(refused(enroll(container), 422, "INVALID_VALUE").await["field"], "container");
-    refused(enroll(json!({ "authentication_token": "x", "device": { "id": "x" } })), 401,
-        "AUTHENTICATION_FAILED").await;
+    refused(
+        enroll(json!({ "authentication_token": "x", "device": { "id": "x" } })),
+        401,
+        "AUTHENTICATION_FAILED",
+    )
+    .await;
     good(lab.enroll(&token, "phone")).await;
 }
 

@@ -108,9 +108,8 @@ async fn what_was_acknowledged_survives_a_restart(mut lab: Lab) {
 async fn a_store_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let mut lab = Lab::new(Kind::Sqlite).await;
-    let mode = |path: &std::path::Path| {
-        path.metadata().expect("a file").permissions().mode() & 0o777
-    };
+    let mode =
+        |path: &std::path::Path| path.metadata().expect("a file").permissions().mode() & 0o777;
     assert_eq!(mode(&lab.data()), 0o700);
     for file in std::fs::read_dir(lab.data()).expect("files").flatten() {
         assert_eq!(mode(&file.path()), 0o600, "{:?}", file.path());

@@ -1,8 +1,8 @@
 //! The laboratory: a real server on a real database, with a clock that the story moves, and the
 //! actors that stories are told with.
 
-use std::sync::Mutex;
 use std::collections::HashMap;
+use std::sync::Mutex;
 
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::{Child, Config, Server};

@@ -39,7 +39,10 @@ async fn mutations(lab: &Lab) -> Vec<Mutation> {
     vec![
         (admin(post.clone(), "/admin/apps").json(&json!({ "name": "till" })), "app.created"),
         (admin(Method::PATCH, &app).json(&json!({ "name": "shop 2" })), "app.changed"),
-        (admin(Method::PATCH, &app).json(&json!({ "settings": { "max_idle": "9d" } })), "limits.set"),
+        (
+            admin(Method::PATCH, &app).json(&json!({ "settings": { "max_idle": "9d" } })),
+            "limits.set",
+        ),
         (admin(post.clone(), &format!("{app}/tokens")).json(&token), "token.created"),
         (admin(delete.clone(), &format!("{app}/tokens/{}", text(&made["id"]))), "token.revoked"),
         (api(post.clone(), "/objects/user").json(&json!({ "name": "eve" })), "user.created"),
@@ -48,7 +51,10 @@ async fn mutations(lab: &Lab) -> Vec<Mutation> {
         (api(post.clone(), &format!("/users/{bob}/authentication-token")), "enrolment.issued"),
         (lab.enroll(&enrolment, "desk"), "session.enrolled"),
         (sign_out.bearer_auth(&laptop.token), "session.signed_out"),
-        (api(post.clone(), &format!("{}/re-authenticate", phone.path())), "session.re_authenticate"),
+        (
+            api(post.clone(), &format!("{}/re-authenticate", phone.path())),
+            "session.re_authenticate",
+        ),
         (api(post.clone(), &format!("{}/wipe", tablet.path())), "session.wiped"),
         (api(put.clone(), &member), "group.member_added"),
         (api(delete.clone(), &member), "group.member_removed"),
@@ -130,7 +136,10 @@ async fn an_app_sees_its_own_entries_and_who_did_it_and_why(lab: Lab) {
         all["entries"].as_array().expect("a list").iter().map(|entry| &entry["app"]).collect();
     assert!(apps.iter().all(|app| **app == json!(lab.app)));
     let first = lab.get("/ledger?limit=2").await;
-    assert_eq!((&first["more"], first["entries"].as_array().map(Vec::len)), (&json!(true), Some(2)));
+    assert_eq!(
+        (&first["more"], first["entries"].as_array().map(Vec::len)),
+        (&json!(true), Some(2))
+    );
 }
 
 async fn verify(lab: &Lab) -> Value {

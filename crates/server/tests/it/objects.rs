@@ -28,12 +28,18 @@ async fn an_object_is_created_changed_replaced_and_shown(lab: Lab) {
     let wanted = json!({ "user": { "name": "Ann", "age": 41, "contract_end": "2026-12-31" } });
     let (status, ann) = json_of(lab.api(Method::POST, "/objects/user.json").json(&wanted)).await;
     assert_eq!(status, StatusCode::CREATED);
-    assert_eq!((&ann["type"], &ann["display"], &ann["email"]), (&json!("user"), &json!("Ann"), &Value::Null));
+    assert_eq!(
+        (&ann["type"], &ann["display"], &ann["email"]),
+        (&json!("user"), &json!("Ann"), &Value::Null)
+    );
     let path = format!("/objects/user/{}.json", text(&ann["id"]));
     lab.pass(Span::seconds(5));
     let patch = json!({ "user": { "age": null, "role": "chef" } });
     let patched = good(lab.api(Method::PATCH, &path).json(&patch)).await;
-    assert_eq!((&patched["age"], &patched["role"], &patched["name"]), (&Value::Null, &json!("chef"), &json!("Ann")));
+    assert_eq!(
+        (&patched["age"], &patched["role"], &patched["name"]),
+        (&Value::Null, &json!("chef"), &json!("Ann"))
+    );
     assert_eq!(patched["updated_at"], "2026-05-03T06:12:05Z");
     let same = good(lab.api(Method::PUT, &path).json(&json!({ "user": patched }))).await;
     assert_eq!(same, patched, "an object sent back as it was read does not change");
@@ -133,8 +139,13 @@ async fn a_batch_goes_in_order_and_says_what_became_of_each(lab: Lab) {
 async fn wrong_values_are_named(lab: Lab) {
     with_schema(&lab).await;
     for (name, value) in [
-        ("age", json!("41")), ("age", json!(1.5)), ("active", json!("yes")), ("nick", json!("x")),
-        ("contract_end", json!("31.12.2026")), ("role", json!("king")), ("name", json!(["a"])),
+        ("age", json!("41")),
+        ("age", json!(1.5)),
+        ("active", json!("yes")),
+        ("nick", json!("x")),
+        ("contract_end", json!("31.12.2026")),
+        ("role", json!("king")),
+        ("name", json!(["a"])),
     ] {
         let mut user = serde_json::Map::new();
         user.insert(name.into(), value);

@@ -64,7 +64,12 @@ const WITHOUT_API_TOKEN: &[(&str, &str)] = &[
 ];
 
 const SCOPES: [&str; 7] = [
-    "users:read", "users:write", "sessions:end", "ledger:read", "tasks:read", "tasks:write",
+    "users:read",
+    "users:write",
+    "sessions:end",
+    "ledger:read",
+    "tasks:read",
+    "tasks:write",
     "tasks:run",
 ];
 
@@ -133,7 +138,11 @@ async fn every_operation_is_for_those_with_its_scope_only(lab: Lab) {
         let make = || request(&lab, (method, path), &to, &lab.app);
         let row = format!("{method} {path}");
         refused(make(), 401, "AUTHENTICATION_FAILED").await;
-        let foreign = if path.contains("{app}") { (401, "AUTHENTICATION_FAILED") } else { (403, "PERMISSION_DENIED") };
+        let foreign = if path.contains("{app}") {
+            (401, "AUTHENTICATION_FAILED")
+        } else {
+            (403, "PERMISSION_DENIED")
+        };
         refused(make().bearer_auth(&stranger), foreign.0, foreign.1).await;
         // All scopes but one of those that are needed.
         for missing in scopes {
@@ -150,7 +159,8 @@ async fn every_operation_is_for_those_with_its_scope_only(lab: Lab) {
             scopes => lab.token(scopes).await,
         };
         let (status, body) = json_of(make().bearer_auth(&right)).await;
-        let is_through = status.is_success() || (status == StatusCode::NOT_FOUND && path.contains("{run}"));
+        let is_through =
+            status.is_success() || (status == StatusCode::NOT_FOUND && path.contains("{run}"));
         assert!(is_through, "{row}: {status} {body}");
     }
 }
