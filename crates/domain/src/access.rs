@@ -176,7 +176,7 @@ pub struct Ended {
 }
 
 /// All that is known about a credential when it is used. Whatever kind it is of — a session, an API
-/// token, a run's token, an enrolment — it is judged by the same facts; what does not apply is none.
+/// token, a run's token, an enrolment: it is judged by the same facts; what does not apply is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// When its holder last really proved who they are.
@@ -423,7 +423,8 @@ mod tests {
                 if eras.last().is_none_or(|last| last.from < later) {
                     let mut changed = eras.clone();
                     changed.push(era(later.next(), age, idle));
-                    prop_assert_eq!(decide(&Facts { eras: &changed, ..facts }, later.next()), ended);
+                    let changed = Facts { eras: &changed, ..facts };
+                    prop_assert_eq!(decide(&changed, later.next()), ended);
                 }
             }
         }

@@ -135,8 +135,8 @@ fn apply(
     Ok(apply_filter_all_threads(&program)?)
 }
 
-/// What QuickJS and a loop on one socket need. No call here connects, forks or executes; `openat` is
-/// answered with "denied" by a filter of its own.
+/// What QuickJS and a loop on one socket need. No call here connects, forks or executes; `openat`
+/// is answered with "denied" by a filter of its own.
 fn allowed() -> Vec<i64> {
     let mut calls = vec![
         // The socket, and reports of a panic.

@@ -164,7 +164,7 @@ fn checks(data: &Path, sample: &Sample, size: usize) {
         about["loaded_ms"]
     );
     println!(
-        "| resident memory, whole process, {size} sessions | {bytes} bytes a session | target 160 | |"
+        "| resident memory, whole process, {size} sessions | {bytes} bytes each | target 160 | |"
     );
     // The client has a core of its own; it goes back to all cores when its thread ends.
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The tables and their versions. An upgrade is one transaction; an old binary refuses newer tables.
+//! The tables and their versions. An upgrade is one transaction; an old binary refuses newer ones.
 
 use sqlx::Executor as _;
 

@@ -45,7 +45,8 @@ macro_rules! uuid_ids {
 
             /// Only the canonical form (36 characters, lowercase hex) is an id.
             fn from_str(text: &str) -> Result<Self, NotAnId> {
-                let is_canonical = text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase());
+                let has_upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
+                let is_canonical = text.len() == 36 && !has_upper;
                 let uuid = Uuid::try_parse(text).map_err(|_| NotAnId)?;
                 if is_canonical { Ok(Self(uuid)) } else { Err(NotAnId) }
             }

@@ -1,4 +1,4 @@
-//! Moments and spans in whole microseconds, and the one clock. Nothing else in Reauth reads a clock.
+//! Moments and spans in whole microseconds, and the one clock. Nothing else in Reauth reads one.
 //! Not a calendar: local times of schedules are computed in `tasks`.
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Apps, their settings and their tokens; what concerns the whole server. For the operator; an app's
-//! own part also for its `app:admin` tokens.
+//! Apps, their settings and their tokens; what concerns the whole server. For the operator; an
+//! app's own part also for its `app:admin` tokens.
 
 use axum::Json;
 use axum::extract::Path;

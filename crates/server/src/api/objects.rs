@@ -158,8 +158,8 @@ pub(crate) async fn put(
     Ok(Json(view(&user, &schema)))
 }
 
-/// Deletes a user for good and RESETs all their sessions. 200 with an empty body (contract). Scopes:
-/// `users:write` and `sessions:end`.
+/// Deletes a user for good and RESETs all their sessions. 200 with an empty body (contract).
+/// Scopes: `users:write` and `sessions:end`.
 #[utoipa::path(delete, path = "/api/v4/{app}/objects/user/{user}", tag = "objects",
     params(("app" = String, Path), ("user" = String, Path)),
     responses((status = 200), (status = 404, body = ErrorBody)))]

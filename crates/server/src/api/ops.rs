@@ -137,7 +137,8 @@ pub(crate) async fn errors() -> Html<String> {
         "h2:target{background:#fff3c4}p{margin:.2rem 0}",
         "@media(prefers-color-scheme:dark){body{color:#e6e8ea;background:#16191c}",
         "code{background:#2a2f34}h2:target{background:#4a3d0a}}",
-        "</style><h1>Errors</h1><p>Rely on <code>type</code> and the status; the rest is for people."
+        "</style><h1>Errors</h1>",
+        "<p>Rely on <code>type</code> and the status; the rest is for people."
     ));
     for (_, status, name, title, advice) in KINDS {
         // Writing to a String cannot fail.

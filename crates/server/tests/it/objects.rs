@@ -59,7 +59,9 @@ async fn filters_and_sorts_find_what_they_say(lab: Lab) {
         ("Bob", 9, 20.0, false, "2026-06-30"),
         ("Eve_%", 33, 3.25, true, "2027-01-15"),
     ] {
-        let user = json!({ "name": name, "age": age, "rate": rate, "active": active, "contract_end": end });
+        let user = json!({
+            "name": name, "age": age, "rate": rate, "active": active, "contract_end": end,
+        });
         lab.post("/objects/user", json!({ "user": user })).await;
     }
     lab.post("/objects/user", json!({ "user": { "name": "Zoe" } })).await;
