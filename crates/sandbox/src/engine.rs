@@ -37,7 +37,7 @@ const PRELUDE: &str = concat!(
 /// Deep recursion ends as an error of the script well before the thread's own stack does.
 const STACK_BYTES: usize = 512 * 1024;
 /// What a timer is awaited for at the most before the loop looks again.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Frames from the parent are trusted, but not endless.
 const FROM_PARENT_MAX: usize = 64 << 20;
 
@@ -131,7 +131,7 @@ fn run(socket: &Rc<Socket>, job: &Job, limits: &Limits) -> End {
     runtime.set_loader(NoImports, NoImports);
     context.with(|ctx| {
         let ended = evaluate(&ctx, socket, job, limits);
-        ended.unwrap_or_else(|failure| failure.end())
+        ended.unwrap_or_else(Failure::end)
     })
 }
 
@@ -321,7 +321,7 @@ fn decode(ctx: Ctx<'_>, binary: String, is_fatal: bool) -> Result<String, Error>
     }
 }
 
-fn from_base64<'js>(ctx: Ctx<'js>, text: String) -> Result<Option<TypedArray<'js, u8>>, Error> {
+fn from_base64(ctx: Ctx<'_>, text: String) -> Result<Option<TypedArray<'_, u8>>, Error> {
     let config =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let forgiving = GeneralPurpose::new(&alphabet::STANDARD, config);
@@ -329,7 +329,7 @@ fn from_base64<'js>(ctx: Ctx<'js>, text: String) -> Result<Option<TypedArray<'js
     bytes.map(|bytes| TypedArray::new(ctx, bytes)).transpose()
 }
 
-fn random<'js>(ctx: Ctx<'js>, count: usize) -> Result<TypedArray<'js, u8>, Error> {
+fn random(ctx: Ctx<'_>, count: usize) -> Result<TypedArray<'_, u8>, Error> {
     let mut bytes = vec![0; count.min(65_536)];
     let mut filled = 0;
     while filled < bytes.len() {

@@ -24,7 +24,7 @@ pub(super) fn look() -> Result<Vec<Finding>, String> {
     let mut command = MetadataCommand::new();
     command.current_dir(root()).no_deps().other_options(["--locked".to_owned()]);
     let metadata = command.exec().map_err(|error| error.to_string())?;
-    Ok(metadata.packages.iter().flat_map(|package| broken(package)).collect())
+    Ok(metadata.packages.iter().flat_map(broken).collect())
 }
 
 fn broken(package: &Package) -> Vec<Finding> {

@@ -27,7 +27,7 @@ const DAYS: u64 = 75;
 const TASK: &str = include_str!("../../../../examples/tasks/sign-in-again.js");
 const TASK_NAME: &str = "sign-in-again";
 /// How long the first scheduled run may let us wait.
-const RUN_MAX: Duration = Duration::from_secs(60);
+const RUN_MAX: Duration = Duration::from_mins(1);
 const FIRST_NAMES: [&str; 20] = [
     "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kim", "Leo", "Mia",
     "Nils", "Olga", "Paul", "Rosa", "Sam", "Tess", "Uwe",

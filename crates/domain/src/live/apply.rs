@@ -119,12 +119,11 @@ fn enrolled(
     replaced: &[EndedSession],
 ) -> Option<()> {
     let id = entry.user?;
-    match view.session_of(id, session) {
-        Some(at) => view.renew_session(at, secret, entry.at),
-        None => {
-            let user = view.user(id)?;
-            view.add_session(user, session, secret, (entry.at, entry.at), None);
-        }
+    if let Some(at) = view.session_of(id, session) {
+        view.renew_session(at, secret, entry.at)
+    } else {
+        let user = view.user(id)?;
+        view.add_session(user, session, secret, (entry.at, entry.at), None);
     }
     end_all(view, id, replaced)
 }

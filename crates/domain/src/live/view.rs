@@ -87,8 +87,8 @@ pub struct Picture {
 
 /// The index hash of a secret: SHA-256 is uniform, and nobody chooses their own secret.
 fn hash_of_secret(secret: &SecretHash) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *secret.bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    let (first, _) = secret.bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
+    u64::from_le_bytes(*first)
 }
 
 /// The index hash of a user id. Its last 62 bits are random, but a caller may choose them: the

@@ -167,7 +167,8 @@ fn private_directory(dir: &Path) -> Result<()> {
     }
     let is_empty = dir.read_dir().map_err(explain)?.next().is_none();
     let mode = dir.metadata().map_err(explain)?.permissions().mode();
-    if mode & 0o077 == 0 {
+    let is_private = mode & 0o077 == 0;
+    if is_private {
         return Ok(());
     }
     if is_empty {

@@ -74,7 +74,8 @@ impl From<sqlx::Error> for Error {
 
 /// Disk full, read-only, busy, I/O error (SQLite) or shutting down (PostgreSQL class 57, 53, 08).
 fn is_passing(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
+    let code =
+        error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
     match code.parse::<u32>() {
         // SQLite: the low byte is the primary result code.
         Ok(number) if code.len() <= 4 => matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14),

@@ -19,7 +19,7 @@ use super::who::{Backend, TasksRead, TasksRun, TasksWrite};
 use crate::app::App;
 
 /// How long a caller may wait for a run; then it is told where to look.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 
 /// A task.
 #[derive(Serialize, ToSchema)]

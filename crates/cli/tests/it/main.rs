@@ -1,0 +1,133 @@
+//! Stories about the binary as its users run it: real processes, real signals, both databases.
+
+#[path = "../../../server/tests/it/postgres.rs"]
+mod postgres;
+
+mod crash;
+mod demo;
+mod serve;
+mod verbs;
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// On which database a story is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A store, and the binary to use it with.
+struct Shop {
+    dir: tempfile::TempDir,
+    database: Option<String>,
+    operator: String,
+}
+
+/// A running `reauth serve`; killed when it is dropped.
+struct Serving {
+    process: Child,
+    _stdout: BufReader<ChildStdout>,
+    url: String,
+}
+
+fn reauth() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reauth"));
+    for name in ["REAUTH_URL", "REAUTH_TOKEN", "REAUTH_APP", "REAUTH_DATA", "REAUTH_DATABASE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Shop {
+    fn new(kind: Kind) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = (kind == Kind::Postgres).then(postgres::database);
+        let mut shop = Self { dir, database, operator: String::new() };
+        let made = shop.store(reauth().arg("init")).output().expect("init runs");
+        shop.operator = text(&json(&made)["operator_token"]);
+        shop
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The command with the place of the store.
+    fn store<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.arg("--data").arg(self.data());
+        match &self.database {
+            Some(url) => command.args(["--database", url]),
+            None => command,
+        }
+    }
+
+    fn serve(&self) -> Serving {
+        let mut command = reauth();
+        self.store(command.arg("serve")).args(["--listen", "127.0.0.1:0"]);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("serve runs");
+        let mut stdout = BufReader::new(process.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("a line");
+        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
+        assert_eq!(ready["ready"], true);
+        Serving { process, _stdout: stdout, url: text(&ready["url"]) }
+    }
+}
+
+impl Serving {
+    fn verb(&self, token: &str, words: &[&str]) -> Output {
+        let mut command = reauth();
+        command.env("REAUTH_URL", &self.url).env("REAUTH_TOKEN", token).args(words);
+        command.output().expect("the verb runs")
+    }
+
+    /// A verb that must succeed, with `--json`.
+    fn json(&self, token: &str, words: &[&str]) -> Value {
+        let all: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        json(&self.verb(token, &all))
+    }
+
+    /// As a power cut would: no warning, no time.
+    fn kill(mut self) {
+        self.process.kill().expect("our own process");
+        self.process.wait().expect("it ends");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn json(output: &Output) -> Value {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", output.status);
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("a text, not {value}")).to_owned()
+}
+
+/// What a refused command says: one line that begins with `error:`, then perhaps help.
+fn error_of(output: &Output) -> String {
+    assert!(!output.status.success(), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.lines().any(|line| line.starts_with("error: ")), "{error}");
+    error
+}
+
+fn config_file(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("reauth.toml");
+    std::fs::write(&path, text).expect("a file");
+    path
+}

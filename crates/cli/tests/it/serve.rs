@@ -1,0 +1,95 @@
+//! How a server starts, refuses to start, and ends.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::{Kind, Shop, config_file, error_of, reauth, text};
+
+#[test]
+fn a_server_says_when_it_is_ready_and_drains_on_sigterm() {
+    let shop = Shop::new(Kind::Sqlite);
+    let mut serving = shop.serve();
+    let apps = serving.json(&shop.operator, &["app", "list"]);
+    assert_eq!(apps, serde_json::json!([]));
+    let pid = serving.process.id().to_string();
+    let done = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+    assert!(done.success());
+    assert!(serving.process.wait().expect("it ends").success(), "SIGTERM ends it with 0");
+    let mode = shop.data().metadata().expect("a directory").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn the_operators_token_is_shown_once() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let shop = Shop::new(kind);
+        assert!(shop.operator.starts_with("reo_"));
+        let again = shop.store(reauth().arg("init")).output().expect("init runs");
+        assert!(error_of(&again).contains("already"));
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_in_one_line_that_says_what_to_change() {
+    let shop = Shop::new(Kind::Sqlite);
+    for (config, wanted) in [
+        ("[apps]\nmax_session_age = 0\n", "max_session_age"),
+        ("[apps]\nmax_sesion_age = \"30d\"\n", "max_sesion_age"),
+        ("listen = 7\n", "line 1"),
+        ("database = \"mysql://x\"\n", "PostgreSQL"),
+    ] {
+        let file = config_file(shop.dir.path(), config);
+        let mut command = reauth();
+        command.arg("serve").arg("--data").arg(shop.data()).arg("--config").arg(file);
+        let error = error_of(&command.output().expect("serve runs"));
+        assert!(error.contains(wanted), "{config}: {error}");
+        let lines = error.lines().filter(|line| line.starts_with("error: ")).count();
+        assert_eq!(lines, 1, "{error}");
+    }
+    let empty = shop.dir.path().join("empty");
+    let mut command = reauth();
+    command.arg("serve").arg("--data").arg(&empty).args(["--listen", "127.0.0.1:0"]);
+    assert!(error_of(&command.output().expect("serve runs")).contains("reauth init"));
+    let file = shop.dir.path().join("file");
+    std::fs::write(&file, "x").expect("a file");
+    let mut command = reauth();
+    command.arg("serve").arg("--data").arg(&file);
+    assert!(error_of(&command.output().expect("serve runs")).contains("data directory"));
+}
+
+#[test]
+fn a_second_server_refuses_to_start() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let shop = Shop::new(kind);
+        let _serving = shop.serve();
+        let mut command = reauth();
+        shop.store(command.arg("serve")).args(["--listen", "127.0.0.1:0"]);
+        let error = error_of(&command.output().expect("serve runs"));
+        assert!(error.contains("another server"), "{kind:?}: {error}");
+    }
+}
+
+#[test]
+fn the_log_holds_no_secret() {
+    let shop = Shop::new(Kind::Sqlite);
+    let mut command = reauth();
+    shop.store(command.arg("serve")).args(["--listen", "127.0.0.1:0", "--log", "json"]);
+    command.env("REAUTH_LOG", "trace");
+    let log = shop.dir.path().join("log");
+    let file = std::fs::File::create(&log).expect("a file");
+    let command = command.stdout(std::process::Stdio::piped()).stderr(file);
+    let mut process = command.spawn().expect("serve runs");
+    let mut line = String::new();
+    let stdout = process.stdout.take().expect("a pipe");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    let ready: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let mut verb = reauth();
+    verb.env("REAUTH_URL", text(&ready["url"])).env("REAUTH_TOKEN", &shop.operator);
+    let made = verb.args(["app", "create", "Field", "--json"]).output().expect("it runs");
+    assert!(made.status.success());
+    process.kill().expect("our own process");
+    process.wait().expect("it ends");
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(log.contains("\"status\":201") && log.contains("/admin/apps"), "{log}");
+    assert!(!log.contains(&shop.operator) && !log.contains("reo_"), "the log holds the token");
+}
