@@ -1,6 +1,6 @@
-//! Licences, sources and banned crates. `cargo deny` does it when it is installed. Building it takes
-//! longer than all the rest: without it, the part that needs no database of advisories is done here,
-//! from the same `deny.toml`, and the advisories are reported as skipped.
+//! Licences, sources and banned crates. `cargo deny` does it when it is installed. Building it
+//! takes longer than all the rest: without it, the part that needs no database of advisories is
+//! done here, from the same `deny.toml`, and the advisories are reported as skipped.
 
 use std::process::Command;
 

@@ -24,9 +24,6 @@ pub use engine::child_main;
 pub use limits::{Guards, drop_rights};
 pub use process::Sandbox;
 
-/// The types that task authors write against: `this`, `fetch` and the other globals.
-pub const TYPES: &str = include_str!("types.d.ts");
-
 /// A script ready to run: JavaScript text, types already stripped.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Script {

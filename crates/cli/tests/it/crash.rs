@@ -148,9 +148,7 @@ fn edits_gaps_and_truncation_are_found() {
         }
         let good = serving.json(&shop.operator, &["ledger", "verify"]);
         assert_eq!(good["ok"], true, "{good}");
-        let pid = serving.process.id().to_string();
-        std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-        assert!(serving.process.wait().expect("it ends").success());
+        serving.terminate();
         tamper(&shop, statement);
         let serving = shop.serve();
         let found = serving.verb(&shop.operator, &["ledger", "verify"]);
@@ -161,15 +159,13 @@ fn edits_gaps_and_truncation_are_found() {
     }
 }
 
-/// Python's own SQLite: someone else's program at the file.
-fn tamper(shop: &Shop, statements: &str) {
-    let script = "import sqlite3, sys\n\
-                  db = sqlite3.connect(sys.argv[1])\n\
-                  db.executescript(sys.argv[2])\n\
-                  db.commit()";
-    let file = shop.data().join("reauth.sqlite");
-    let mut python = std::process::Command::new("python3");
-    let done = python.args(["-c", script]).arg(file).arg(statements).output();
-    let done = done.expect("python3 runs");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+/// Someone else's program at the file.
+fn tamper(shop: &Shop, statements: &'static str) {
+    use sqlx::{Connection as _, Executor as _};
+    let url = format!("sqlite://{}", shop.data().join("reauth.sqlite").display());
+    let done = runtime().block_on(async {
+        let mut conn = sqlx::SqliteConnection::connect(&url).await?;
+        conn.execute(sqlx::raw_sql(statements)).await.map(|_| ())
+    });
+    done.expect("the statements run");
 }

@@ -93,6 +93,13 @@ impl Serving {
         json(&self.verb(token, &all))
     }
 
+    /// SIGTERM: open requests end, then it exits with 0.
+    fn terminate(&mut self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("our own process");
+        assert!(self.process.wait().expect("it ends").success(), "SIGTERM ends it with 0");
+    }
+
     /// As a power cut would: no warning, no time.
     fn kill(mut self) {
         self.process.kill().expect("our own process");

@@ -1,7 +1,6 @@
 //! How a server starts, refuses to start, and ends.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 
 use crate::{Kind, Shop, config_file, error_of, reauth, text};
 
@@ -11,10 +10,7 @@ fn a_server_says_when_it_is_ready_and_drains_on_sigterm() {
     let mut serving = shop.serve();
     let apps = serving.json(&shop.operator, &["app", "list"]);
     assert_eq!(apps, serde_json::json!([]));
-    let pid = serving.process.id().to_string();
-    let done = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-    assert!(done.success());
-    assert!(serving.process.wait().expect("it ends").success(), "SIGTERM ends it with 0");
+    serving.terminate();
     let mode = shop.data().metadata().expect("a directory").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }

@@ -120,7 +120,7 @@ fn enrolled(
 ) -> Option<()> {
     let id = entry.user?;
     if let Some(at) = view.session_of(id, session) {
-        view.renew_session(at, secret, entry.at)
+        view.renew_session(at, secret, entry.at);
     } else {
         let user = view.user(id)?;
         view.add_session(user, session, secret, (entry.at, entry.at), None);

@@ -128,10 +128,14 @@ async fn check_sqlite(conn: &mut SqliteConnection) -> Result<()> {
 }
 
 fn postgres_options(url: &str) -> Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url).map_err(|error| {
+    let refuse = |what: &str| {
         let wanted = "postgres://user:password@host:5432/database";
-        Error::invalid("database", format!("not a PostgreSQL URL ({error}); wanted: {wanted}"))
-    })?;
+        Error::invalid("database", format!("not a PostgreSQL URL ({what}); wanted: {wanted}"))
+    };
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(refuse("another scheme"));
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|error| refuse(&error.to_string()))?;
     // A statement that takes longer is a database that cannot be relied on now.
     Ok(options.application_name("reauth").options([("statement_timeout", "30s")]))
 }

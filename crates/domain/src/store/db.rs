@@ -110,9 +110,17 @@ impl Db {
         let Link::Writer(writer) = read.link_mut() else {
             return Err(Error::Internal("a change without the writer".into()));
         };
-        if let Some(conn) = &mut writer.conn {
-            migrate::run(conn, begin(conn)).await?;
-            writer.is_open = true;
+        // Said first: the caller may go away while it begins.
+        writer.is_open = true;
+        let begun = match &mut writer.conn {
+            Some(conn) => migrate::run(conn, begin(conn)).await,
+            None => Err(Error::Unavailable("the database connection is gone".into())),
+        };
+        if let Err(error) = begun {
+            // The connection is broken: the next change takes a new one.
+            writer.conn = None;
+            self.inner.live.set_doubt(true);
+            return Err(error);
         }
         let now = self.now().max(writer.head.at.next());
         self.inner.clock.raise_floor(now);
@@ -129,7 +137,9 @@ impl Db {
             tx.commit().await.map(|_| ())
         };
         let done = beat.await;
-        self.inner.live.set_doubt(done.is_err());
+        if done.is_err() {
+            self.inner.live.set_doubt(true);
+        }
         done
     }
 

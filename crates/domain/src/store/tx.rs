@@ -183,8 +183,12 @@ impl Tx {
     /// and before it answers with the place of the ledger's last entry. A caller that goes away
     /// meanwhile does not interrupt it.
     pub async fn commit(self) -> Result<i64> {
+        let db = self.read.db.clone();
         let done = tokio::spawn(self.finish()).await;
-        done.unwrap_or_else(|error| Err(Error::Internal(format!("commit: {error}"))))
+        done.unwrap_or_else(|error| {
+            db.live().set_doubt(true);
+            Err(Error::Internal(format!("commit: {error}")))
+        })
     }
 
     async fn finish(mut self) -> Result<i64> {
@@ -198,34 +202,21 @@ impl Tx {
             new = ledger::append(&mut self, &new, entry).await?;
         }
         ledger::move_head(&mut self, &old, &new).await?;
+        let live = self.read.db.live();
         let Link::Writer(writer) = &mut self.read.link else {
             return Err(Error::Internal("a commit without the writer".into()));
         };
-        writer.commit().await?;
-        let seq = new.seq;
-        writer.head = new;
-        let applied = self.read.db.live().apply(&entries);
-        if applied.is_err() {
-            // Live and the tables disagree: nothing is known until Live has been built anew.
-            self.read.db.live().set_doubt(true);
-            writer.conn = None;
-        }
-        applied.map(|()| seq)
-    }
-}
-
-impl Writer {
-    /// After a commit that failed nobody knows whether it holds: the connection is given up, and
-    /// the next writer reads the tables again before anything else.
-    async fn commit(&mut self) -> Result<()> {
-        let Some(conn) = &mut self.conn else {
+        // Until Live has the entries the writer has no connection. So after a commit of which
+        // nobody knows whether it holds, the next change first reads the tables again.
+        let Some(mut conn) = writer.conn.take() else {
             return Err(Error::Unavailable("the database connection is gone".into()));
         };
-        let done = migrate::run(conn, "commit").await;
-        match &done {
-            Ok(()) => self.is_open = false,
-            Err(_) => self.conn = None,
-        }
-        done
+        let committed = migrate::run(&mut conn, "commit").await;
+        let done = committed.and_then(|()| live.apply(&entries));
+        live.set_doubt(done.is_err());
+        done?;
+        let seq = new.seq;
+        **writer = Writer { conn: Some(conn), head: new, is_open: false };
+        Ok(seq)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Answer, ErrorBody, Kind};
-use super::read::{Body, number};
+use super::read::{Body, number, why};
 use super::who::{Backend, LedgerRead, Operator, SessionsEnd};
 
 /// One entry. `hash` is SHA-256(the hash before ‖ `body`), in bytes; the first hash before is 32
@@ -212,8 +212,9 @@ pub(crate) struct Revocation {
     filter: RevocationFilter,
     /// `re-authenticate`.
     action: RevocationAction,
-    /// A sentence for the ledger.
-    #[serde(default)]
+    /// A sentence for the ledger: at most 1000 characters.
+    #[serde(default, deserialize_with = "why")]
+    #[schema(value_type = Option<String>)]
     reason: Option<String>,
 }
 

@@ -82,8 +82,22 @@ pub(crate) fn is_form(headers: &HeaderMap) -> bool {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub(crate) struct Reason {
-    /// A sentence for the ledger.
+    /// A sentence for the ledger: at most 1000 characters.
+    #[serde(deserialize_with = "why")]
+    #[schema(value_type = Option<String>)]
     pub(crate) reason: Option<String>,
+}
+
+/// A reason as it may stand in the ledger, for good.
+pub(crate) fn why<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    /// A sentence or two.
+    const CHARS_MAX: usize = 1_000;
+    let text = Option::<String>::deserialize(value)?;
+    if text.as_ref().is_some_and(|text| text.chars().count() > CHARS_MAX || text.contains('\0')) {
+        let why = format!("must have at most {CHARS_MAX} characters");
+        return Err(serde::de::Error::custom(why));
+    }
+    Ok(text)
 }
 
 /// `limit` and `skip` of a list. Empty values count as absent (contract, section 2).

@@ -17,6 +17,8 @@ both!(
     tokens_end_by_expiry_and_by_revocation,
     a_second_server_on_the_same_tables_refuses_to_start,
     what_was_acknowledged_survives_a_restart,
+    a_database_error_leaves_nothing_half_done,
+    a_reason_is_a_sentence_and_not_a_book,
 );
 
 async fn long_bodies_are_refused_and_slow_ones_cut_off(mut lab: Lab) {
@@ -102,6 +104,65 @@ async fn what_was_acknowledged_survives_a_restart(mut lab: Lab) {
     drop(phone);
     lab.restart().await;
     assert_eq!(lab.get(&path).await["state"], "RESET");
+}
+
+/// A table that breaks in the middle of a change, in the words of each database.
+const BREAK: [&str; 2] = [
+    "create trigger broken before insert on ledger
+     begin select raise(abort, 'the disk is broken'); end",
+    "create function broken() returns trigger language plpgsql as
+     'begin raise exception $$the disk is broken$$; end';
+     create trigger broken before insert on ledger execute function broken()",
+];
+const MEND: [&str; 2] = ["drop trigger broken", "drop trigger broken on ledger"];
+
+async fn a_database_error_leaves_nothing_half_done(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let tablet = lab.sign_in("ann", "tablet").await;
+    let head = lab.head().await;
+    lab.behind_its_back(BREAK).await;
+    for path in [
+        format!("{}/re-authenticate", phone.path()),
+        format!("{}/wipe", phone.path()),
+        format!("/users/{}/lock", phone.user),
+    ] {
+        let (status, body) = json_of(lab.api(Method::POST, &path)).await;
+        assert!(status.is_server_error(), "{status}: {body}");
+        assert!(!body.to_string().contains("the disk"), "inner words stay inside: {body}");
+    }
+    lab.behind_its_back(MEND).await;
+    assert_eq!(lab.head().await, head);
+    phone.must_be_signed_in().await;
+    assert_eq!(lab.get(&format!("/users/{}", phone.user)).await["locked"], false);
+    lab.act(&format!("/users/{}/lock", phone.user)).await;
+    phone.must_sign_in_again("LOCKED", "user_locked").await;
+    tablet.must_sign_in_again("LOCKED", "user_locked").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_is_said_and_mended() {
+    let lab = Lab::new(Kind::Postgres).await;
+    let phone = lab.sign_in("ann", "phone").await;
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and pid <> pg_backend_pid()";
+    lab.behind_its_back(["", cut]).await;
+    let path = format!("{}/re-authenticate", phone.path());
+    let (status, body) = json_of(lab.api(Method::POST, &path)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    // Until it has looked at the tables again, it knows nothing.
+    assert_eq!(phone.check().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    lab.server().app().db.pulse().await.expect("a new connection");
+    phone.must_be_signed_in().await;
+    lab.act(&path).await;
+    phone.must_sign_in_again("LOCKED", "re_authenticate").await;
+}
+
+async fn a_reason_is_a_sentence_and_not_a_book(lab: Lab) {
+    let user = lab.user("ann").await;
+    let lock = lab.api(Method::POST, &format!("/users/{user}/lock"));
+    let book = lock.json(&json!({ "reason": "x".repeat(1_001) }));
+    assert_eq!(refused(book, 422, "INVALID_VALUE").await["field"], "reason");
+    assert_eq!(lab.get(&format!("/users/{user}")).await["locked"], false);
 }
 
 #[tokio::test]

@@ -127,6 +127,21 @@ impl Lab {
         self.server.take().expect("the server runs").stop().await;
     }
 
+    /// Someone runs a statement on the database itself, past the server: the first on SQLite, the
+    /// second on PostgreSQL.
+    pub async fn behind_its_back(&self, [sqlite, postgres]: [&'static str; 2]) {
+        use sqlx::{Connection as _, Executor as _};
+        let done = if let Some(url) = &self.config.database {
+            let mut conn = sqlx::PgConnection::connect(url).await.expect("a connection");
+            conn.execute(sqlx::raw_sql(postgres)).await.map(|_| ())
+        } else {
+            let url = format!("sqlite://{}", self.data().join("reauth.sqlite").display());
+            let mut conn = sqlx::SqliteConnection::connect(&url).await.expect("the file");
+            conn.execute(sqlx::raw_sql(sqlite)).await.map(|_| ())
+        };
+        done.expect("the statement runs");
+    }
+
     /// Time passes.
     pub fn pass(&self, span: Span) {
         self.clock.pass(span);

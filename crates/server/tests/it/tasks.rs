@@ -1,4 +1,5 @@
-//! Tasks from end to end: put over HTTP, run in a child, back into our own API with the run's token.
+//! Tasks from end to end: put over HTTP, run in a child, and back into our own API with the token
+//! of the run.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
