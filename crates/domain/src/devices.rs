@@ -219,12 +219,17 @@ pub async fn flush_activity(db: &Db) -> Result<bool> {
         return Ok(false);
     }
     let mut tx = db.write(crate::ledger::By::System).await?;
-    for (id, at) in activity.sessions {
-        tx.change(
-            "update sessions set connected_at = $1 where id = $2 and connected_at < $3",
-            args![at, id, at],
-        )
-        .await?;
+    if sessions > 0 {
+        // One statement for all: `values` names its columns alike on both databases.
+        let rows: Vec<String> =
+            (0..sessions).map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2)).collect();
+        let sql = format!(
+            "update sessions set connected_at = noted.column2 from (values {}) as noted
+             where sessions.id = noted.column1 and sessions.connected_at < noted.column2",
+            rows.join(", ")
+        );
+        let args = activity.sessions.into_iter().flat_map(|(id, at)| args![id, at]).collect();
+        tx.change_of(sql, args).await?;
     }
     for (id, at) in activity.tokens {
         tx.change("update tokens set used_at = $1 where id = $2", args![at, id]).await?;

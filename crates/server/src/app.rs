@@ -2,6 +2,7 @@
 //! does by itself in `workers`.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -219,10 +221,7 @@ fn connection(
     let _ = stream.set_nodelay(true);
     let (app, router) = (app.clone(), router.clone());
     let read_timeout = Duration::from_millis(app.config.requests.read_timeout_ms);
-    let service = service_fn(move |request| {
-        let (app, router) = (app.clone(), router.clone());
-        async move { Ok::<_, Infallible>(answer(&app, router, request).await) }
-    });
+    let service = service_fn(move |request| answer(&app, &router, request));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(read_timeout)
@@ -231,12 +230,22 @@ fn connection(
         .serve_connection(TokioIo::new(stream), service)
 }
 
-/// Answers one request. A check is answered before anything else is looked at: it is asked before
-/// every request of every app.
-async fn answer(app: &App, router: Router, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request. A check is answered at once, before anything else is looked at: it is asked
+/// before every request of every app.
+fn answer(
+    app: &App,
+    router: &Router,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
     if request.uri().path() == "/check" {
-        return api::check::answer(app, request.method(), request.headers());
+        return Either::Left(ready(Ok(api::check::answer(app, request.headers()))));
     }
+    let (app, router) = (app.clone(), router.clone());
+    Either::Right(Box::pin(async move { Ok(traced(&app, router, request).await) }))
+}
+
+/// With a request id, in the log and in the metrics.
+async fn traced(app: &App, router: Router, request: Request<Incoming>) -> Response<Body> {
     let id = uuid::Uuid::now_v7();
     let span = tracing::info_span!(
         "request", %id, method = %request.method(), path = request.uri().path()

@@ -163,6 +163,15 @@ impl Tx {
 
     /// Runs a statement that changes rows; answers how many.
     pub(crate) async fn change(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64> {
+        self.execute(sql, args).await
+    }
+
+    /// As `change`, for a text that is put together from our own literals. Never from a caller's.
+    pub(crate) async fn change_of(&mut self, sql: String, args: Vec<Arg>) -> Result<u64> {
+        self.execute(AssertSqlSafe(sql), args).await
+    }
+
+    async fn execute(&mut self, sql: impl SqlSafeStr, args: Vec<Arg>) -> Result<u64> {
         Ok(match self.read.link.conn()? {
             ConnMut::Sqlite(conn) => {
                 bind_sqlite(sqlx::query(sql), args).execute(conn).await?.rows_affected()

@@ -56,7 +56,7 @@ impl Secret {
         let digits = rand::rng().sample_iter(Alphanumeric).take(RANDOM_DIGITS).map(char::from);
         let mut text: String = kind.prefix().chars().chain(digits).collect();
         let check = check_digits(&text);
-        text.push_str(&check);
+        text.extend(check.map(char::from));
         Self(text)
     }
 
@@ -85,17 +85,17 @@ pub fn kind_of_secret(text: &str) -> Option<SecretKind> {
         return None;
     }
     let (signed, check) = text.split_at(text.len() - CHECK_DIGITS);
-    (check == check_digits(signed)).then_some(kind)
+    (check.as_bytes() == check_digits(signed)).then_some(kind)
 }
 
-fn check_digits(text: &str) -> String {
+fn check_digits(text: &str) -> [u8; CHECK_DIGITS] {
     let mut rest = crc32fast::hash(text.as_bytes());
     let mut digits = [b'0'; CHECK_DIGITS];
     for digit in digits.iter_mut().rev() {
         *digit = BASE62[rest as usize % BASE62.len()];
         rest /= 62;
     }
-    digits.iter().copied().map(char::from).collect()
+    digits
 }
 
 /// The SHA-256 of a secret.
