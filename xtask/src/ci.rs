@@ -88,8 +88,8 @@ fn postgres() -> Result<(), String> {
     }
     println!("installing it");
     run("apt-get", &["update", "-qq"])?;
-    let install = ["install", "-y", "-qq", "--no-install-recommends", "postgresql"];
-    run("apt-get", &install)?;
+    let quiet = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"];
+    run("env", &[&quiet[..], &["--no-install-recommends", "postgresql"]].concat())?;
     server_programs().map(|_| ()).ok_or_else(|| wanted.to_owned())
 }
 

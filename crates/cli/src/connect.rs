@@ -33,6 +33,13 @@ pub(crate) struct Options {
     json: bool,
 }
 
+impl Options {
+    /// Whether the answer is for a program.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+}
+
 /// What a verb needs to ask and to answer.
 pub(crate) struct Context {
     options: Options,

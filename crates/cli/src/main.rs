@@ -104,7 +104,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             made.map_err(Failure::new)
         }
         Verb::Demo(args) => {
-            let shown = serving().map_err(failed)?.block_on(verbs::demo::demo(&args));
+            let shown = serving()
+                .map_err(failed)?
+                .block_on(verbs::demo::demo(&args, cli.options.is_json()));
             shown.map_err(Failure::new)
         }
         _ => {

@@ -84,7 +84,7 @@ create table sessions (
     user_id text not null references users (id),
     device_id text not null,
     state text not null,
-    secret_hash bytea not null,
+    secret_hash text not null,
     created_at bigint not null,
     authenticated_at bigint not null,
     connected_at bigint not null,

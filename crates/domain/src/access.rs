@@ -406,7 +406,7 @@ mod tests {
 
     proptest! {
         /// What has ended stays ended: for every history, at every later moment, and whatever
-        /// limits, cut-offs or activity come later.
+        /// limits or cut-offs come later.
         #[test]
         fn an_end_is_for_good(
             eras in histories(),
@@ -437,6 +437,87 @@ mod tests {
                 must_end_exactly_after(&facts, now, end)?;
             }
         }
+    }
+
+    /// The decision told a second time, without arithmetic on ends: time passes hour by hour, and
+    /// at each hour one looks at what holds then.
+    fn first_end(facts: &Facts<'_>, now: Time) -> Option<Time> {
+        if let Some(ended) = facts.ended {
+            return Some(ended.at);
+        }
+        let mut hour = Time::ZERO;
+        while hour <= now {
+            let is_locked = facts.user_ended.is_some_and(|ended| ended.at <= hour);
+            let has_expired = facts.expires_at.is_some_and(|at| at <= hour);
+            let is_cut_off =
+                facts.cut_offs.iter().any(|(_, at)| *at <= hour && facts.authenticated_at <= *at);
+            let era = facts.eras.iter().rev().find(|era| era.from <= hour);
+            let is_over = era.is_some_and(|era| {
+                let limits = era.limits;
+                limits.max_age.is_some_and(|age| hour - facts.authenticated_at >= age)
+                    || limits.max_idle.is_some_and(|idle| hour - facts.active_at >= idle)
+            });
+            if is_locked || has_expired || is_cut_off || is_over {
+                return Some(hour);
+            }
+            hour = hour + Span::hours(1);
+        }
+        None
+    }
+
+    /// Every combination of facts in a small world of six hours.
+    #[test]
+    fn every_combination_of_facts_is_decided_as_time_itself_would() {
+        let at = |hour: i64| Time::ZERO + Span::hours(hour);
+        let spans = [None, Some(Span::hours(1)), Some(Span::hours(3))];
+        let locked = |hour| Ended { at: at(hour), because: Because::UserLocked };
+        let mut cut_offs: Vec<Vec<(CutOffKind, Time)>> = vec![vec![]];
+        for kind in [CutOffKind::Everyone, CutOffKind::App, CutOffKind::Group, CutOffKind::User] {
+            cut_offs.extend([0, 1, 3].map(|hour| vec![(kind, at(hour))]));
+        }
+        cut_offs.push(vec![(CutOffKind::Everyone, at(4)), (CutOffKind::User, at(2))]);
+        let mut histories = vec![vec![]];
+        for (age, idle) in spans.iter().flat_map(|age| spans.iter().map(move |idle| (age, idle))) {
+            histories.push(vec![era(at(0), *age, *idle)]);
+            for (from, age2, idle2) in [(2, None, None), (3, spans[1], None), (3, None, spans[2])] {
+                histories.push(vec![era(at(0), *age, *idle), era(at(from), age2, idle2)]);
+            }
+        }
+        let mut decided = 0;
+        for (eras, cut_offs) in
+            histories.iter().flat_map(|eras| cut_offs.iter().map(move |c| (eras, c)))
+        {
+            for ended in [None, Some(locked(2))] {
+                for expires_at in [None, Some(at(2)), Some(at(4))] {
+                    for user_ended in [None, Some(locked(0)), Some(locked(3))] {
+                        for active_at in [at(1), at(2)] {
+                            let facts = Facts {
+                                authenticated_at: at(1),
+                                active_at,
+                                ended,
+                                expires_at,
+                                user_ended,
+                                cut_offs,
+                                eras,
+                            };
+                            for now in (0..6).map(at) {
+                                agree(&facts, now);
+                                decided += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(decided, 37 * 14 * 2 * 3 * 3 * 2 * 6);
+    }
+
+    fn agree(facts: &Facts<'_>, now: Time) {
+        let found = match decide(facts, now) {
+            Verdict::Ended(ended) => Some(ended.at),
+            Verdict::Valid { .. } => None,
+        };
+        assert_eq!(found, first_end(facts, now), "{facts:?} at {now:?}");
     }
 
     fn must_end_exactly_after(

@@ -22,6 +22,8 @@ const DEVICE_ID_CHARS_MAX: usize = 200;
 const LABEL_CHARS_MAX: usize = 200;
 /// SQLite has one writer: a batch of this size holds it for a few milliseconds.
 const FLUSH_ROWS_MAX: usize = 500;
+/// The time to bind arguments grows with their square: a few statements are cheaper than one.
+const FLUSH_ROWS_A_STATEMENT: usize = 50;
 
 /// What a device tells about itself.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +56,7 @@ pub async fn issue(
     user: UserId,
     life: Option<Span>,
 ) -> Result<(Secret, Time)> {
+    tx.refuse_task()?;
     let life = life.unwrap_or(ENROLMENT_LIFE);
     if life < Span::seconds(1) || life > ENROLMENT_LIFE_MAX {
         return Err(Error::invalid("expires_in", "must be between \"1s\" and \"1d\""));
@@ -152,7 +155,7 @@ async fn begin(tx: &mut Tx, user: UserId, secret: &Secret, device: &Device) -> R
             id,
             user,
             &device.id,
-            secret.hash(),
+            secret.hash().to_string(),
             now,
             now,
             now,
@@ -172,7 +175,7 @@ async fn renew(tx: &mut Tx, id: SessionId, secret: &Secret, device: &Device) -> 
          connected_at = $3, ended_at = null, ended_by = null, label = coalesce($4, label),
          container = coalesce($5, container), runtime = coalesce($6, runtime) where id = $7",
         args![
-            secret.hash(),
+            secret.hash().to_string(),
             now,
             now,
             device.label.clone(),
@@ -219,16 +222,15 @@ pub async fn flush_activity(db: &Db) -> Result<bool> {
         return Ok(false);
     }
     let mut tx = db.write(crate::ledger::By::System).await?;
-    if sessions > 0 {
-        // One statement for all: `values` names its columns alike on both databases.
-        let rows: Vec<String> =
-            (0..sessions).map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2)).collect();
+    for some in activity.sessions.chunks(FLUSH_ROWS_A_STATEMENT) {
+        // `values` names its columns alike on both databases.
+        let rows = (1..=some.len()).map(|row| format!("(${}, ${})", 2 * row - 1, 2 * row));
         let sql = format!(
             "update sessions set connected_at = noted.column2 from (values {}) as noted
              where sessions.id = noted.column1 and sessions.connected_at < noted.column2",
-            rows.join(", ")
+            rows.collect::<Vec<_>>().join(", ")
         );
-        let args = activity.sessions.into_iter().flat_map(|(id, at)| args![id, at]).collect();
+        let args = some.iter().flat_map(|(id, at)| args![*id, *at]).collect();
         tx.change_of(sql, args).await?;
     }
     for (id, at) in activity.tokens {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::access::{Because, Ended, Verdict};
 use crate::ledger::{Change, EndedSession, Subject};
 use crate::live;
-use crate::store::{Arg, Read, Row, Tx, args};
+use crate::store::{Read, Row, Tx, args};
 use crate::users;
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -163,7 +163,7 @@ fn session(read: &Read, row: &Row) -> Result<Option<Session>> {
         authenticated_at: row.time(3)?,
         created_at: row.time(4)?,
         signed_out_at,
-        connected_at: row.time(6)?.max(active_at),
+        connected_at: row.time(6)?.max(active_at.unwrap_or(Time::ZERO)),
         container: row.json_or_null(7)?,
         runtime: row.json_or_null(8)?,
         device_id: row.text(2)?,
@@ -184,7 +184,7 @@ pub async fn re_authenticate(
 ) -> Result<()> {
     if find(tx, app, user, id).await?.state == State::Enrolled {
         let ended = Ended { at: tx.now(), because: Because::ReAuthenticate };
-        write_end(tx, id, ended, tx.now()).await?;
+        write_end(tx, (user, id), ended, tx.now()).await?;
         tx.record(Subject::user(app, user), why, Change::SessionReAuthenticate { session: id });
     }
     Ok(())
@@ -200,7 +200,7 @@ pub async fn wipe(
 ) -> Result<()> {
     if find(tx, app, user, id).await?.state != State::Reset {
         let ended = Ended { at: tx.now(), because: Because::Wiped };
-        write_end(tx, id, ended, tx.now()).await?;
+        write_end(tx, (user, id), ended, tx.now()).await?;
         tx.record(Subject::user(app, user), why, Change::SessionWiped { session: id });
     }
     Ok(())
@@ -210,7 +210,7 @@ pub async fn wipe(
 pub async fn sign_out(tx: &mut Tx, app: AppId, user: UserId, id: SessionId) -> Result<()> {
     if find(tx, app, user, id).await?.state == State::Enrolled {
         let ended = Ended { at: tx.now(), because: Because::SignedOut };
-        write_end(tx, id, ended, tx.now()).await?;
+        write_end(tx, (user, id), ended, tx.now()).await?;
         tx.record(Subject::user(app, user), None, Change::SessionSignedOut { session: id });
     }
     Ok(())
@@ -251,7 +251,7 @@ pub(crate) async fn end_others(
             Some((Verdict::Ended(ended), _)) if State::after(because) == State::Locked => ended,
             _ => Ended { at: now, because },
         };
-        write_end(tx, id, ended, ended.at).await?;
+        write_end(tx, (user, id), ended, ended.at).await?;
         let because = ended.because.name().to_owned();
         list.push(EndedSession { session: id, at: ended.at, because });
     }
@@ -269,18 +269,27 @@ async fn end_enrolments(tx: &mut Tx, user: UserId, because: Because) -> Result<(
     Ok(())
 }
 
-async fn write_end(tx: &mut Tx, id: SessionId, ended: Ended, signed_out_at: Time) -> Result<()> {
-    let args: Vec<Arg> = args![
-        State::after(ended.because).name(),
-        ended.at,
-        ended.because.name(),
-        signed_out_at,
-        id
-    ];
+/// With the activity that Live noted last: an ended session has none in Live any more.
+async fn write_end(
+    tx: &mut Tx,
+    (user, id): (UserId, SessionId),
+    ended: Ended,
+    signed_out_at: Time,
+) -> Result<()> {
+    let judged = tx.live().judge(user, id, tx.now())?;
+    let active_at = judged.and_then(|(_, active_at)| active_at).unwrap_or(Time::ZERO);
     tx.change(
-        "update sessions set state = $1, ended_at = $2, ended_by = $3, signed_out_at = $4
-         where id = $5",
-        args,
+        "update sessions set state = $1, ended_at = $2, ended_by = $3, signed_out_at = $4,
+         connected_at = case when connected_at < $5 then $5 else connected_at end
+         where id = $6",
+        args![
+            State::after(ended.because).name(),
+            ended.at,
+            ended.because.name(),
+            signed_out_at,
+            active_at,
+            id
+        ],
     )
     .await?;
     Ok(())

@@ -72,11 +72,12 @@ impl Sandbox {
         }
     }
 
-    /// What protects runs on this machine.
-    pub async fn probe(&self) -> Guards {
+    /// What protects runs on this machine; an error when no child can be started.
+    pub async fn probe(&self) -> Result<Guards, String> {
         let limits = Limits::default();
         let started = tokio::time::timeout(Duration::from_secs(10), self.start(&limits)).await;
-        started.ok().and_then(Result::ok).map(|running| running.guards).unwrap_or_default()
+        let running = started.map_err(|_| "the child did not begin within 10 s".to_owned())?;
+        running.map(|running| running.guards)
     }
 
     async fn run_within(
@@ -128,14 +129,10 @@ impl Sandbox {
         let (from_child, mut to_child) = UnixStream::from_std(ours).map_err(explain)?.into_split();
         let (sender, mut frames) = mpsc::channel(16);
         tokio::spawn(receive(from_child, frame_bytes_max(limits), sender));
-        send(&mut to_child, &ToChild::Limits(limits.clone())).await?;
+        let told = send(&mut to_child, &ToChild::Limits(limits.clone())).await;
+        told.map_err(|_| "the child does not listen".to_owned())?;
         match frames.recv().await {
-            Some(Ok(ToParent::Ready(guards))) => {
-                if !guards.is_complete() {
-                    tracing::warn!("{guards}");
-                }
-                Ok(Running { child, to_child, frames, guards })
-            }
+            Some(Ok(ToParent::Ready(guards))) => Ok(Running { child, to_child, frames, guards }),
             Some(Ok(_)) => Err("the child did not begin by dropping its rights".to_owned()),
             Some(Err(why)) => Err(why),
             None => Err("the child ended before it began".to_owned()),
@@ -178,9 +175,10 @@ async fn receive(
     }
 }
 
+/// An error without words is a child that is gone: its status says why.
 async fn send(to_child: &mut OwnedWriteHalf, frame: &ToChild) -> Result<(), String> {
     let bytes = frames::encode(frame)?;
-    to_child.write_all(&bytes).await.map_err(|_| "the child does not listen".to_owned())
+    to_child.write_all(&bytes).await.map_err(|_| String::new())
 }
 
 /// Answers the child until its end. An error is a child that died or lied.

@@ -21,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use reauth_domain::{Clock, Db};
+use reauth_domain::{Clock, Db, Error};
 use reauth_sandbox::Sandbox;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -120,9 +120,9 @@ impl Server {
         config.check()?;
         let db = Db::open(config.place(), clock).await.map_err(|error| error.to_string())?;
         let listen = config.listen;
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
+            format!("cannot listen on {listen}: {error}; choose another address with --listen")
+        })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let app = App {
             parts: Arc::new(Parts {
@@ -274,8 +274,8 @@ async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Respo
     };
     match tokio::time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(whole).catch_unwind()).await {
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => Answer::new(Kind::Internal, "this is a defect").into_response(),
-        Err(_) => Answer::new(Kind::Unavailable, "this took too long: try again").into_response(),
+        Ok(Err(_)) => Answer::from(Error::Internal("a request panicked".into())).into_response(),
+        Err(_) => Answer::from(Error::InDoubt("a request took too long".into())).into_response(),
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Requests {
 }
 
 /// How tasks run.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tasks {
     /// How many runs go at once.
@@ -67,6 +67,8 @@ pub struct Tasks {
     pub cpu: Span,
     /// The most memory a run may take, in bytes.
     pub memory_bytes: u64,
+    /// Origins (`https://api.example.com`) that scripts may fetch from, beside this API.
+    pub fetch_allowed: Vec<String>,
 }
 
 impl Default for Config {
@@ -107,6 +109,7 @@ impl Default for Tasks {
             wall: Span::minutes(5),
             cpu: Span::minutes(1),
             memory_bytes: 128 << 20,
+            fetch_allowed: Vec::new(),
         }
     }
 }
@@ -114,8 +117,9 @@ impl Default for Tasks {
 impl Config {
     /// Reads a file. The error is one line that says what to change.
     pub fn from_file(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            format!("cannot read the configuration {}: {error}", path.display())
+        })?;
         Self::from_toml(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
@@ -150,6 +154,16 @@ impl Config {
         }
         if self.tasks.memory_bytes < 16 << 20 {
             return Err("tasks.memory_bytes: must be at least 16777216 (16 MiB)".into());
+        }
+        let is_origin = |text: &&String| {
+            reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == **text)
+        };
+        if let Some(text) = self.tasks.fetch_allowed.iter().find(|text| !is_origin(text)) {
+            let wanted = "must be an origin, as in \"https://api.example.com\"";
+            return Err(format!("tasks.fetch_allowed: {text:?} {wanted}"));
+        }
+        if self.requests.read_timeout_ms < 100 {
+            return Err("requests.read_timeout_ms: must be at least 100".into());
         }
         let is_url = |url: &String| {
             (url.starts_with("http://") || url.starts_with("https://")) && !url.ends_with('/')
@@ -200,6 +214,9 @@ mod tests {
             ("[apps]\nmax_idle = \"60d\"", "apps.max_idle"),
             ("[tasks]\nconcurrency = 0", "tasks.concurrency"),
             ("[tasks]\nwall = \"0s\"", "tasks.wall"),
+            ("[tasks]\nfetch_allowed = [\"https://a.example/x\"]", "tasks.fetch_allowed"),
+            ("[tasks]\nfetch_allowed = [\"a.example\"]", "tasks.fetch_allowed"),
+            ("[requests]\nread_timeout_ms = 0", "requests.read_timeout_ms"),
             ("public_url = \"example.com\"", "public_url"),
             ("listen = \"everywhere\"", "line 1"),
         ] {

@@ -42,6 +42,10 @@ pub async fn init(config: &Config, clock: Clock) -> Result<Initialised, String> 
     };
     match make.await.map_err(|error| error.to_string())? {
         Some(operator_token) => Ok(Initialised { operator_token }),
-        None => Err("there is an operator already: its token was shown when it was made".into()),
+        None => {
+            Err("there is an operator already, whose token was shown when it was made: use it, \
+                     or another store"
+                .into())
+        }
     }
 }

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use reauth_sdk::{
     Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, NewTask, NewToken, Run, RunState,
     Schedule, SessionState, SettingsChange, User, Wanted,
@@ -69,14 +68,26 @@ impl Numbers {
     }
 }
 
+/// Where the story is told: on standard output, or beside it when that is for JSON.
+#[derive(Clone, Copy)]
+struct Story {
+    is_json: bool,
+}
+
+impl Story {
+    fn tell(self, text: impl std::fmt::Display) {
+        if self.is_json { eprintln!("{text}") } else { println!("{text}") }
+    }
+}
+
 /// Shows the main job, then serves on.
-pub async fn demo(args: &Demo) -> Result<(), String> {
-    begin_log(None, "error");
+pub async fn demo(args: &Demo, is_json: bool) -> Result<(), String> {
+    begin_log(None, "error")?;
     let dir = match &args.data {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("reauth-demo-{}", std::process::id())),
     };
-    let started = run(args, dir.clone()).await;
+    let started = run(args, Story { is_json }, dir.clone()).await;
     if args.data.is_none() {
         // What is left behind is a temporary directory.
         let _ = std::fs::remove_dir_all(&dir);
@@ -84,33 +95,43 @@ pub async fn demo(args: &Demo) -> Result<(), String> {
     started
 }
 
-async fn run(args: &Demo, dir: PathBuf) -> Result<(), String> {
+async fn run(args: &Demo, story: Story, dir: PathBuf) -> Result<(), String> {
     let clock = Clock::manual(Clock::machine_time() - days(DAYS + 1));
     let config = Config { listen: args.listen, data: dir, ..Config::default() };
     let made = reauth_server::init(&config, clock.clone()).await?;
     let data = config.data.display().to_string();
     let server = Server::start(config, clock.clone(), child()?)
         .await
-        .map_err(|why| format!("{why}\nhelp: choose another address with --listen 127.0.0.1:0"))?;
+        .map_err(|why| format!("{why}, as in --listen 127.0.0.1:0"))?;
     let url = server.url();
-    println!("Reauth demo: who signed in too long ago must sign in again.\n");
-    println!("  serving     {url} on an embedded database in {data}");
+    story.tell("Reauth demo: who signed in too long ago must sign in again.\n");
+    story.tell(format!("  serving     {url} on an embedded database in {data}"));
     let operator = client(&url, &made.operator_token)?;
-    let (app, token) = sample_app(&operator).await.map_err(text)?;
+    let (app, token) = sample_app(&operator, story).await.map_err(text)?;
     let device = sign_everyone_in(&clock, &operator, &app).await.map_err(text)?;
     clock.follow_machine();
     let before = app.users().all().await.map_err(text)?;
-    show_sample(&before);
-    let run = run_task(&app).await?;
-    show_run(&run);
+    show_sample(story, &before);
+    let run = run_task(story, &app).await?;
+    show_run(story, &run);
     let after = app.users().all().await.map_err(text)?;
-    show_difference(&before, &after);
-    show_ledger(&operator, &app).await.map_err(text)?;
-    show_next(&url, &app, &made.operator_token, &token, &device);
+    show_difference(story, &before, &after);
+    let proof = show_ledger(story, &operator, &app).await.map_err(text)?;
+    show_next(story, &url, &app, &made.operator_token, &token, &device);
+    if story.is_json {
+        let live = |users: &[User]| sessions(users).filter(|session| is_live(session)).count();
+        println!(
+            "{}",
+            json!({ "url": url, "app": app.id(), "operator_token": made.operator_token,
+                "api_token": token, "session_token": device, "users": before.len(),
+                "signed_in_before": live(&before), "signed_in_after": live(&after),
+                "run": run, "ledger": proof })
+        );
+    }
     if !args.once {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        println!("\nServing on. Ctrl-C ends the demo and removes its data.");
+        story.tell("\nServing on. Ctrl-C ends the demo and removes its data.");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -132,7 +153,7 @@ fn client(url: &str, token: &str) -> Result<Client, String> {
     Client::new(url, token).map_err(text)
 }
 
-async fn sample_app(operator: &Client) -> reauth_sdk::Result<(InApp, String)> {
+async fn sample_app(operator: &Client, story: Story) -> reauth_sdk::Result<(InApp, String)> {
     let settings = SettingsChange {
         max_session_age: "90d".parse().ok().map(Limit::At),
         multiple_devices_per_user: Some(true),
@@ -147,7 +168,7 @@ async fn sample_app(operator: &Client) -> reauth_sdk::Result<(InApp, String)> {
         expires_in: None,
     };
     let token = app.create_token(&token).await?.token;
-    println!("  app         Corner shop ({}): sessions end after 90 days", app.id());
+    story.tell(format!("  app         Corner shop ({}): sessions end after 90 days", app.id()));
     Ok((app, token))
 }
 
@@ -214,22 +235,25 @@ fn sessions(users: &[User]) -> impl Iterator<Item = &reauth_sdk::Session> {
     users.iter().flat_map(|user| &user.sessions)
 }
 
+fn is_live(session: &reauth_sdk::Session) -> bool {
+    session.state == SessionState::Enrolled
+}
+
 /// How old each sign-in is, in whole days.
 fn age(session: &reauth_sdk::Session, now: Time) -> i64 {
     let then = Time::parse(&session.last_authenticated_at.to_string()).unwrap_or(now);
     (now - then).whole_seconds() / 86_400
 }
 
-fn show_sample(users: &[User]) {
-    let count = sessions(users).count();
-    println!(
-        "  sample      {} users signed in on {count} devices, up to {DAYS} days ago",
-        users.len()
-    );
+fn show_sample(story: Story, users: &[User]) {
+    let (count, devices) = (users.len(), sessions(users).count());
+    story.tell(format!(
+        "  sample      {count} users signed in on {devices} devices, up to {DAYS} days ago"
+    ));
 }
 
 /// Deploys the task on a schedule and waits for its first run.
-async fn run_task(app: &InApp) -> Result<Run, String> {
+async fn run_task(story: Story, app: &InApp) -> Result<Run, String> {
     let task = NewTask {
         file: format!("{TASK_NAME}.js"),
         source: TASK.to_owned(),
@@ -240,8 +264,10 @@ async fn run_task(app: &InApp) -> Result<Run, String> {
         single_instance: true,
     };
     app.put_task(TASK_NAME, &task).await.map_err(text)?;
-    println!("  task        {TASK_NAME}.js, for sign-ins older than 30 days, every 5 seconds");
-    let progress = waiting("the schedule");
+    story.tell(format!(
+        "  task        {TASK_NAME}.js, for sign-ins older than 30 days, every 5 seconds"
+    ));
+    let progress = output::waiting("waiting for the schedule");
     let first = async {
         loop {
             let runs = app.task_runs(TASK_NAME, 1000).await?.objects;
@@ -258,39 +284,28 @@ async fn run_task(app: &InApp) -> Result<Run, String> {
     if run.state == RunState::Succeeded { Ok(run) } else { Err(failed(&run)) }
 }
 
-fn waiting(what: &str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_message(format!("waiting for {what}"));
-    let style = ProgressStyle::with_template("  {spinner} {msg}");
-    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
-}
-
 fn failed(run: &Run) -> String {
     let error = run.error.as_ref().map_or("without a reason", |error| &error.message);
     format!("the task failed: {error}")
 }
 
-fn show_run(run: &Run) {
-    println!(
-        "  run         {} in {} ms, started by its schedule",
-        run.id,
-        run.took_ms.unwrap_or(0)
-    );
+fn show_run(story: Story, run: &Run) {
+    let took_ms = run.took_ms.unwrap_or(0);
+    story.tell(format!("  run         {} in {took_ms} ms, started by its schedule", run.id));
     for line in run.log.iter().flatten() {
-        println!("              {:>5} ms  {}", line.at_ms, line.text);
+        story.tell(format!("              {:>5} ms  {}", line.at_ms, line.text));
     }
-    println!("  answered    {}\n", run.result);
+    story.tell(format!("  answered    {}\n", run.result));
 }
 
 /// Who was signed in before and after, by the age of the sign-in.
-fn show_difference(before: &[User], after: &[User]) {
+fn show_difference(story: Story, before: &[User], after: &[User]) {
     let now = Clock::machine_time();
     let live = |users: &[User], from: i64, to: i64| {
-        let is_live = |session: &&reauth_sdk::Session| {
-            session.state == SessionState::Enrolled && (from..to).contains(&age(session, now))
+        let is_of_age = |session: &&reauth_sdk::Session| {
+            is_live(session) && (from..to).contains(&age(session, now))
         };
-        sessions(users).filter(is_live).count().to_string()
+        sessions(users).filter(is_of_age).count().to_string()
     };
     let mut rows = Vec::new();
     for (name, from, to) in [
@@ -302,24 +317,25 @@ fn show_difference(before: &[User], after: &[User]) {
         rows.push(vec![name.to_owned(), live(before, from, to), live(after, from, to)]);
     }
     let table = output::table(&["signed in since", "devices before", "devices after"], rows);
-    println!("{table}\n");
+    story.tell(format!("{table}\n"));
 }
 
-async fn show_ledger(operator: &Client, app: &InApp) -> reauth_sdk::Result<()> {
+/// Proves the ledger; answers the proof for programs.
+async fn show_ledger(story: Story, operator: &Client, app: &InApp) -> reauth_sdk::Result<Value> {
     let verified = operator.verify_ledger(0, 50_000).await?;
     let head = verified.head.seq;
     let wanted = Wanted { after: head.saturating_sub(40), ..Wanted::default() };
     let entries = app.ledger(&wanted).await?.entries;
     let last = entries.iter().rev().find(|entry| entry.kind == "session.re_authenticate");
     let proof = if verified.ok { "the chain holds" } else { "the chain is broken" };
-    println!("The ledger has {head} entries and {proof}. One of them:");
+    story.tell(format!("The ledger has {head} entries and {proof}. One of them:"));
     if let Some(entry) = last {
         let by = entry.by.name.clone().unwrap_or_default();
         let session = entry.change.get("session").and_then(Value::as_str).unwrap_or_default();
-        println!(
+        story.tell(format!(
             "  {} {} {} session {session} by {} {by}",
             entry.seq, entry.at, entry.kind, entry.by.kind
-        );
+        ));
     }
     // From here on once a day, as a real one would.
     let mut task = app.task(TASK_NAME).await?;
@@ -334,16 +350,20 @@ async fn show_ledger(operator: &Client, app: &InApp) -> reauth_sdk::Result<()> {
         single_instance: true,
     };
     app.put_task(TASK_NAME, &task).await?;
-    Ok(())
+    Ok(json!({ "entries": head, "is_whole": verified.ok }))
 }
 
-fn show_next(url: &str, app: &InApp, operator: &str, token: &str, device: &str) {
-    println!("\nTry it:");
-    println!("  curl -i {url}/check -H 'Authorization: Bearer {device}'");
-    println!(
-        "  curl -s '{url}/api/v4/{}/users?limit=1' -H 'Authorization: Token {token}'",
-        app.id()
-    );
-    println!("  export REAUTH_URL={url} REAUTH_TOKEN={operator}");
-    println!("  reauth session list --older-than 7d      reauth ledger verify      reauth doctor");
+fn show_next(story: Story, url: &str, app: &InApp, operator: &str, token: &str, device: &str) {
+    let program = std::env::current_exe().map_or("reauth".into(), |it| it.display().to_string());
+    let id = app.id();
+    story.tell(format!(
+        "\nTry it:
+  curl -i {url}/check -H 'Authorization: Bearer {device}'
+  curl -s '{url}/api/v4/{id}/users?limit=1' -H 'Authorization: Token {token}'
+  export REAUTH_URL={url} REAUTH_TOKEN={operator}
+  alias reauth={program}
+  reauth session list --older-than 7d
+  reauth ledger verify
+  reauth doctor"
+    ));
 }

@@ -4,6 +4,7 @@ use reauth_sdk::{Diagnosis, Finding};
 
 use crate::connect::Context;
 use crate::failure::{Failure, Result};
+use crate::paging::Progress;
 
 /// What stands below the verb's help text.
 pub(crate) const EXAMPLES: &str = "\
@@ -14,7 +15,10 @@ Example:
   reauth doctor --url https://id.example.com";
 
 pub(crate) async fn run(context: &Context) -> Result<()> {
-    let diagnosis = context.client()?.diagnose().await?;
+    let progress = Progress::waiting("the server looks at itself");
+    let diagnosis = context.client()?.diagnose().await;
+    drop(progress);
+    let diagnosis = diagnosis?;
     context.output.either(&diagnosis, &text(&diagnosis))?;
     outcome(&diagnosis)
 }

@@ -87,20 +87,25 @@ pub fn child() -> Result<Child, String> {
 }
 
 /// Begins to log to standard error. `REAUTH_LOG` says how much, as `info` or `reauth_server=debug`.
-pub fn begin_log(form: Option<LogForm>, default: &str) {
+pub fn begin_log(form: Option<LogForm>, default: &str) -> Result<(), String> {
     let is_human = match form {
         Some(form) => form == LogForm::Human,
         None => std::io::stderr().is_terminal(),
     };
-    let filter = EnvFilter::try_from_env("REAUTH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let wanted = std::env::var("REAUTH_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { default } else { wanted.as_str() };
+    let filter = EnvFilter::try_new(wanted).map_err(|error| {
+        format!("REAUTH_LOG: {error}; wanted is a level, as info, or reauth_server=debug")
+    })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that a log was begun before: that one goes on.
     let _ = if is_human { log.try_init() } else { log.json().flatten_event(true).try_init() };
+    Ok(())
 }
 
 /// Serves until SIGTERM or SIGINT; then lets open requests end.
 pub async fn serve(args: &Serve) -> Result<(), String> {
-    begin_log(args.log, "info");
+    begin_log(args.log, "info")?;
     let mut config = args.store.config()?;
     if let Some(listen) = args.listen {
         config.listen = listen;

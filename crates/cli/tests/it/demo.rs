@@ -27,6 +27,17 @@ fn the_demo_signs_out_what_is_too_old_and_shows_it() {
 }
 
 #[test]
+fn a_program_gets_the_demo_as_json() {
+    let mut command = reauth();
+    let done = command.args(["demo", "--once", "--json", "--listen", "127.0.0.1:0"]).output();
+    let answer = crate::json(&done.expect("the demo runs"));
+    assert_eq!((&answer["users"], &answer["run"]["state"]), (&200.into(), &"succeeded".into()));
+    let (before, after) = (&answer["signed_in_before"], &answer["signed_in_after"]);
+    assert!(before.as_u64() > after.as_u64() && after.as_u64() > Some(0), "{answer}");
+    assert_eq!(answer["ledger"]["is_whole"], true);
+}
+
+#[test]
 fn a_taken_address_is_said_with_a_way_out() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();

@@ -32,6 +32,7 @@ fn what_cannot_be_meant_is_refused_in_one_line_that_says_what_to_change() {
         ("[apps]\nmax_session_age = 0\n", "max_session_age"),
         ("[apps]\nmax_sesion_age = \"30d\"\n", "max_sesion_age"),
         ("listen = 7\n", "line 1"),
+        ("[tasks]\nfetch_allowed = [\"example.com\"]\n", "fetch_allowed"),
         ("database = \"mysql://x\"\n", "PostgreSQL"),
     ] {
         let file = config_file(shop.dir.path(), config);
@@ -63,6 +64,41 @@ fn a_second_server_refuses_to_start() {
         let error = error_of(&command.output().expect("serve runs"));
         assert!(error.contains("another server"), "{kind:?}: {error}");
     }
+}
+
+#[test]
+fn an_open_request_is_answered_before_the_server_ends() {
+    use std::io::{Read as _, Write as _};
+    let shop = Shop::new(Kind::Sqlite);
+    let mut serving = shop.serve();
+    let address = serving.url.strip_prefix("http://").expect("a URL").to_owned();
+    let mut client = std::net::TcpStream::connect(address).expect("a connection");
+    let body = r#"{"name":"till"}"#;
+    let (first, rest) = body.split_at(5);
+    let token = &shop.operator;
+    write!(
+        client,
+        "POST /admin/apps HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{first}",
+        body.len()
+    )
+    .expect("half of it is sent");
+    // Another request is answered: so the first is being read.
+    serving.json(&shop.operator, &["app", "list"]);
+    let sent = std::thread::spawn(move || {
+        // When nobody listens any more, the server is stopping.
+        let address = client.peer_addr().expect("an address");
+        while std::net::TcpStream::connect(address).is_ok() {
+            std::thread::yield_now();
+        }
+        client.write_all(rest.as_bytes()).expect("the rest is sent");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        answer
+    });
+    serving.terminate();
+    let answer = sent.join().expect("the client ends");
+    assert!(answer.starts_with("HTTP/1.1 201 Created"), "{answer}");
 }
 
 #[test]

@@ -28,19 +28,65 @@ fn an_operator_does_a_days_work_with_the_verbs() {
         let users = operator(&["user", "list"]);
         assert_eq!(users[0]["locked"], true);
         operator(&["user", "unlock", &ann]);
+        end_sessions(&serving, &shop.operator, &app, &ann);
         operator(&["group", "add", "contractors", &ann]);
+        assert_eq!(operator(&["group", "list"])[0]["name"], "contractors");
         operator(&["revoke", "--group", "contractors", "--yes"]);
         let shown = operator(&["ledger", "show", "--user", &ann]);
         let kinds: Vec<String> =
             shown.as_array().expect("a list").iter().map(|entry| text(&entry["kind"])).collect();
-        let wanted = ["user.created", "user.locked", "user.unlocked", "group.member_added"];
+        let wanted = [
+            "user.created",
+            "user.locked",
+            "user.unlocked",
+            "enrolment.issued",
+            "session.enrolled",
+            "enrolment.issued",
+            "session.enrolled",
+            "session.re_authenticate",
+            "session.wiped",
+            "group.member_added",
+        ];
         assert_eq!(kinds, wanted);
+        assert_eq!(operator(&["ledger", "show", "--since", "2026-01-01"])[0]["seq"], 1);
+        operator(&["group", "remove", "contractors", &ann]);
+        let tokens = operator(&["token", "list"]);
+        assert_eq!(tokens[0]["name"], "backend");
+        assert!(!tokens[0]["revoked_at"].is_null(), "{tokens}");
         assert_eq!(operator(&["ledger", "verify"])["ok"], true);
         assert_eq!(operator(&["doctor"])["ok"], true);
         let table = serving.verb(&shop.operator, &["app", "list"]);
         let table = String::from_utf8_lossy(&table.stdout).into_owned();
         assert!(table.contains("Field") && table.contains("12h"), "{table}");
     }
+}
+
+/// The main job by hand: two devices sign in, one must sign in again, one is wiped.
+fn end_sessions(serving: &crate::Serving, token: &str, app: &str, user: &str) {
+    let verb = |words: &[&str]| serving.json(token, words);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = reauth_sdk::Client::new(&serving.url, token).expect("a client");
+    for device in ["phone", "tablet"] {
+        let enrolment = reauth_sdk::Enrolment {
+            authentication_token: text(&verb(&["user", "token", user])["token"]),
+            device: reauth_sdk::DeviceId { id: device.to_owned() },
+            label: None,
+            container: None,
+            runtime: None,
+        };
+        let made = runtime.block_on(reauth_sdk::Device::enroll(&client, app, &enrolment));
+        made.expect("it is enrolled");
+    }
+    let sessions = || verb(&["session", "list", "--user", user]);
+    let id = |at: usize| text(&sessions()[at]["id"]);
+    let (tablet, phone) = (id(0), id(1));
+    assert_eq!(verb(&["session", "list", "--older-than", "1d"]), serde_json::json!([]));
+    verb(&["session", "re-authenticate", user, &phone, "--reason", "lent to a friend"]);
+    verb(&["session", "wipe", user, &tablet, "--reason", "stolen"]);
+    let all = verb(&["session", "list", "--user", user]);
+    let states: Vec<String> =
+        all.as_array().expect("a list").iter().map(|session| text(&session["state"])).collect();
+    assert_eq!(states, ["RESET", "LOCKED"], "{all}");
 }
 
 #[test]

@@ -25,8 +25,10 @@ use view::View;
 /// The in-memory view. It answers with an error while it may be out of date: never with a guess.
 pub struct Live {
     view: RwLock<View>,
-    /// Sessions that were active since the last flush.
+    /// Sessions that were active since they were last taken for a flush.
     active: Mutex<Vec<u32>>,
+    /// Those that are taken and not yet written, the next one last.
+    taken: Mutex<Vec<u32>>,
     is_in_doubt: AtomicBool,
 }
 
@@ -72,6 +74,7 @@ impl Live {
         Self {
             view: RwLock::new(View::default()),
             active: Mutex::new(Vec::new()),
+            taken: Mutex::new(Vec::new()),
             is_in_doubt: AtomicBool::new(true),
         }
     }
@@ -88,13 +91,14 @@ impl Live {
         Ok(Some(checked))
     }
 
-    /// Judges a session by its id, without counting as activity.
+    /// Judges a session by its id, without counting as activity; and when it was last active, if
+    /// its end is not written.
     pub(crate) fn judge(
         &self,
         user: UserId,
         session: SessionId,
         now: Time,
-    ) -> Result<Option<(Verdict, Time)>> {
+    ) -> Result<Option<(Verdict, Option<Time>)>> {
         let view = self.known()?;
         let found = view.session_of(user, session);
         Ok(found.map(|at| (view.judge(at, now).verdict, view.active_at(at))))
@@ -172,18 +176,28 @@ impl Live {
     /// shorten access.
     pub(crate) async fn load(&self, read: &mut Read) -> Result<()> {
         let fresh = load::load(read).await?;
+        // The positions in both lists are those of the old view: all three change together.
+        let mut view = self.change()?;
         self.active.lock().map_err(|_| poisoned())?.clear();
-        *self.change()? = fresh;
+        self.taken.lock().map_err(|_| poisoned())?.clear();
+        *view = fresh;
         Ok(())
     }
 
     /// Takes up to `max` sessions' activity, to be written to the tables, and all tokens' uses.
+    /// Sessions come in the order of their rows, so that a batch touches few pages of the table;
+    /// all that were active at one moment come before any that were active later.
     pub(crate) fn take_activity(&self, max: usize) -> Result<Activity> {
         let view = self.known()?;
-        let mut active = self.active.lock().map_err(|_| poisoned())?;
-        let keep = active.len().saturating_sub(max);
-        let taken = active.split_off(keep);
-        Ok(view.take_activity(&taken))
+        let mut taken = self.taken.lock().map_err(|_| poisoned())?;
+        if taken.len() < max {
+            let mut more = std::mem::take(&mut *self.active.lock().map_err(|_| poisoned())?);
+            more.sort_unstable_by(|a, b| b.cmp(a));
+            more.append(&mut taken);
+            *taken = more;
+        }
+        let keep = taken.len().saturating_sub(max);
+        Ok(view.take_activity(&taken.split_off(keep)))
     }
 
     fn known(&self) -> Result<RwLockReadGuard<'_, View>> {

@@ -20,6 +20,8 @@ const SQLITE_OLDEST: [u32; 3] = [3, 51, 3];
 const READERS_MAX: u32 = 8;
 /// How long a request waits for a free reader before it is told to come back.
 const READER_WAIT: Duration = Duration::from_secs(5);
+/// How many rows SQLite may read ahead of us: a whole table at the start, in long strides.
+const ROWS_AHEAD: usize = 2_000;
 /// "reauth" in ASCII: the key of the lock that says "one server writes to this database".
 const ADVISORY_LOCK: i64 = 0x7265_6175_7468;
 /// A server that was killed frees its lock when PostgreSQL sees the closed socket: soon.
@@ -105,6 +107,7 @@ fn sqlite_options(dir: &Path) -> Result<SqliteConnectOptions> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
+        .row_buffer_size(ROWS_AHEAD)
         .busy_timeout(Duration::from_secs(5)))
 }
 

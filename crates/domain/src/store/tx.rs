@@ -161,6 +161,15 @@ impl Tx {
         &self.by
     }
 
+    /// A task can end access, never give it: refuses what would, when a task acts.
+    pub(crate) fn refuse_task(&self) -> Result<()> {
+        if matches!(self.by, By::Task { .. }) {
+            let why = "a task can end access, never give it: let a person or a backend do this";
+            return Err(Error::Denied(why.into()));
+        }
+        Ok(())
+    }
+
     /// Runs a statement that changes rows; answers how many.
     pub(crate) async fn change(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64> {
         self.execute(sql, args).await
@@ -196,7 +205,7 @@ impl Tx {
         let done = tokio::spawn(self.finish()).await;
         done.unwrap_or_else(|error| {
             db.live().set_doubt(true);
-            Err(Error::Internal(format!("commit: {error}")))
+            Err(Error::InDoubt(format!("commit: {error}")))
         })
     }
 
@@ -223,7 +232,7 @@ impl Tx {
         let committed = migrate::run(&mut conn, "commit").await;
         let done = committed.and_then(|()| live.apply(&entries));
         live.set_doubt(done.is_err());
-        done?;
+        done.map_err(|error| Error::InDoubt(error.to_string()))?;
         let seq = new.seq;
         **writer = Writer { conn: Some(conn), head: new, is_open: false };
         Ok(seq)

@@ -19,7 +19,7 @@ use crate::values::time::{Span, Time};
 pub const QUEUED_MAX: i64 = 1_000;
 /// The most runs on one page.
 const PAGE_ROWS_MAX: i64 = 1_000;
-/// How often a run is tried when its server dies under it.
+/// How often a run is tried when it crashes, takes too long, or its server dies under it.
 const ATTEMPTS_MAX: i64 = 3;
 /// One batch of schedules that are due.
 const DUE_MAX: i64 = 100;
@@ -137,6 +137,8 @@ pub struct Claimed {
     pub app: AppId,
     /// The run.
     pub id: RunId,
+    /// Which try this is, from 1.
+    pub attempt: i64,
     /// What `run` gets.
     pub params: Value,
     /// The task as it is now.
@@ -150,6 +152,8 @@ pub struct Claimed {
 pub struct Finished {
     /// What it returned, or why it failed: a kind for programs and a text for people.
     pub outcome: Result<Value, (String, String)>,
+    /// It gave no answer, so it is tried again; an error that the script threw is an answer.
+    pub is_worth_a_retry: bool,
     /// Its log.
     pub log: Vec<LogRow>,
 }
@@ -262,27 +266,31 @@ pub async fn claim(tx: &mut Tx, life: Span) -> Result<Option<Claimed>> {
         expires_at: now + life,
     };
     tx.record(Subject::app(app), None, change);
-    Ok(Some(Claimed { app, id, params: row.json(15)?, task, token }))
+    Ok(Some(Claimed { app, id, attempt, params: row.json(15)?, task, token }))
 }
 
-/// Ends a run and its token.
-pub async fn finish(tx: &mut Tx, claimed: &Claimed, finished: Finished) -> Result<()> {
+/// Ends a run and its token. Answers the run's state: queued again, if it is to be tried again.
+pub async fn finish(tx: &mut Tx, claimed: &Claimed, finished: Finished) -> Result<RunState> {
+    let is_retried = finished.is_worth_a_retry && claimed.attempt < ATTEMPTS_MAX;
     let (state, result, kind, error) = match finished.outcome {
         Ok(result) => (RunState::Succeeded, Some(result.to_string()), None, None),
-        Err((kind, text)) => (RunState::Failed, None, Some(kind), Some(text)),
+        Err((kind, text)) => {
+            let state = if is_retried { RunState::Queued } else { RunState::Failed };
+            (state, None, Some(kind), Some(text))
+        }
     };
     let log = serde_json::to_string(&finished.log)
         .map_err(|e| Error::Internal(format!("a run's log: {e}")))?;
-    let now = tx.now();
+    let finished_at = state.is_end().then_some(tx.now());
     tx.change(
         "update runs set state = $1, finished_at = $2, result = $3, error_kind = $4, error = $5,
          log = $6 where id = $7 and state = 'running'",
-        args![state.name(), now, result, kind, error, log, claimed.id],
+        args![state.name(), finished_at, result, kind, error, log, claimed.id],
     )
     .await?;
     let task = claimed.task.definition.name.clone();
     end(tx, claimed.app, (claimed.id, task), state, Some(claimed.token.hash()));
-    Ok(())
+    Ok(state)
 }
 
 fn end(

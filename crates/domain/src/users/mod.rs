@@ -239,6 +239,7 @@ pub async fn lock(tx: &mut Tx, app: AppId, id: UserId, why: Option<String>) -> R
 
 /// Unlocks a user. No session comes back.
 pub async fn unlock(tx: &mut Tx, app: AppId, id: UserId, why: Option<String>) -> Result<()> {
+    tx.refuse_task()?;
     if find(tx, app, id).await?.locked_at.is_none() {
         return Ok(());
     }

@@ -78,7 +78,11 @@ impl AppId {
 
 impl fmt::Display for AppId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        let mut text = [0; 24];
+        for (places, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            places.copy_from_slice(&digits(byte));
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -105,12 +109,12 @@ impl<'de> Deserialize<'de> for AppId {
 
 /// Bytes as lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().copied().flat_map(digits).map(char::from).collect()
+}
+
+fn digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect()
+    [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)])
 }
 
 /// Lowercase hex as exactly `N` bytes.

@@ -2,6 +2,7 @@
 //! is stored is its SHA-256, which suffices for 166 random bits (OWASP ASVS 5.0, 6.5.2).
 
 use std::fmt;
+use std::str::FromStr;
 
 use rand::RngExt as _;
 use rand::distr::Alphanumeric;
@@ -119,22 +120,37 @@ impl SecretHash {
     }
 }
 
-impl fmt::Debug for SecretHash {
+/// 64 lowercase hex digits.
+impl fmt::Display for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
     }
 }
 
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for SecretHash {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        unhex(text).map(Self).ok_or("64 hex digits are wanted")
+    }
+}
+
 impl serde::Serialize for SecretHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex(&self.0))
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> serde::Deserialize<'de> for SecretHash {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <String as serde::Deserialize>::deserialize(deserializer)?;
-        unhex(&text).map(Self).ok_or_else(|| serde::de::Error::custom("64 hex digits are wanted"))
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -235,6 +235,7 @@ lies! {
     a_child_begins_once: |socket| {
         say(socket, &serde_json::json!({ "Ready": Guards::default() }));
     };
+    a_child_that_aborts_is_a_crash: |_| std::process::abort();
     a_child_that_breaks_off_is_a_crash: |socket| {
         socket.write_all(&[200, 0, 0, 0, b'{']).expect("it is heard");
         std::process::exit(3);

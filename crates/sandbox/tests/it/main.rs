@@ -90,7 +90,7 @@ async fn value(body: &str) -> Value {
 
 #[tokio::test]
 async fn all_guards_that_this_kernel_has_are_up() {
-    let guards = sandbox("sandbox_child").probe().await;
+    let guards = sandbox("sandbox_child").probe().await.expect("a child starts");
     assert!(guards.rlimits && guards.no_new_privs && guards.seccomp, "{guards}");
     let landlock = std::path::Path::new("/sys/kernel/security/landlock").exists();
     assert!(guards.landlock || !landlock, "{guards}");

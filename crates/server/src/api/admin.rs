@@ -2,7 +2,6 @@
 //! app's own part also for its `app:admin` tokens.
 
 use axum::Json;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use reauth_domain::access::CutOffScope;
 use reauth_domain::apps::{self, App, Settings};
@@ -14,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody};
 use super::ledger::CutOffView;
-use super::read::{Body, List, MaybeBody, Page, PageQuery, Reason, json};
+use super::read::{Body, List, MaybeBody, Page, PageQuery, PathOf, Reason, json};
 use super::who::{AppAdmin, Backend, Operator};
 
 /// An app with its settings.
@@ -216,7 +215,7 @@ pub(crate) async fn create_token(
     responses((status = 204), (status = 404, body = ErrorBody)))]
 pub(crate) async fn revoke_token(
     who: Backend<AppAdmin>,
-    Path((_, token)): Path<(String, String)>,
+    PathOf((_, token)): PathOf<(String, String)>,
 ) -> Result<StatusCode, Answer> {
     let id: TokenId = token.parse().map_err(|_| Error::not_found(format!("token {token}")))?;
     let mut tx = who.write().await?;

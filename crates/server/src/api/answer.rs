@@ -121,7 +121,7 @@ pub(crate) const KINDS: [Row; 14] = [
         500,
         "INTERNAL_SERVER_ERROR",
         "Something is broken here",
-        "Nothing was changed. Tell the operator the X-Request-Id of the answer.",
+        "Look whether it was done before you ask again; tell the operator the X-Request-Id.",
     ),
     (
         Kind::Unavailable,
@@ -237,9 +237,15 @@ impl From<Error> for Answer {
                 let detail = "the database does not answer: nothing was changed; try again";
                 Self { retry_after_s: Some(1), ..Self::new(Kind::Unavailable, detail) }
             }
+            Error::InDoubt(why) => {
+                tracing::error!(why, "a change in doubt");
+                let detail = "whether this was done is not known: look before you ask again";
+                Self { retry_after_s: Some(1), ..Self::new(Kind::Unavailable, detail) }
+            }
             Error::Internal(why) => {
                 tracing::error!(why, "internal error");
-                Self::new(Kind::Internal, "nothing was changed: tell the operator")
+                let detail = "this is a defect: tell the operator the X-Request-Id of this answer";
+                Self::new(Kind::Internal, detail)
             }
         }
     }

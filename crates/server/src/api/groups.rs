@@ -1,13 +1,13 @@
 //! Groups of users.
 
 use axum::Json;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use reauth_domain::{Error, UserId, groups};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody};
+use super::read::PathOf;
 use super::who::{Backend, UsersRead, UsersWrite};
 
 /// A group.
@@ -47,7 +47,7 @@ pub(crate) async fn list(who: Backend<UsersRead>) -> Result<Json<GroupsView>, An
     responses((status = 204), (status = 404, body = ErrorBody)))]
 pub(crate) async fn add(
     who: Backend<UsersWrite>,
-    Path((_, group, user)): Path<(String, String, String)>,
+    PathOf((_, group, user)): PathOf<(String, String, String)>,
 ) -> Result<StatusCode, Answer> {
     let user = parse(&user)?;
     let mut tx = who.write().await?;
@@ -62,7 +62,7 @@ pub(crate) async fn add(
     responses((status = 204), (status = 404, body = ErrorBody)))]
 pub(crate) async fn remove(
     who: Backend<UsersWrite>,
-    Path((_, group, user)): Path<(String, String, String)>,
+    PathOf((_, group, user)): PathOf<(String, String, String)>,
 ) -> Result<StatusCode, Answer> {
     let user = parse(&user)?;
     let mut tx = who.write().await?;

@@ -1,7 +1,6 @@
 //! The ledger for those who may read it, and cut-offs: the widest changes that it knows.
 
 use axum::Json;
-use axum::extract::Query;
 use reauth_domain::access::CutOffScope;
 use reauth_domain::ledger::{self, Head, Stored, Wanted};
 use reauth_domain::{AppId, Error, Time, UserId, cutoffs};
@@ -10,7 +9,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Answer, ErrorBody, Kind};
-use super::read::{Body, number, why};
+use super::read::{Body, QueryOf, number, why};
 use super::who::{Backend, LedgerRead, Operator, SessionsEnd};
 
 /// One entry. `hash` is SHA-256(the hash before ‖ `body`), in bytes; the first hash before is 32
@@ -132,7 +131,7 @@ async fn page(db: &reauth_domain::Db, wanted: Wanted) -> Result<Json<LedgerView>
     responses((status = 200, body = LedgerView), (status = 403, body = ErrorBody)))]
 pub(crate) async fn list(
     who: Backend<LedgerRead>,
-    Query(query): Query<LedgerQuery>,
+    QueryOf(query): QueryOf<LedgerQuery>,
 ) -> Result<Json<LedgerView>, Answer> {
     let wanted = Wanted { app: Some(who.app), ..query.wanted()? };
     page(&who.state.db, wanted).await
@@ -143,7 +142,7 @@ pub(crate) async fn list(
     responses((status = 200, body = LedgerView), (status = 401, body = ErrorBody)))]
 pub(crate) async fn list_all(
     who: Operator,
-    Query(query): Query<LedgerQuery>,
+    QueryOf(query): QueryOf<LedgerQuery>,
 ) -> Result<Json<LedgerView>, Answer> {
     page(&who.state.db, query.wanted()?).await
 }
@@ -184,7 +183,7 @@ pub(crate) struct VerifyQuery {
     responses((status = 200, body = VerifyView), (status = 401, body = ErrorBody)))]
 pub(crate) async fn verify(
     who: Operator,
-    Query(query): Query<VerifyQuery>,
+    QueryOf(query): QueryOf<VerifyQuery>,
 ) -> Result<Json<VerifyView>, Answer> {
     /// About a second of hashing.
     const ENTRIES_MAX: i64 = 50_000;

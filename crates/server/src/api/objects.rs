@@ -54,7 +54,7 @@ pub(crate) async fn list(
 
 fn parse_query(text: &str) -> Result<(Query, Page), Answer> {
     let pairs: Vec<(String, String)> =
-        serde_urlencoded::from_str(text).map_err(|_| read::unreadable_query())?;
+        serde_urlencoded::from_str(text).map_err(|why| read::unreadable_query(&why))?;
     let plain = |wanted: &str| {
         pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     };
@@ -222,7 +222,12 @@ fn own(mut object: Map<String, Value>) -> Map<String, Value> {
 }
 
 fn form(body: &[u8], schema: &Schema) -> Result<Map<String, Value>, Answer> {
-    let unreadable = |_| Answer::new(Kind::BadRequest, "the form cannot be read");
+    let unreadable = |_| {
+        Answer::new(
+            Kind::BadRequest,
+            "the form cannot be read: send user[attribute]=value pairs, percent-encoded",
+        )
+    };
     let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(body).map_err(unreadable)?;
     let mut attributes = Map::new();
     for (name, value) in pairs {
@@ -335,7 +340,8 @@ async fn one(who: &Backend<UsersWrite>, operation: BatchOperation) -> Result<Use
         Some(text) => Some(text.parse().map_err(|_| Error::not_found(format!("user {text}")))?),
         None => None,
     };
-    let wanted = || id.ok_or_else(|| Answer::new(Kind::BadRequest, "object.id: is missing"));
+    let wanted =
+        || id.ok_or_else(|| Answer::new(Kind::BadRequest, "object.id: is missing: name the user"));
     let attributes = own(operation.object);
     let (mut tx, schema) = begin(who).await?;
     let app = who.app;

@@ -109,9 +109,16 @@ fn database(state: &App) -> Finding {
 }
 
 async fn sandbox(state: &App) -> Finding {
-    let guards = state.sandbox.probe().await;
-    let level = if guards.is_complete() { "ok" } else { "warning" };
-    Finding { level, check: "sandbox", detail: guards.to_string() }
+    match state.sandbox.probe().await {
+        Ok(guards) => {
+            let level = if guards.is_complete() { "ok" } else { "warning" };
+            Finding { level, check: "sandbox", detail: guards.to_string() }
+        }
+        Err(why) => {
+            let detail = format!("{why}: tasks cannot run; is the program's file still there?");
+            Finding { level: "error", check: "sandbox", detail }
+        }
+    }
 }
 
 /// The clock may stand at its floor because the machine's clock was set back.

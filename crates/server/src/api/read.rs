@@ -39,7 +39,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeBody<T> {
 }
 
 async fn bytes(request: Request, state: &App) -> Result<axum::body::Bytes, Answer> {
-    let broken = |_| Answer::new(Kind::BadRequest, "the body cannot be read");
+    let broken = |_| Answer::new(Kind::BadRequest, "the body cannot be read: send it again");
     axum::body::Bytes::from_request(request, state).await.map_err(broken)
 }
 
@@ -67,7 +67,7 @@ fn wrong_shape(path: &str, message: &str) -> Answer {
         (path, _) => path.to_owned(),
     };
     if message.starts_with("missing field") {
-        return Answer::new(Kind::BadRequest, format!("{field}: is missing"));
+        return Answer::new(Kind::BadRequest, format!("{field}: is missing: add it"));
     }
     reauth_domain::Error::invalid(field, message.to_owned()).into()
 }
@@ -98,6 +98,31 @@ pub(crate) fn why<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<S
         return Err(serde::de::Error::custom(why));
     }
     Ok(text)
+}
+
+/// What stands in the address after `?`.
+pub(crate) struct QueryOf<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|why| unreadable_query(&why))
+    }
+}
+
+/// The names in a path, as text. What is no text is an address that nothing has.
+pub(crate) struct PathOf<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for PathOf<T> {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        let nowhere = |_| Answer::new(Kind::RouteError, "the path cannot be read: check it");
+        path.map(|Path(path)| Self(path)).map_err(nowhere)
+    }
 }
 
 /// `limit` and `skip` of a list. Empty values count as absent (contract, section 2).
@@ -139,14 +164,14 @@ impl FromRequestParts<App> for Page {
     type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
-        let query = Query::<PageQuery>::from_request_parts(parts, state).await;
-        let Query(query) = query.map_err(|_| unreadable_query())?;
+        let QueryOf(query) = QueryOf::<PageQuery>::from_request_parts(parts, state).await?;
         Self::of(query.limit.as_deref(), query.skip.as_deref())
     }
 }
 
-pub(crate) fn unreadable_query() -> Answer {
-    Answer::new(Kind::BadRequest, "the part of the address after ? cannot be read")
+pub(crate) fn unreadable_query(why: &impl std::fmt::Display) -> Answer {
+    let detail = format!("the part of the address after ? cannot be read: {why}");
+    Answer::new(Kind::BadRequest, detail)
 }
 
 /// A list with its place in the whole.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use reauth_domain::tasks::{self, Definition, LogRow, Run, Schedule, Task, Trigger};
 use reauth_domain::tokens::Scopes;
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Answer, ErrorBody};
-use super::read::{Body, List, MaybeBody, Page, PageQuery};
+use super::read::{Body, List, MaybeBody, Page, PageQuery, PathOf, QueryOf};
 use super::who::{Backend, TasksRead, TasksRun, TasksWrite};
 use crate::app::App;
 
@@ -178,7 +177,7 @@ pub(crate) async fn list(who: Backend<TasksRead>) -> Result<Json<List<TaskView>>
     responses((status = 200, body = TaskView), (status = 404, body = ErrorBody)))]
 pub(crate) async fn show(
     who: Backend<TasksRead>,
-    Path((_, name)): Path<(String, String)>,
+    PathOf((_, name)): PathOf<(String, String)>,
 ) -> Result<Json<TaskView>, Answer> {
     let mut read = who.state.db.read().await?;
     Ok(Json(TaskView::new(tasks::find(&mut read, who.app, &name).await?, true)))
@@ -192,7 +191,7 @@ pub(crate) async fn show(
         (status = 422, body = ErrorBody)))]
 pub(crate) async fn put(
     who: Backend<TasksWrite>,
-    Path((_, name)): Path<(String, String)>,
+    PathOf((_, name)): PathOf<(String, String)>,
     Body(wanted): Body<PutTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Answer> {
     let script = reauth_sandbox::compile(&wanted.file, &wanted.source)
@@ -224,7 +223,7 @@ pub(crate) async fn put(
     responses((status = 204), (status = 404, body = ErrorBody)))]
 pub(crate) async fn delete(
     who: Backend<TasksWrite>,
-    Path((_, name)): Path<(String, String)>,
+    PathOf((_, name)): PathOf<(String, String)>,
 ) -> Result<StatusCode, Answer> {
     let mut tx = who.write().await?;
     tasks::delete(&mut tx, who.app, &name).await?;
@@ -242,7 +241,7 @@ pub(crate) struct RunRequest {
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct WaitQuery {
     /// Answer when the run has ended, or after 60 seconds.
     wait: bool,
@@ -257,8 +256,8 @@ pub(crate) struct WaitQuery {
         (status = 429, body = ErrorBody)))]
 pub(crate) async fn run(
     who: Backend<TasksRun>,
-    Path((_, name)): Path<(String, String)>,
-    Query(query): Query<WaitQuery>,
+    PathOf((_, name)): PathOf<(String, String)>,
+    QueryOf(query): QueryOf<WaitQuery>,
     MaybeBody(wanted): MaybeBody<RunRequest>,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
     let mut tx = who.write().await?;
@@ -297,7 +296,7 @@ async fn wait_for(state: &App, app: reauth_domain::AppId, id: RunId) -> Result<R
     responses((status = 200, body = List<RunView>), (status = 404, body = ErrorBody)))]
 pub(crate) async fn list_runs(
     who: Backend<TasksRead>,
-    Path((_, name)): Path<(String, String)>,
+    PathOf((_, name)): PathOf<(String, String)>,
     page: Page,
 ) -> Result<Json<List<RunView>>, Answer> {
     let mut read = who.state.db.read().await?;
@@ -317,7 +316,7 @@ pub(crate) async fn list_runs(
     responses((status = 200, body = RunView), (status = 404, body = ErrorBody)))]
 pub(crate) async fn show_run(
     who: Backend<TasksRead>,
-    Path((_, run)): Path<(String, String)>,
+    PathOf((_, run)): PathOf<(String, String)>,
 ) -> Result<Json<RunView>, Answer> {
     let id: RunId = run.parse().map_err(|_| Error::not_found(format!("run {run}")))?;
     let found = tasks::find_run(&mut who.state.db.read().await?, who.app, id).await?;

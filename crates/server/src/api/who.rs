@@ -155,7 +155,7 @@ fn require(scopes: Scopes, scope: Scope) -> Result<(), Answer> {
     if scopes.allow(scope) {
         return Ok(());
     }
-    let detail = format!("the token lacks the scope {}", scope.name());
+    let detail = format!("the token lacks the scope {0}: create one that has it", scope.name());
     Err(Answer::new(Kind::PermissionDenied, detail))
 }
 
@@ -171,7 +171,9 @@ fn credential(headers: &HeaderMap, app: Option<AppId>) -> Result<String, Answer>
         "token" | "bearer" => Ok(rest.strip_prefix("O:").unwrap_or(rest).to_owned()),
         "basic" => {
             let pair = BASE64_STANDARD.decode(rest).ok().and_then(|it| String::from_utf8(it).ok());
-            let pair = pair.ok_or_else(|| missing("the Basic credentials cannot be read"))?;
+            let pair = pair.ok_or_else(|| {
+                missing("the Basic credentials cannot be read: send base64 of app id, colon, token")
+            })?;
             let (user, password) = pair.split_once(':').unwrap_or_default();
             if app.is_some_and(|app| user != app.to_string()) {
                 return Err(missing("the user of Basic credentials is the app's id"));

@@ -26,6 +26,11 @@ pub(crate) async fn start(
     }
     drop(read);
     run::recover(app).await.map_err(|error| error.to_string())?;
+    match app.sandbox.probe().await {
+        Ok(guards) if guards.is_complete() => {}
+        Ok(guards) => tracing::warn!("{guards}"),
+        Err(why) => tracing::error!("tasks cannot run: {why}"),
+    }
     done.spawn(pulse::work(app.clone(), stopped.clone()));
     done.spawn(schedule::work(app.clone(), stopped.clone()));
     done.spawn(run::work(app.clone(), stopped.clone()));

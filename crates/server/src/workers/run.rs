@@ -1,11 +1,11 @@
 //! Carries out runs: claims one, lets the sandbox run it, writes down how it ended. The script
-//! reaches the world only through `ApiHost`, and by default the world is our own API.
+//! reaches the world only through `Reach`, and by default the world is our own API.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use reauth_domain::ledger::By;
-use reauth_domain::tasks::{self, Claimed, Finished, LogRow, RunState};
+use reauth_domain::tasks::{self, Claimed, Finished, LogRow};
 use reauth_domain::{Result, Span};
 use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Report, Request, Response, Script};
 use tokio::sync::{Semaphore, watch};
@@ -85,29 +85,27 @@ async fn carry_out(app: &App, claimed: Claimed) {
         },
         env: definition.env.clone(),
     };
-    let host = ApiHost { client: app.client.clone(), origin: app.local_url() };
+    let host = Reach { app: app.clone() };
     let report = app.sandbox.run(&job, &limits(app), &host).await;
     let (task, id) = (definition.name.clone(), claimed.id);
     let finished = finished(report);
-    let state = match &finished.outcome {
-        Ok(_) => RunState::Succeeded,
-        Err(_) => RunState::Failed,
-    };
     let written = async {
         let mut tx = app.db.write(By::System).await?;
-        tasks::finish(&mut tx, &claimed, finished).await?;
-        tx.commit().await
+        let state = tasks::finish(&mut tx, &claimed, finished).await?;
+        tx.commit().await.map(|_| state)
     };
     match written.await {
-        Ok(_) => tracing::info!(task, run = %id, %state, "a run ended"),
+        Ok(state) => {
+            tracing::info!(task, run = %id, %state, "a run ended");
+            app.metrics.count_run(state.name());
+        }
         Err(error) => tracing::error!(task, run = %id, %error, "a run's end was not written down"),
     }
-    app.metrics.count_run(state.name());
     app.run_ended.send_replace(());
 }
 
 fn limits(app: &App) -> Limits {
-    let tasks = app.config.tasks;
+    let tasks = &app.config.tasks;
     let duration =
         |span: Span| Duration::from_micros(u64::try_from(span.micros()).unwrap_or_default());
     Limits {
@@ -120,6 +118,7 @@ fn limits(app: &App) -> Limits {
 
 fn finished(report: Report) -> Finished {
     let failed = |kind: &str, text: String| Err((kind.to_owned(), text));
+    let is_worth_a_retry = matches!(report.outcome, Outcome::TimedOut | Outcome::Crashed { .. });
     let outcome = match report.outcome {
         Outcome::Done(value) => Ok(value),
         Outcome::Threw { message, stack } => {
@@ -141,26 +140,32 @@ fn finished(report: Report) -> Finished {
         level: line.level.to_string(),
         text: line.text,
     };
-    Finished { outcome, log: report.log.into_iter().map(line).collect() }
+    let mut log: Vec<LogRow> = report.log.into_iter().map(line).collect();
+    if report.log_is_cut {
+        let at_ms = log.last().map_or(0, |last| last.at_ms);
+        let text = "the log is cut here: it has reached its limit".to_owned();
+        log.push(LogRow { at_ms, level: "warn".into(), text });
+    }
+    Finished { outcome, is_worth_a_retry, log }
 }
 
-/// What a script can reach: our own API, and nothing else.
-struct ApiHost {
-    client: reqwest::Client,
-    origin: String,
+/// What a script can reach: our own API, and what the operator allows beside it.
+struct Reach {
+    app: App,
 }
 
-impl Host for ApiHost {
+impl Host for Reach {
     async fn fetch(&self, request: Request) -> Result<Response, String> {
         let url = reqwest::Url::parse(&request.url).map_err(|error| error.to_string())?;
-        if url.origin().ascii_serialization() != self.origin {
-            return Err(format!(
-                "{} is not allowed: a task reaches this API only",
-                url.origin().ascii_serialization()
-            ));
+        let origin = url.origin().ascii_serialization();
+        if origin != self.app.local_url() && !self.app.config.tasks.fetch_allowed.contains(&origin)
+        {
+            let why =
+                "a task reaches this API and what tasks.fetch_allowed of the configuration names";
+            return Err(format!("{origin} is not allowed: {why}"));
         }
         let method = request.method.parse().map_err(|_| "no such method".to_owned())?;
-        let mut wanted = self.client.request(method, url).body(request.body);
+        let mut wanted = self.app.client.request(method, url).body(request.body);
         for (name, value) in &request.headers {
             wanted = wanted.header(name, value);
         }

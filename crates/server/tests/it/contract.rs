@@ -183,8 +183,17 @@ async fn errors_are_of_the_right_type(lab: Lab) {
     let tokens = format!("/admin/apps/{}/tokens", lab.app);
     let request = lab.bare(Method::POST, &tokens).bearer_auth(&lab.admin).json(&wrong);
     assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "name");
-    let (status, _) = json_of(lab.bare(Method::GET, "/errors")).await;
-    assert_eq!(status, StatusCode::OK);
+    for path in ["/ledger?foo=1", "/ledger?after=x", "/users?limit=-1"] {
+        let (status, body) = json_of(lab.api(Method::GET, path)).await;
+        assert!(status.is_client_error() && body["type"].is_string(), "{path}: {status} {body}");
+    }
+    let waits = lab.api(Method::POST, "/tasks/t/run?wait=perhaps");
+    refused(waits, 400, "INVALID_API_REQUEST").await;
+    let unknown = refused(get("/api/v5/users"), 404, "ROUTE_ERROR").await;
+    let (page, anchor) = unknown["see"].as_str().and_then(|it| it.split_once('#')).expect("see");
+    let errors = lab.bare(Method::GET, page).send().await.expect("an answer");
+    assert_eq!(errors.status(), StatusCode::OK);
+    assert!(errors.text().await.expect("a page").contains(&format!("id={anchor}>")));
 }
 
 async fn a_deleted_user_is_gone_for_good(lab: Lab) {

@@ -43,6 +43,8 @@ pub struct Lab {
     server: Option<Server>,
     pub clock: Clock,
     pub config: Config,
+    /// The child in which scripts run, from the next start on.
+    pub child: Child,
     pub operator: String,
     pub app: String,
     pub admin: String,
@@ -85,6 +87,7 @@ impl Lab {
             server: Some(server),
             clock,
             config,
+            child: child(),
             operator: made.operator_token,
             app: String::new(),
             admin: String::new(),
@@ -118,7 +121,7 @@ impl Lab {
     /// Starts the server that was stopped.
     pub async fn restart_after_stop(&mut self) {
         let (config, clock) = (self.config.clone(), self.clock.clone());
-        let server = Server::start(config, clock, child()).await.expect("restart");
+        let server = Server::start(config, clock, self.child.clone()).await.expect("restart");
         self.url = server.url();
         self.server = Some(server);
     }

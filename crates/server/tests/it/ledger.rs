@@ -1,6 +1,8 @@
 //! The ledger: one entry for every change, none for what changes nothing, and no fault unseen.
 
-use reauth_server::domain::Span;
+use std::collections::BTreeSet;
+
+use reauth_server::domain::{Span, devices};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
@@ -9,63 +11,116 @@ use crate::lab::{Lab, good, json_of, text};
 
 both!(
     every_mutation_has_exactly_one_entry,
+    activity_is_noted_in_one_entry_a_batch,
     what_changes_nothing_has_no_entry,
     an_app_sees_its_own_entries_and_who_did_it_and_why,
     the_chain_can_be_recomputed_by_anyone,
 );
 
-/// The request, the kind of its one entry.
-type Mutation = (RequestBuilder, &'static str);
+/// Method, path, body, and the kinds of the entries: one for each change that the operation is.
+type Mutation = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-/// Every operation of the API that changes something.
-async fn mutations(lab: &Lab) -> Vec<Mutation> {
-    let api = |method: Method, path: &str| lab.api(method, path);
-    let admin = |method: Method, path: &str| lab.bare(method, path).bearer_auth(&lab.operator);
-    let (app, post, put, delete) =
-        (format!("/admin/apps/{}", lab.app), Method::POST, Method::PUT, Method::DELETE);
-    let phone = lab.sign_in("ann", "phone").await;
-    let tablet = lab.sign_in("ann", "tablet").await;
-    let laptop = lab.sign_in("bob", "laptop").await;
-    let bob = lab.user("bob").await;
-    let enrolment = lab.authentication_token("bob").await;
-    let task = json!({ "file": "t.js", "source": "export function run() { return 1 }" });
-    let token = json!({ "name": "n", "scopes": ["users:read"] });
-    let made = good(admin(post.clone(), &format!("{app}/tokens")).json(&token)).await;
-    let revoke = json!({ "filter": {}, "action": "re-authenticate" });
-    let member = format!("/groups/g/members/{bob}");
-    let object = format!("/objects/user/{bob}");
-    let fresh = "/objects/user/0190a000-0000-7000-8000-000000000003";
-    let sign_out = lab.bare(post.clone(), &format!("/device/{}/sign-out", lab.app));
-    vec![
-        (admin(post.clone(), "/admin/apps").json(&json!({ "name": "till" })), "app.created"),
-        (admin(Method::PATCH, &app).json(&json!({ "name": "shop 2" })), "app.changed"),
-        (
-            admin(Method::PATCH, &app).json(&json!({ "settings": { "max_idle": "9d" } })),
-            "limits.set",
-        ),
-        (admin(post.clone(), &format!("{app}/tokens")).json(&token), "token.created"),
-        (admin(delete.clone(), &format!("{app}/tokens/{}", text(&made["id"]))), "token.revoked"),
-        (api(post.clone(), "/objects/user").json(&json!({ "name": "eve" })), "user.created"),
-        (api(put.clone(), fresh).json(&json!({ "name": "zoe" })), "user.created"),
-        (api(Method::PATCH, &object).json(&json!({ "email": "b@c" })), "user.changed"),
-        (api(post.clone(), &format!("/users/{bob}/authentication-token")), "enrolment.issued"),
-        (lab.enroll(&enrolment, "desk"), "session.enrolled"),
-        (sign_out.bearer_auth(&laptop.token), "session.signed_out"),
-        (
-            api(post.clone(), &format!("{}/re-authenticate", phone.path())),
-            "session.re_authenticate",
-        ),
-        (api(post.clone(), &format!("{}/wipe", tablet.path())), "session.wiped"),
-        (api(put.clone(), &member), "group.member_added"),
-        (api(delete.clone(), &member), "group.member_removed"),
-        (api(post.clone(), "/revocations").json(&revoke), "cut_off.set"),
-        (admin(post.clone(), "/admin/revocations"), "cut_off.set"),
-        (api(put, "/tasks/t").json(&task), "task.put"),
-        (api(delete.clone(), "/tasks/t"), "task.deleted"),
-        (api(post.clone(), &format!("/users/{bob}/lock")), "user.locked"),
-        (api(post, &format!("/users/{bob}/unlock")), "user.unlocked"),
-        (api(delete, &object), "user.deleted"),
-    ]
+/// Every operation of the API that changes something, in an order in which each succeeds.
+const MUTATIONS: &[Mutation] = &[
+    ("post", "/admin/apps", r#"{"name":"till"}"#, &["app.created"]),
+    ("patch", "/admin/apps/{app}", r#"{"name":"shop 2"}"#, &["app.changed"]),
+    ("patch", "/admin/apps/{app}", r#"{"settings":{"max_idle":"9d"}}"#, &["limits.set"]),
+    ("post", "/admin/apps/{app}/tokens", TOKEN, &["token.created"]),
+    ("delete", "/admin/apps/{app}/tokens/{token}", "", &["token.revoked"]),
+    ("post", "/admin/revocations", "{}", &["cut_off.set"]),
+    ("post", "/api/v4/{app}/revocations", REVOCATION, &["cut_off.set"]),
+    ("post", "/api/v4/{app}/objects/user", r#"{"name":"eve"}"#, &["user.created"]),
+    ("put", "/api/v4/{app}/objects/user/{user}", r#"{"name":"zoe"}"#, &["user.changed"]),
+    ("put", NEW_USER, r#"{"name":"zoe"}"#, &["user.created"]),
+    ("patch", "/api/v4/{app}/objects/user/{user}", r#"{"email":"b@c"}"#, &["user.changed"]),
+    ("post", "/api/v4/{app}/batch", BATCH, &["user.created", "user.created"]),
+    ("post", "/api/v4/{app}/users/{user}/authentication-token", "", &["enrolment.issued"]),
+    ("post", "/device/{app}/enroll", ENROLMENT, &["session.enrolled"]),
+    ("post", "/device/{app}/sign-out", "", &["session.signed_out"]),
+    ("post", RE_AUTHENTICATE, "", &["session.re_authenticate"]),
+    ("post", "/api/v4/{app}/users/{user}/sessions/{session}/wipe", "", &["session.wiped"]),
+    ("put", MEMBER, "", &["group.member_added"]),
+    ("delete", MEMBER, "", &["group.member_removed"]),
+    ("put", "/api/v4/{app}/tasks/{task}", TASK, &["task.put"]),
+    ("post", "/api/v4/{app}/tasks/{task}/run", "", &["run.queued", "run.started", "run.ended"]),
+    ("delete", "/api/v4/{app}/tasks/{task}", "", &["task.deleted"]),
+    ("post", "/api/v4/{app}/users/{user}/lock", "", &["user.locked"]),
+    ("post", "/api/v4/{app}/users/{user}/unlock", "", &["user.unlocked"]),
+    ("delete", "/api/v4/{app}/objects/user/{user}", "", &["user.deleted"]),
+];
+
+/// A known device signs in again: the replaced session's end is part of the same entry.
+const ENROLMENT: &str = r#"{"authentication_token":"{enrolment}","device":{"id":"phone"}}"#;
+const NEW_USER: &str = "/api/v4/{app}/objects/user/0190a000-0000-7000-8000-000000000003";
+const RE_AUTHENTICATE: &str = "/api/v4/{app}/users/{user}/sessions/{session}/re-authenticate";
+const MEMBER: &str = "/api/v4/{app}/groups/{group}/members/{user}";
+const TOKEN: &str = r#"{"name":"n","scopes":["users:read"]}"#;
+const REVOCATION: &str = r#"{"filter":{},"action":"re-authenticate"}"#;
+const TASK: &str = r#"{"file":"t.js","source":"export function run() { return 1 }"}"#;
+const BATCH: &str = r#"{"operations":[
+    {"method":"post","object":{"type":"user","name":"one"}},
+    {"method":"post","object":{"type":"user","name":"two"}}]}"#;
+
+/// What is changed without an entry of its own: activity is noted in batches.
+const NOTED_LATER: &str = "post /device/{app}/connect";
+
+/// Kinds that no operation makes: the beginning, and what the server notes by itself.
+const BY_ITSELF: [&str; 2] = ["store.created", "activity.noted"];
+
+/// The request of a row, about a user with a device, as the operator or as the device.
+async fn request(lab: &Lab, (method, path, body, _): Mutation) -> RequestBuilder {
+    let name = format!("{method} {path} {body}");
+    let phone = lab.sign_in(&name, "phone").await;
+    let member = format!("/groups/g/members/{}", phone.user);
+    match (method, path) {
+        ("delete", MEMBER) => assert_eq!(json_of(lab.api(Method::PUT, &member)).await.0, 204),
+        ("post", path) if path.ends_with("/unlock") => {
+            lab.act(&format!("/users/{}/lock", phone.user)).await;
+        }
+        _ => {}
+    }
+    let tokens = format!("/admin/apps/{}/tokens", lab.app);
+    let token = lab.operator_post(&tokens, serde_json::from_str(TOKEN).expect("JSON")).await;
+    let enrolment = match body {
+        ENROLMENT => lab.authentication_token(&name).await,
+        _ => String::new(),
+    };
+    let fill = |text: &str| {
+        let text = text.replace("{app}", &lab.app).replace("{user}", &phone.user);
+        let text = text.replace("{session}", &phone.session).replace("{group}", "g");
+        let text = text.replace("{token}", self::text(&token["id"]).as_str());
+        text.replace("{task}", "t").replace("{enrolment}", &enrolment)
+    };
+    let wait = if path.ends_with("/run") { "?wait=true" } else { "" };
+    let method = method.to_uppercase().parse().expect("a method");
+    let request = lab.bare(method, &format!("{}{wait}", fill(path)));
+    let request = request.bearer_auth(match path {
+        path if path.ends_with("/sign-out") => &phone.token,
+        _ => &lab.operator,
+    });
+    request.header("content-type", "application/json").body(fill(body))
+}
+
+#[test]
+fn every_operation_that_changes_something_is_told() {
+    let document: Value = serde_json::from_str(&reauth_server::openapi()).expect("JSON");
+    let mut documented = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let methods = operations.as_object().expect("operations").keys();
+        documented.extend(methods.filter(|it| *it != "get").map(|it| format!("{it} {path}")));
+    }
+    let told = MUTATIONS.iter().map(|(method, path, ..)| {
+        format!("{method} {}", if *path == NEW_USER { MUTATIONS[8].1 } else { path })
+    });
+    let told: BTreeSet<String> = told.chain([NOTED_LATER.to_owned()]).collect();
+    assert_eq!(told, documented);
+    let kinds = MUTATIONS.iter().flat_map(|(.., kinds)| kinds.iter().copied());
+    let kinds: BTreeSet<&str> = kinds.chain(BY_ITSELF).collect();
+    let guide = include_str!("../../../../docs/guide/ledger.md");
+    let explained = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let explained: BTreeSet<&str> =
+        explained.flat_map(|names| names.split('`').filter(|name| name.contains('.'))).collect();
+    assert_eq!(kinds, explained, "the guide explains every kind");
 }
 
 async fn entries_after(lab: &Lab, after: i64) -> Vec<Value> {
@@ -77,15 +132,35 @@ async fn entries_after(lab: &Lab, after: i64) -> Vec<Value> {
 }
 
 async fn every_mutation_has_exactly_one_entry(lab: Lab) {
-    for (request, kind) in mutations(&lab).await {
+    for mutation in MUTATIONS {
+        let request = request(&lab, *mutation).await;
         let before = lab.head().await;
         let (status, body) = json_of(request).await;
-        assert!(status.is_success(), "{kind}: {status} {body}");
+        let (method, path, _, wanted) = mutation;
+        assert!(status.is_success(), "{method} {path}: {status} {body}");
         let entries = entries_after(&lab, before).await;
         let kinds: Vec<&str> = entries.iter().filter_map(|entry| entry["kind"].as_str()).collect();
-        assert_eq!(kinds, [kind]);
+        assert_eq!(kinds, *wanted, "{method} {path}");
     }
     verify(&lab).await;
+}
+
+async fn activity_is_noted_in_one_entry_a_batch(lab: Lab) {
+    let (phone, tablet) = (lab.sign_in("ann", "phone").await, lab.sign_in("ann", "tablet").await);
+    let db = &lab.server().app().db;
+    while devices::flush_activity(db).await.expect("it is written down") {}
+    lab.pass(Span::minutes(5));
+    phone.must_be_signed_in().await;
+    assert_eq!(tablet.connect().await.0, StatusCode::OK);
+    let before = lab.head().await;
+    devices::flush_activity(db).await.expect("it is written down");
+    let path = format!("/admin/ledger?after={before}");
+    let page = good(lab.bare(Method::GET, &path).bearer_auth(&lab.operator)).await;
+    let noted = page["entries"].as_array().expect("a list");
+    assert_eq!(noted.len(), 1, "{page}");
+    assert_eq!(noted[0]["kind"], "activity.noted");
+    assert_eq!(noted[0]["change"]["sessions"], 2, "{page}");
+    assert_eq!(tablet.view().await["last_connected_at"], "2026-05-03T06:17:00Z");
 }
 
 async fn what_changes_nothing_has_no_entry(lab: Lab) {

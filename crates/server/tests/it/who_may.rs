@@ -8,7 +8,11 @@ use serde_json::{Value, json};
 use crate::both;
 use crate::lab::{Lab, good, json_of, refused, text};
 
-both!(every_operation_is_for_those_with_its_scope_only);
+both!(
+    every_operation_is_for_those_with_its_scope_only,
+    a_batch_deletes_only_for_those_who_may_end_sessions,
+    a_device_operation_needs_the_devices_own_secret,
+);
 
 /// Method, path, the scopes that are needed together. `operator` is no scope of an app.
 const ROWS: &[(&str, &str, &[&str])] = &[
@@ -163,4 +167,32 @@ async fn every_operation_is_for_those_with_its_scope_only(lab: Lab) {
             status.is_success() || (status == StatusCode::NOT_FOUND && path.contains("{run}"));
         assert!(is_through, "{row}: {status} {body}");
     }
+}
+
+async fn a_batch_deletes_only_for_those_who_may_end_sessions(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let object = json!({ "type": "user", "id": phone.user });
+    let batch = json!({ "operations": [{ "method": "delete", "object": object }] });
+    let writer = lab.token(&["users:write"]).await;
+    let path = format!("/api/v4/{}/batch", lab.app);
+    let request = lab.bare(Method::POST, &path).json(&batch);
+    let (_, body) = json_of(request.bearer_auth(&writer)).await;
+    assert!(!body.to_string().contains("\"success\":true"), "{body}");
+    phone.must_be_signed_in().await;
+}
+
+async fn a_device_operation_needs_the_devices_own_secret(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    for verb in ["connect", "sign-out"] {
+        let path = format!("/device/{}/{verb}", lab.app);
+        let request = || lab.bare(Method::POST, &path);
+        refused(request(), 401, "AUTHENTICATION_FAILED").await;
+        for wrong in [&lab.admin, &lab.operator, "res_0"] {
+            refused(request().bearer_auth(wrong), 401, "SIGN_IN_AGAIN").await;
+        }
+    }
+    for wrong in [lab.admin.as_str(), &phone.token, ""] {
+        refused(lab.enroll(wrong, "tablet"), 401, "AUTHENTICATION_FAILED").await;
+    }
+    phone.must_be_signed_in().await;
 }
