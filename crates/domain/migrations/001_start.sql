@@ -40,6 +40,16 @@ create table app_limits (
     primary key (app_id, from_at)
 );
 
+-- Each version of a policy, and the time during which it holds.
+create table policies (
+    app_id text not null references apps (id),
+    name text not null,
+    from_at bigint not null,
+    until_at bigint,
+    body text not null,
+    primary key (app_id, name, from_at)
+);
+
 create table users (
     id text primary key,
     app_id text not null references apps (id),
@@ -74,6 +84,7 @@ create table group_members (
     app_id text not null,
     name text not null,
     user_id text not null references users (id),
+    joined_at bigint not null,
     primary key (app_id, name, user_id),
     foreign key (app_id, name) references user_groups (app_id, name)
 );

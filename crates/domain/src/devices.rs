@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::access::{Because, Verdict};
 use crate::apps::{self, Settings};
 use crate::ledger::{Change, Subject};
-use crate::live::Checked;
+use crate::live::{Checked, Explained};
 use crate::sessions;
 use crate::store::{Db, Tx, args};
 use crate::users;
@@ -211,6 +211,11 @@ pub fn check(db: &Db, token: &str) -> Result<Option<Checked>> {
         return Ok(None);
     }
     db.live().check(&SecretHash::of(token), db.now())
+}
+
+/// Why the session of a device's token ends when it does: for those who were refused.
+pub fn explain(db: &Db, token: &str) -> Result<Option<Explained>> {
+    db.live().explain(&SecretHash::of(token))
 }
 
 /// Writes down one batch of what Live noted: sessions' activity and tokens' last use. Answers

@@ -2,6 +2,7 @@
 
 use crate::apps::check_name;
 use crate::ledger::{Change, Subject};
+use crate::sessions;
 use crate::store::{Read, Tx, args};
 use crate::users;
 use crate::values::error::Result;
@@ -43,11 +44,12 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Group>> {
 pub async fn add_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Result<()> {
     users::find(tx, app, user).await?;
     create(tx, app, name).await?;
+    let now = tx.now();
     let added = tx
         .change(
-            "insert into group_members (app_id, name, user_id) values ($1, $2, $3)
+            "insert into group_members (app_id, name, user_id, joined_at) values ($1, $2, $3, $4)
              on conflict (app_id, name, user_id) do nothing",
-            args![app, name, user],
+            args![app, name, user, now],
         )
         .await?;
     if added > 0 {
@@ -57,8 +59,9 @@ pub async fn add_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Re
     Ok(())
 }
 
-/// Takes a user out of a group. The group's cut-off stays with the user, so that leaving a group
-/// never revives a session. No member: nothing changes.
+/// Takes a user out of a group. The group's cut-off stays with the user, and what the group's
+/// policies have ended by now is written down, so that leaving a group never revives a session. No
+/// member: nothing changes.
 pub async fn remove_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Result<()> {
     users::find(tx, app, user).await?;
     let removed = tx
@@ -77,7 +80,8 @@ pub async fn remove_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) ->
         args![user, app, name],
     )
     .await?;
-    let change = Change::GroupMemberRemoved { group: name.to_owned() };
+    let ended = sessions::write_down(tx, user).await?;
+    let change = Change::GroupMemberRemoved { group: name.to_owned(), ended };
     tx.record(Subject::user(app, user), None, change);
     Ok(())
 }

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::access::{CutOffScope, Limits};
 use crate::apps::Settings;
+use crate::apps::policies::Policy;
 use crate::store::{Read, Row, Tx, args};
 use crate::tasks::RunState;
 use crate::tokens::Scopes;
@@ -135,8 +136,10 @@ pub enum Change {
     LimitsSet { limits: Limits, name: String, settings: Settings },
     #[serde(rename = "group.member_added")]
     GroupMemberAdded { group: String },
+    #[serde(rename = "policies.set")]
+    PoliciesSet { policies: Vec<Policy> },
     #[serde(rename = "group.member_removed")]
-    GroupMemberRemoved { group: String },
+    GroupMemberRemoved { group: String, ended: Vec<EndedSession> },
     #[serde(rename = "activity.noted")]
     ActivityNoted { sessions: u64, tokens: u64 },
     #[serde(rename = "task.put")]

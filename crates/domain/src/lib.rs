@@ -22,7 +22,9 @@ pub mod tokens;
 pub mod users;
 mod values;
 
-pub use live::{Activity, Admitted, Checked, Live, Picture};
+pub use live::{
+    Activity, Admitted, Checked, Explained, Forecast, KnownEnd, Live, Picture, Preview,
+};
 pub use store::{Db, Place, Read, Tx};
 pub use values::error::{Error, Result};
 pub use values::ids::{AppId, NotAnId, RunId, SessionId, TokenId, UserId, hex, unhex};

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::access::{Because, Ended, Verdict};
 use crate::ledger::{Change, EndedSession, Subject};
-use crate::live;
+use crate::live::{self, Explained};
 use crate::store::{Read, Row, Tx, args};
 use crate::users;
 use crate::values::error::{Error, Result};
@@ -139,6 +139,56 @@ pub async fn find(read: &mut Read, app: AppId, user: UserId, id: SessionId) -> R
     found.ok_or_else(|| Error::not_found(format!("session {id} of user {user}")))
 }
 
+/// Why a session ends when it does, and the session itself.
+pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<(Session, Explained)> {
+    let missing = || Error::not_found(format!("session {id}"));
+    let sql = "select s.user_id from sessions s join users u on u.id = s.user_id
+               where s.id = $1 and u.app_id = $2 and u.deleted_at is null";
+    let row = read.first(sql, args![id, app]).await?.ok_or_else(missing)?;
+    let user = row.parsed(0)?;
+    let session = find(read, app, user, id).await?;
+    let explained = read.live().explain_session(user, id)?.ok_or_else(missing)?;
+    Ok((session, explained))
+}
+
+/// A credential with which someone can act for a user now, and its end if it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// The session; none for an authentication token that is not used yet.
+    pub session: Option<SessionId>,
+    /// When and why it ends by itself.
+    pub ends: Option<Ended>,
+}
+
+/// Every credential with which someone can act for a user now.
+pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
+    let now = read.now();
+    let sql = "select id from sessions where user_id = $1 order by id";
+    let mut list = Vec::new();
+    for row in read.rows(sql, args![user]).await? {
+        let id: SessionId = row.parsed(0)?;
+        if let Some((Verdict::Valid { .. }, _)) = read.live().judge(user, id, now)? {
+            let explained = read.live().explain_session(user, id)?;
+            let ends = explained.and_then(|explained| Some(explained.ends.first()?.ended));
+            list.push(Access { session: Some(id), ends });
+        }
+    }
+    let sql = "select created_at, expires_at, ended_at, ended_by from enrolments
+               where user_id = $1 and ended_at is null and expires_at > $2 limit $3";
+    for row in read.rows(sql, args![user, now, OF_USER_MAX]).await? {
+        let times = (row.time(0)?, row.time(1)?);
+        let written = live::written_end(&row, 2)?;
+        if let Verdict::Valid { ends_at } =
+            read.live().judge_enrolment(user, times, written, now)?
+        {
+            // A device that enrols with it begins a session of its own, which is an item then.
+            let ends = ends_at.map(|at| Ended { at, because: Because::Expired });
+            list.push(Access { session: None, ends });
+        }
+    }
+    Ok(list)
+}
+
 /// Puts the row and the decision together. None: the session is so new that Live does not have it
 /// yet; it has not been acknowledged either.
 fn session(read: &Read, row: &Row) -> Result<Option<Session>> {
@@ -254,6 +304,23 @@ pub(crate) async fn end_others(
         write_end(tx, (user, id), ended, ended.at).await?;
         let because = ended.because.name().to_owned();
         list.push(EndedSession { session: id, at: ended.at, because });
+    }
+    Ok(list)
+}
+
+/// Writes down the ends that the decision sees by now, before something changes by which it might
+/// see them no more.
+pub(crate) async fn write_down(tx: &mut Tx, user: UserId) -> Result<Vec<EndedSession>> {
+    let sql = "select id from sessions where user_id = $1 and ended_at is null order by id";
+    let (rows, now) = (tx.rows(sql, args![user]).await?, tx.now());
+    let mut list = Vec::new();
+    for row in rows {
+        let id: SessionId = row.parsed(0)?;
+        if let Some((Verdict::Ended(ended), _)) = tx.live().judge(user, id, now)? {
+            write_end(tx, (user, id), ended, ended.at).await?;
+            let because = ended.because.name().to_owned();
+            list.push(EndedSession { session: id, at: ended.at, because });
+        }
     }
     Ok(list)
 }

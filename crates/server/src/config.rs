@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use reauth_domain::access::Limits;
 use reauth_domain::apps::Settings;
 use reauth_domain::{Place, Span};
 use serde::Deserialize;
@@ -136,9 +135,7 @@ impl Config {
 
     /// Refuses what cannot be meant.
     pub fn check(&self) -> Result<(), String> {
-        let limits =
-            Limits { max_age: Some(self.apps.max_session_age), max_idle: self.apps.max_idle };
-        limits.check().map_err(|error| format!("apps.{error}"))?;
+        self.app_settings().limits().check().map_err(|error| format!("apps.{error}"))?;
         let least_one = [
             ("requests.body_bytes_max", self.requests.body_bytes_max),
             ("requests.connections_max", self.requests.connections_max),

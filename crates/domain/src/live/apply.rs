@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicI64;
 
 use super::view::{Token, View};
-use crate::access::{Because, CutOffScope, Ended, Era};
+use crate::access::{Because, CutOffScope, Ended};
 use crate::ledger::{Change, EndedSession, Entry};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
@@ -14,10 +14,16 @@ use crate::values::time::Time;
 
 pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
     let applied = match &entry.change {
-        Change::AppCreated { settings, .. } => entry.app.map(|app| {
-            let era = Era { from: entry.at, limits: settings.limits() };
-            view.add_app(app, Time::ZERO, vec![era]);
+        Change::AppCreated { settings, .. } => entry.app.and_then(|app| {
+            view.add_app(app, Time::ZERO);
+            view.app_mut(app).map(|app| app.add_era(entry.at, settings.limits()))
         }),
+        Change::PoliciesSet { policies } => {
+            let app = entry.app.ok_or_else(|| Error::Internal("policies of no app".into()))?;
+            policies.iter().try_for_each(|policy| view.name_groups(app, policy))?;
+            let rules = view.amended(app, policies, entry.at)?;
+            view.app_mut(app).map(|app| app.rules = rules)
+        }
         Change::LimitsSet { limits, .. } => {
             let app = entry.app.and_then(|app| view.app_mut(app));
             app.map(|app| app.add_era(entry.at, *limits))
@@ -32,7 +38,7 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             entry.user.and_then(|id| view.user_mut(id)).map(|user| user.ended = None)
         }
         Change::GroupMemberAdded { group } => join(view, entry, group),
-        Change::GroupMemberRemoved { group } => leave(view, entry, group),
+        Change::GroupMemberRemoved { group, ended } => leave(view, entry, group, ended),
         Change::SessionEnrolled { session, secret_sha256, replaced, .. } => {
             enrolled(view, entry, *session, *secret_sha256, replaced)
         }
@@ -131,22 +137,14 @@ fn enrolled(
 fn join(view: &mut View, entry: &Entry, group: &str) -> Option<()> {
     let (app, id) = user(entry)?;
     let at = view.group(app, group)?;
-    let user = view.user_mut(id)?;
-    let mut groups = user.groups.to_vec();
-    groups.push(at);
-    user.groups = groups.into();
-    Some(())
+    view.join(id, at, entry.at)
 }
 
-/// Who leaves a group keeps its cut-off: leaving revives nothing.
-fn leave(view: &mut View, entry: &Entry, group: &str) -> Option<()> {
+fn leave(view: &mut View, entry: &Entry, group: &str, ended: &[EndedSession]) -> Option<()> {
     let (app, id) = user(entry)?;
     let at = view.group(app, group)?;
-    let not_before = view.group_mut(at)?.not_before;
-    let user = view.user_mut(id)?;
-    user.groups = user.groups.iter().copied().filter(|other| *other != at).collect();
-    user.not_before = user.not_before.max(not_before);
-    Some(())
+    view.leave(id, at)?;
+    end_all(view, id, ended)
 }
 
 fn add_token(view: &mut View, entry: &Entry) {

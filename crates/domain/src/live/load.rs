@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicI64;
 use tokio::sync::mpsc;
 
 use super::view::{Token, View};
-use crate::access::{Because, Ended, Era, Limits};
+use crate::access::{Because, Ended, Limits};
 use crate::store::{Read, Row, args};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
@@ -32,6 +32,7 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
     load_apps(read, &mut view).await?;
     view = packed(read, USERS, view, add_user).await?;
     load_groups(read, &mut view).await?;
+    load_policies(read, &mut view).await?;
     view = packed(read, SESSIONS, view, add_session).await?;
     load_tokens(read, &mut view).await?;
     Ok(view)
@@ -44,15 +45,15 @@ fn missing(what: &str) -> Error {
 async fn load_apps(read: &mut Read, view: &mut View) -> Result<()> {
     let sql = "select id, not_before from apps order by created_at, id";
     read.each(sql, args![], |row| {
-        view.add_app(row.parsed(0)?, row.time(1)?, Vec::new());
+        view.add_app(row.parsed(0)?, row.time(1)?);
         Ok(())
     })
     .await?;
     let sql = "select app_id, from_at, max_age, max_idle from app_limits order by app_id, from_at";
     read.each(sql, args![], |row| {
         let app = view.app_mut(row.parsed(0)?).ok_or_else(|| missing("an app"))?;
-        let limits = Limits { max_age: row.span_or_null(2)?, max_idle: row.span_or_null(3)? };
-        app.eras.push(Era { from: row.time(1)?, limits });
+        let (max_age, max_idle) = (row.span_or_null(2)?, row.span_or_null(3)?);
+        app.add_era(row.time(1)?, Limits { max_age, max_idle, ..Limits::default() });
         Ok(())
     })
     .await
@@ -85,12 +86,24 @@ async fn load_groups(read: &mut Read, view: &mut View) -> Result<()> {
         Ok(())
     })
     .await?;
-    let sql = "select app_id, name, user_id from group_members order by user_id, name";
+    let sql = "select app_id, name, user_id, joined_at from group_members order by user_id, name";
     read.each(sql, args![], |row| {
         let at = view.group(row.parsed::<AppId>(0)?, &row.text(1)?);
         let at = at.ok_or_else(|| missing("an app"))?;
-        let user = view.user_mut(row.parsed(2)?).ok_or_else(|| missing("a member"))?;
-        user.groups = user.groups.iter().copied().chain([at]).collect();
+        view.join(row.parsed(2)?, at, row.time(3)?).ok_or_else(|| missing("a member"))
+    })
+    .await
+}
+
+/// A policy that cannot be read might be about anyone: then nothing is known, and nobody is let in.
+async fn load_policies(read: &mut Read, view: &mut View) -> Result<()> {
+    let sql = "select app_id, body, from_at, until_at from policies order by app_id, from_at, name";
+    read.each(sql, args![], |row| {
+        let app = row.parsed(0)?;
+        let policy = row.json(1)?;
+        view.name_groups(app, &policy)?;
+        let rule = view.rule(app, policy, (row.time(2)?, row.time_or_null(3)?))?;
+        view.app_mut(app).ok_or_else(|| missing("an app"))?.rules.push(rule);
         Ok(())
     })
     .await

@@ -3,21 +3,25 @@
 //! `access::decide`. A check reads it and touches no disk.
 
 mod apply;
+mod forecast;
 mod load;
+mod policies;
 mod view;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::access::{Because, Ended, Limits, Verdict, decide};
+use crate::access::{Because, Ended, Verdict, decide};
+use crate::apps::policies::Policy;
 use crate::ledger::{By, Entry};
 use crate::store::Read;
 use crate::tokens::{Scopes, TokenKind};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, TokenId, UserId};
 use crate::values::secret::SecretHash;
-use crate::values::time::Time;
+use crate::values::time::{Span, Time};
 
+pub use forecast::Forecast;
 pub(crate) use load::written_end;
 pub use view::Picture;
 use view::View;
@@ -45,8 +49,26 @@ pub struct Checked {
     pub authenticated_at: Time,
     /// The decision.
     pub verdict: Verdict,
-    /// The app's limits in force.
-    pub limits: Limits,
+}
+
+/// An end that is known of a session.
+#[derive(Clone, Debug)]
+pub struct KnownEnd {
+    /// When and why.
+    pub ended: Ended,
+    /// The policy that asks for it, if one does.
+    pub policy: Option<String>,
+}
+
+/// Why a session ends when it does.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// All ends that are known; the first is the decisive one.
+    pub ends: Vec<KnownEnd>,
+    /// The longest age that anything asks of it now.
+    pub max_age: Option<Span>,
+    /// When it was last active.
+    pub active_at: Time,
 }
 
 /// Who stands behind an API token.
@@ -67,6 +89,25 @@ pub struct Activity {
     pub sessions: Vec<(SessionId, Time)>,
     /// Tokens and when each was last used.
     pub tokens: Vec<(TokenId, Time)>,
+}
+
+/// What a set of policies would do if it were stated now.
+#[derive(Clone, Debug, Default)]
+pub struct Preview {
+    /// How many sessions are valid now, and of how many users.
+    pub sessions: usize,
+    /// Of how many users.
+    pub users: usize,
+    /// How many of them would end at once.
+    pub ended_sessions: usize,
+    /// Of how many users.
+    pub ended_users: usize,
+    /// Some of those users.
+    pub who: Vec<UserId>,
+    /// The sign-ins that will be forced as it is.
+    pub before: Forecast,
+    /// The same with the new set, and with those that it forces at once.
+    pub after: Forecast,
 }
 
 impl Live {
@@ -102,6 +143,27 @@ impl Live {
         let view = self.known()?;
         let found = view.session_of(user, session);
         Ok(found.map(|at| (view.judge(at, now).verdict, view.active_at(at))))
+    }
+
+    /// Why a session token's session ends when it does. None: nobody knows it.
+    pub fn explain(&self, secret: &SecretHash) -> Result<Option<Explained>> {
+        let view = self.known()?;
+        Ok(view.session_by_secret(secret).map(|at| view.explain(at)))
+    }
+
+    /// What a set of policies would do if it were stated now.
+    pub fn preview(&self, app: AppId, policies: &[Policy], now: Time) -> Result<Preview> {
+        self.known()?.preview(app, policies, now)
+    }
+
+    /// Why a session ends when it does.
+    pub(crate) fn explain_session(
+        &self,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<Option<Explained>> {
+        let view = self.known()?;
+        Ok(view.session_of(user, session).map(|at| view.explain(at)))
     }
 
     /// Judges an API token, a run's token or the operator's.

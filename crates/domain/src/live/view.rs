@@ -1,16 +1,18 @@
 //! The tables in memory, packed for a million sessions. Rows refer to each other by position; the
 //! two indexes hold positions only and find them by hashes that are random already.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use hashbrown::HashTable;
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide};
+use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide, each_end};
+use crate::apps::policies::Policy;
 use crate::ledger::By;
-use crate::live::{Activity, Admitted, Checked};
+use crate::live::{Activity, Admitted, Checked, Explained, KnownEnd};
 use crate::tokens::{Scopes, TokenKind};
 use crate::values::ids::{AppId, RunId, SessionId, TokenId, UserId, hex};
 use crate::values::secret::SecretHash;
@@ -33,9 +35,27 @@ pub(super) struct View {
 }
 
 pub(super) struct App {
-    id: AppId,
+    pub(super) id: AppId,
     pub(super) not_before: Time,
-    pub(super) eras: Vec<Era>,
+    /// The limits of its settings over time.
+    eras: Vec<Era>,
+    /// The versions of its policies.
+    pub(super) rules: Vec<Rule>,
+}
+
+/// One version of a policy, with what its selector names found.
+#[derive(Clone)]
+pub(super) struct Rule {
+    pub(super) policy: Policy,
+    pub(super) groups: Option<Box<[u32]>>,
+    pub(super) users: Option<HashSet<UserId>>,
+    pub(super) era: Era,
+}
+
+/// A user's place in a group.
+pub(super) struct Membership {
+    group: u32,
+    since: Time,
 }
 
 pub(super) struct Group {
@@ -47,12 +67,12 @@ pub(super) struct Group {
 /// In one cache line: at a million sessions, what a check costs is the lines that it fetches.
 #[repr(align(64))]
 pub(super) struct User {
-    id: Uuid,
+    pub(super) id: Uuid,
     app: u32,
     first_session: u32,
     pub(super) ended: Option<Ended>,
     pub(super) not_before: Time,
-    pub(super) groups: Box<[u32]>,
+    groups: Box<[Membership]>,
 }
 
 /// As `User`, in one cache line.
@@ -120,7 +140,7 @@ impl Session {
         self.ended_because = Some(ended.because);
     }
 
-    fn last_at(&self) -> Time {
+    pub(super) fn last_at(&self) -> Time {
         Time::from_micros(self.last_at.load(Ordering::Relaxed))
     }
 }
@@ -167,9 +187,9 @@ impl View {
         view
     }
 
-    pub(super) fn add_app(&mut self, id: AppId, not_before: Time, eras: Vec<Era>) {
+    pub(super) fn add_app(&mut self, id: AppId, not_before: Time) {
         let at = position(self.apps.len());
-        self.apps.push(App { id, not_before, eras });
+        self.apps.push(App { id, not_before, eras: Vec::new(), rules: Vec::new() });
         self.app_at.insert(id, at);
     }
 
@@ -184,13 +204,53 @@ impl View {
 
     /// The group's position; it comes to be when it is first named.
     pub(super) fn group(&mut self, app: AppId, name: &str) -> Option<u32> {
+        let found = self.find_group(app, name);
+        let app = *self.app_at.get(&app)?;
+        Some(found.unwrap_or_else(|| {
+            self.groups.push(Group { app, name: name.to_owned(), not_before: Time::ZERO });
+            position(self.groups.len() - 1)
+        }))
+    }
+
+    pub(super) fn find_group(&self, app: AppId, name: &str) -> Option<u32> {
         let app = *self.app_at.get(&app)?;
         let found = self.groups.iter().position(|group| group.app == app && group.name == name);
-        let at = found.unwrap_or_else(|| {
-            self.groups.push(Group { app, name: name.to_owned(), not_before: Time::ZERO });
-            self.groups.len() - 1
-        });
-        Some(position(at))
+        found.map(position)
+    }
+
+    pub(super) fn app(&self, id: AppId) -> Option<&App> {
+        self.apps.get(*self.app_at.get(&id)? as usize)
+    }
+
+    /// The live sessions of an app, each with its user.
+    pub(super) fn sessions_of(&self, app: AppId) -> impl Iterator<Item = (&Session, &User)> {
+        let app = self.app_at.get(&app).copied();
+        let with_user = |(_, session): (usize, _)| {
+            let session: &Session = session;
+            (session, &self.users[session.user as usize])
+        };
+        let is_open = |(session, _): &(&Session, &User)| session.ended_because.is_none();
+        let all = self.sessions.iter().map(with_user).filter(is_open);
+        all.filter(move |(_, user)| Some(user.app) == app)
+    }
+
+    pub(super) fn join(&mut self, user: UserId, group: u32, since: Time) -> Option<()> {
+        let user = self.user_mut(user)?;
+        let mut groups = std::mem::take(&mut user.groups).into_vec();
+        groups.push(Membership { group, since });
+        user.groups = groups.into();
+        Some(())
+    }
+
+    /// Who leaves a group keeps its cut-off: leaving revives nothing.
+    pub(super) fn leave(&mut self, user: UserId, group: u32) -> Option<()> {
+        let not_before = self.groups.get(group as usize)?.not_before;
+        let user = self.user_mut(user)?;
+        let mut groups = std::mem::take(&mut user.groups).into_vec();
+        groups.retain(|membership| membership.group != group);
+        user.groups = groups.into();
+        user.not_before = user.not_before.max(not_before);
+        Some(())
     }
 
     pub(super) fn group_mut(&mut self, at: u32) -> Option<&mut Group> {
@@ -310,16 +370,76 @@ impl View {
         let session = &self.sessions[at as usize];
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
-        let verdict =
-            self.verdict(user, (session.authenticated_at, session.last_at(), session.ended()), now);
+        let facts = (session.authenticated_at, session.last_at(), session.ended());
         Checked {
             app: app.id,
             user: UserId::from_uuid(user.id),
             session: SessionId::from_uuid(session.id),
             authenticated_at: session.authenticated_at,
-            verdict,
-            limits: app.eras.last().map(|era| era.limits).unwrap_or_default(),
+            verdict: self.verdict(user, facts, now),
         }
+    }
+
+    /// Every end that is known of a session, the earliest first, each with the policy that asks for
+    /// it; and the app's longest age that holds now.
+    pub(super) fn explain(&self, at: u32) -> Explained {
+        let session = &self.sessions[at as usize];
+        let user = &self.users[session.user as usize];
+        let rules = &self.apps[user.app as usize].rules;
+        let (names, eras): (Vec<_>, Vec<_>) = self.rules_of(user, rules).unzip();
+        let facts = Facts {
+            authenticated_at: session.authenticated_at,
+            active_at: session.last_at(),
+            ended: session.ended(),
+            expires_at: None,
+            user_ended: user.ended,
+            cut_offs: &self.cut_offs(user),
+            eras: &eras,
+        };
+        let mut ends: Vec<KnownEnd> = Vec::new();
+        let written = facts.ended.map(|ended| KnownEnd { ended, policy: None });
+        ends.extend(written);
+        each_end(&facts, |ended, place| {
+            let policy = place.and_then(|place| names[place]).map(|policy| policy.name.clone());
+            ends.push(KnownEnd { ended, policy });
+        });
+        let first = usize::from(facts.ended.is_some());
+        ends[first..].sort_by_key(|end| end.ended.at);
+        let open = eras.iter().filter(|era| era.until.is_none());
+        let max_age = open.filter_map(|era| era.limits.max_age).min();
+        Explained { ends, max_age, active_at: session.last_at() }
+    }
+
+    /// The limits of the app's settings, then those of its policies that are about the user. A
+    /// policy for a group is about its members from the moment on at which they joined.
+    pub(super) fn rules_of<'a>(
+        &'a self,
+        user: &'a User,
+        rules: &'a [Rule],
+    ) -> impl Iterator<Item = (Option<&'a Policy>, Era)> {
+        let app = &self.apps[user.app as usize];
+        let id = UserId::from_uuid(user.id);
+        let of_policies = rules.iter().filter_map(move |rule| {
+            if rule.users.as_ref().is_some_and(|users| !users.contains(&id)) {
+                return None;
+            }
+            let mut era = rule.era;
+            if let Some(groups) = &rule.groups {
+                let mine = user.groups.iter().filter(|place| groups.contains(&place.group));
+                era.from = era.from.max(mine.map(|place| place.since).min()?);
+            }
+            Some((Some(&rule.policy), era))
+        });
+        app.eras.iter().map(|era| (None, *era)).chain(of_policies)
+    }
+
+    /// As `rules_of`, without a copy where there are no policies.
+    fn eras_of(&self, user: &User) -> Cow<'_, [Era]> {
+        let app = &self.apps[user.app as usize];
+        if app.rules.is_empty() {
+            return Cow::Borrowed(&app.eras);
+        }
+        Cow::Owned(self.rules_of(user, &app.rules).map(|(_, era)| era).collect())
     }
 
     /// The decision on a session of this user that would be made now.
@@ -362,14 +482,15 @@ impl View {
             expires_at: None,
             user_ended: user.ended,
             cut_offs: &self.cut_offs(user),
-            eras: &self.apps[user.app as usize].eras,
+            eras: &self.eras_of(user),
         };
         decide(&facts, now)
     }
 
-    fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 4] {
+    pub(super) fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 4] {
         let app = &self.apps[user.app as usize];
-        let group = user.groups.iter().map(|at| self.groups[*at as usize].not_before).max();
+        let groups = user.groups.iter();
+        let group = groups.map(|place| self.groups[place.group as usize].not_before).max();
         [
             (CutOffKind::Everyone, self.everyone_not_before),
             (CutOffKind::App, app.not_before),
@@ -421,6 +542,10 @@ impl View {
         for app in &self.apps {
             let line = format!("{:?} {:?}", app.not_before, app.eras);
             lines.insert(format!("app {}", app.id), line);
+            for rule in &app.rules {
+                let key = format!("policy {} {} {:?}", app.id, rule.policy.name, rule.era.from);
+                lines.insert(key, format!("{:?} {:?}", rule.policy, rule.era));
+            }
         }
         for group in &self.groups {
             let app = self.apps[group.app as usize].id;
@@ -428,8 +553,11 @@ impl View {
             lines.insert(format!("group {app} {}", group.name), line);
         }
         for (_, user) in &self.users {
-            let mut groups: Vec<&str> =
-                user.groups.iter().map(|at| self.groups[*at as usize].name.as_str()).collect();
+            let mut groups: Vec<(&str, Time)> = user
+                .groups
+                .iter()
+                .map(|place| (self.groups[place.group as usize].name.as_str(), place.since))
+                .collect();
             groups.sort_unstable();
             let line = format!("{:?} {:?} {groups:?}", user.ended, user.not_before);
             lines.insert(format!("user {}", user.id), line);
@@ -449,9 +577,12 @@ impl View {
 }
 
 impl App {
-    /// The limits in force.
+    /// From now on these limits hold instead of the ones before.
     pub(super) fn add_era(&mut self, from: Time, limits: Limits) {
-        self.eras.push(Era { from, limits });
+        if let Some(last) = self.eras.last_mut() {
+            last.until = Some(from);
+        }
+        self.eras.push(Era { from, until: None, limits });
     }
 }
 

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use bytes::BytesMut;
 use reauth_domain::access::{Because, Verdict};
-use reauth_domain::{Checked, Time, devices};
+use reauth_domain::{Checked, Explained, Time, devices};
 
 use crate::app::App;
 
@@ -45,8 +45,14 @@ pub(crate) fn answer(app: &App, headers: &HeaderMap) -> Response<Body> {
     let verdict = checked.as_ref().map(|found| found.map(|checked| checked.verdict));
     app.metrics.count_check(verdict.map_err(|_| ()));
     match checked {
-        Ok(Some(checked)) => known(&checked),
-        Ok(None) => refused("invalid_token", Because::Unknown),
+        Ok(Some(checked)) => match checked.verdict {
+            Verdict::Valid { ends_at } => valid(&checked, ends_at),
+            // Why, takes a second look: nobody waits for it on the way in.
+            Verdict::Ended(ended) => {
+                ended_because(ended.because, devices::explain(&app.db, token).ok().flatten())
+            }
+        },
+        Ok(None) => refused("invalid_token", Because::Unknown.sentence()),
         Err(_) => status(StatusCode::SERVICE_UNAVAILABLE),
     }
 }
@@ -57,19 +63,22 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn known(checked: &Checked) -> Response<Body> {
-    match checked.verdict {
-        Verdict::Valid { ends_at } => valid(checked, ends_at),
-        Verdict::Ended(ended) => match (ended.because, checked.limits.max_age) {
-            // RFC 9470, section 3: the authentication was real but is too old for this resource.
-            (Because::TooOld, Some(max_age)) => challenge(format!(
-                "Bearer realm=\"reauth\", error=\"insufficient_user_authentication\", \
-                 error_description=\"{}\", max_age=\"{}\"",
-                ended.because,
-                max_age.whole_seconds()
-            )),
-            (because, _) => refused("invalid_token", because),
-        },
+fn ended_because(because: Because, explained: Option<Explained>) -> Response<Body> {
+    let policy = explained.as_ref().and_then(|explained| explained.ends.first()?.policy.as_deref());
+    let max_age = explained.as_ref().and_then(|explained| explained.max_age);
+    let description = match policy {
+        // A quoted string has no quotes and no backslashes of its own (RFC 9110, section 5.6.4).
+        Some(policy) => format!("{because}: policy {}", policy.replace(['"', '\\'], "'")),
+        None => because.to_string(),
+    };
+    match (because, max_age) {
+        // RFC 9470, section 3: the authentication was real but is too old for this resource.
+        (Because::TooOld, Some(max_age)) => challenge(format!(
+            "Bearer realm=\"reauth\", error=\"insufficient_user_authentication\", \
+             error_description=\"{description}\", max_age=\"{}\"",
+            max_age.whole_seconds()
+        )),
+        _ => refused("invalid_token", &description),
     }
 }
 
@@ -101,9 +110,9 @@ impl Values {
     }
 }
 
-fn refused(error: &str, because: Because) -> Response<Body> {
+fn refused(error: &str, description: &str) -> Response<Body> {
     challenge(format!(
-        "Bearer realm=\"reauth\", error=\"{error}\", error_description=\"{because}\""
+        "Bearer realm=\"reauth\", error=\"{error}\", error_description=\"{description}\""
     ))
 }
 

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use reauth_server::domain::access::CutOffScope;
+use reauth_server::domain::apps::policies::{self, Policy, PolicyLimits, Selector};
 use reauth_server::domain::apps::{self, App, Settings};
 use reauth_server::domain::devices::{self, Device};
 use reauth_server::domain::ledger::By;
@@ -35,6 +36,7 @@ enum Act {
     Leave(usize, u8),
     CutOff(u8, usize),
     Limits(Option<i64>, Option<i64>, bool),
+    Policies(Vec<(u8, i64)>),
     CreateToken,
     Pass(i64),
 }
@@ -55,6 +57,7 @@ fn acts() -> impl Strategy<Value = Act> {
         2 => (0..4_u8, 0..9_usize).prop_map(|(scope, user)| Act::CutOff(scope, user)),
         2 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
             .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
+        3 => proptest::collection::vec((0..6_u8, 2..40_i64), 0..4).prop_map(Act::Policies),
         1 => Just(Act::CreateToken),
         6 => (1..20_i64).prop_map(Act::Pass),
     ]
@@ -85,6 +88,30 @@ impl World {
 
     fn device(&self, at: usize) -> Option<&(UserId, SessionId, String)> {
         self.devices.get(at % self.devices.len().max(1))
+    }
+
+    /// A policy of one of the kinds there are.
+    fn policy(&self, at: usize, (kind, hours): (u8, i64)) -> Option<Policy> {
+        let span = Some(Span::hours(hours));
+        let groups = Some(vec![format!("group {}", kind % 2)]);
+        let (applies_to, limits) = match kind {
+            0 | 1 => (Selector { groups, ..Selector::default() }, age(span)),
+            2 => (Selector { everyone: true, ..Selector::default() }, age(span)),
+            3 => {
+                let users = Some(vec![self.user(at)?]);
+                (Selector { users, groups, everyone: false }, age(span))
+            }
+            4 => {
+                let limits = PolicyLimits { max_idle: span, ..PolicyLimits::default() };
+                (Selector { everyone: true, ..Selector::default() }, limits)
+            }
+            _ => {
+                let (daily_at, zone) = (Some(format!("{:02}:30", hours % 24)), Some("UTC".into()));
+                let limits = PolicyLimits { daily_at, zone, ..PolicyLimits::default() };
+                (Selector { groups, ..Selector::default() }, limits)
+            }
+        };
+        Some(Policy { name: format!("policy {at}"), applies_to, limits })
     }
 
     async fn carry_out(&mut self, act: &Act) -> Result<()> {
@@ -159,6 +186,11 @@ impl World {
                 };
                 self.app = apps::change(&mut tx, &self.app, "world", settings).await?;
             }
+            Act::Policies(chosen) => {
+                let policies: Vec<Policy> =
+                    chosen.iter().enumerate().filter_map(|(at, it)| self.policy(at, *it)).collect();
+                policies::set(&mut tx, &self.app, policies, true, None).await?;
+            }
             Act::CreateToken => {
                 let scopes = tokens::Scopes::from_names(&["users:read"])?;
                 tokens::create(&mut tx, Some(app), "t", scopes, Some(Span::hours(9))).await?;
@@ -167,6 +199,10 @@ impl World {
         }
         tx.commit().await.map(|_| ())
     }
+}
+
+fn age(max_age: Option<Span>) -> PolicyLimits {
+    PolicyLimits { max_age, ..PolicyLimits::default() }
 }
 
 async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {

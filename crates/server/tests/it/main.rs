@@ -5,12 +5,12 @@ mod postgres;
 
 mod check;
 mod contract;
-mod cutoffs;
 mod devices;
 mod faults;
 mod ledger;
 mod live;
 mod objects;
 mod openapi;
+mod policies;
 mod tasks;
 mod who_may;

@@ -35,6 +35,11 @@ const ROWS: &[(&str, &str, &[&str])] = &[
     ("put", "/api/v4/{app}/groups/{group}/members/{user}", &["users:write"]),
     ("delete", "/api/v4/{app}/groups/{group}/members/{user}", &["users:write"]),
     ("post", "/api/v4/{app}/revocations", &["sessions:end"]),
+    ("get", "/api/v4/{app}/policies", &["users:read"]),
+    ("put", "/api/v4/{app}/policies", &["app:admin"]),
+    ("post", "/api/v4/{app}/policies/preview", &["users:read"]),
+    ("get", "/api/v4/{app}/sessions/{session}/explain", &["users:read"]),
+    ("get", "/api/v4/{app}/users/{user}/access-bound", &["users:read"]),
     ("get", "/api/v4/{app}/ledger", &["ledger:read"]),
     ("get", "/api/v4/{app}/tasks", &["tasks:read"]),
     ("get", "/api/v4/{app}/tasks/{task}", &["tasks:read"]),
@@ -123,6 +128,7 @@ fn request(lab: &Lab, row: (&str, &str), to: &Targets, app: &str) -> RequestBuil
         ("post", "revocations") if path.starts_with("/api") => {
             json!({ "filter": { "group": "nobody" }, "action": "re-authenticate" })
         }
+        ("put", "policies") | ("post", "preview") => json!({ "policies": [] }),
         ("post", "apps") => json!({ "name": "another" }),
         ("post", "tokens") => json!({ "name": "another", "scopes": ["users:read"] }),
         ("put", "t") => json!({ "file": "t.js", "source": "export function run() {}" }),

@@ -1,5 +1,7 @@
 //! Apps: whose users, with which settings. An app's limits are kept over time, see `access::Era`.
 
+pub mod policies;
+
 use serde::{Deserialize, Serialize};
 
 use crate::access::Limits;
@@ -46,7 +48,7 @@ impl Default for Settings {
 impl Settings {
     /// The limits among the settings.
     pub fn limits(&self) -> Limits {
-        Limits { max_age: self.max_session_age, max_idle: self.max_idle }
+        Limits { max_age: self.max_session_age, max_idle: self.max_idle, ..Limits::default() }
     }
 
     fn check(&self) -> Result<()> {

@@ -1,0 +1,292 @@
+//! The decision. `decide` answers "may this credential be used now, until when, and why not?" from
+//! facts alone: no clock, no database, no memory of its own. Every path calls it; nothing else
+//! decides.
+
+mod calendar;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, UserId};
+use crate::values::time::{Span, Time};
+
+pub use calendar::{Calendar, time, weekday_and_time};
+
+/// What an app, or one of its policies, allows a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Limits {
+    /// The longest time from the real authentication; none is no limit.
+    pub max_age: Option<Span>,
+    /// The longest time from the last activity; none is no limit.
+    pub max_idle: Option<Span>,
+    /// Who signed in before the last such moment signs in again.
+    #[serde(skip)]
+    pub calendar: Option<Calendar>,
+    /// Nobody is signed in from this moment on.
+    #[serde(skip)]
+    pub not_after: Option<Time>,
+}
+
+impl Limits {
+    /// Refuses what cannot be meant: a limit of nothing, or an idle time beyond the age.
+    pub fn check(self) -> Result<Self> {
+        let least = Span::seconds(1);
+        // Ten years: longer is no limit, and says so more honestly.
+        let most = Span::days(3_660);
+        for (field, span) in [("max_session_age", self.max_age), ("max_idle", self.max_idle)] {
+            if span.is_some_and(|span| span < least || span > most) {
+                return Err(Error::invalid(field, "must be between \"1s\" and \"3660d\""));
+            }
+        }
+        if let (Some(age), Some(idle)) = (self.max_age, self.max_idle)
+            && idle > age
+        {
+            let why = format!("must not be longer than max_session_age ({age})");
+            return Err(Error::invalid("max_idle", why));
+        }
+        Ok(self)
+    }
+}
+
+/// Limits and the time during which they hold. Those that hold no longer are kept, so that a longer
+/// limit never revives what a shorter one had ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Era {
+    /// The first moment at which the limits hold.
+    pub from: Time,
+    /// The first moment at which they hold no longer.
+    pub until: Option<Time>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// Whom a cut-off is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+pub enum CutOffScope {
+    /// Every user of every app.
+    Everyone,
+    /// Every user of an app.
+    App {
+        /// The app.
+        app: AppId,
+    },
+    /// The members of a group.
+    Group {
+        /// The app.
+        app: AppId,
+        /// The group's name.
+        name: String,
+    },
+    /// One user.
+    User {
+        /// The user.
+        user: UserId,
+    },
+}
+
+/// What kind of cut-off was decisive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "as CutOffScope")]
+pub enum CutOffKind {
+    Everyone,
+    App,
+    Group,
+    User,
+}
+
+/// Why a credential may not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Because {
+    /// Nobody knows this credential.
+    Unknown,
+    /// The user was forced to sign in again.
+    ReAuthenticate,
+    /// The device was told to wipe its data.
+    Wiped,
+    /// The user signed out.
+    SignedOut,
+    /// Another device took the user's only place.
+    Replaced,
+    /// The user was locked.
+    UserLocked,
+    /// The user was deleted.
+    UserDeleted,
+    /// Everyone in this scope had to sign in again.
+    CutOff(CutOffKind),
+    /// The authentication is older than the app allows.
+    TooOld,
+    /// The device was not active for longer than the app allows.
+    Idle,
+    /// The day or hour has come at which everyone signs in again.
+    Calendar,
+    /// The date has come on which access was to end.
+    NotAfter,
+    /// The credential's own end has come.
+    Expired,
+    /// The credential was revoked.
+    Revoked,
+    /// The one use has been made.
+    Used,
+}
+
+impl Because {
+    const ALL: [(Self, &'static str, &'static str); 18] = [
+        (Self::Unknown, "unknown", "this credential is not known"),
+        (Self::ReAuthenticate, "re_authenticate", "the user was asked to sign in again"),
+        (Self::Wiped, "wipe", "the device was told to wipe its data"),
+        (Self::SignedOut, "sign_out", "the user signed out"),
+        (Self::Replaced, "replaced", "the user signed in on another device"),
+        (Self::UserLocked, "user_locked", "the user is locked"),
+        (Self::UserDeleted, "user_deleted", "the user was deleted"),
+        (Self::CutOff(CutOffKind::Everyone), "cut_off_everyone", "everyone must sign in again"),
+        (Self::CutOff(CutOffKind::App), "cut_off_app", "all users of the app must sign in again"),
+        (Self::CutOff(CutOffKind::Group), "cut_off_group", "the user's group must sign in again"),
+        (Self::CutOff(CutOffKind::User), "cut_off_user", "the user must sign in again"),
+        (Self::TooOld, "max_session_age", "the sign-in is older than the app allows"),
+        (Self::Idle, "max_idle", "the device was not used for longer than the app allows"),
+        (Self::Calendar, "calendar", "the sign-in is from before the last fixed time to sign in"),
+        (Self::NotAfter, "not_after", "access was granted until a date that has come"),
+        (Self::Expired, "expired", "the credential has expired"),
+        (Self::Revoked, "revoked", "the credential was revoked"),
+        (Self::Used, "used", "the credential has been used already"),
+    ];
+
+    /// The reason's name in answers, rows and ledger.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The reason as a sentence for people.
+    pub fn sentence(self) -> &'static str {
+        self.row().2
+    }
+
+    fn row(self) -> (Self, &'static str, &'static str) {
+        let found = Self::ALL.into_iter().find(|(because, ..)| *because == self);
+        found.expect("ALL has every reason: a test proves it")
+    }
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+impl std::str::FromStr for Because {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|(_, name, _)| *name == text).map(|row| row.0).ok_or(())
+    }
+}
+
+/// An end that has been written down: it holds for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// When it ended.
+    pub at: Time,
+    /// Why.
+    pub because: Because,
+}
+
+/// All that is known about a credential when it is used. Whatever kind it is of — a session, an API
+/// token, a run's token, an enrolment: it is judged by the same facts; what does not apply is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// When its holder last really proved who they are.
+    pub authenticated_at: Time,
+    /// When it was last used.
+    pub active_at: Time,
+    /// Its end, when that has been written down.
+    pub ended: Option<Ended>,
+    /// Its own fixed end.
+    pub expires_at: Option<Time>,
+    /// Since when its user is locked or deleted.
+    pub user_ended: Option<Ended>,
+    /// The cut-offs that cover it; each ends what was authenticated at or before it.
+    pub cut_offs: &'a [(CutOffKind, Time)],
+    /// The limits that cover it, whoever set them, each with its time.
+    pub eras: &'a [Era],
+}
+
+/// May it be used?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes, and by itself until the given moment; none is "until someone ends it".
+    Valid {
+        /// The first moment at which it is no longer valid.
+        ends_at: Option<Time>,
+    },
+    /// No, since a moment, for a reason.
+    Ended(Ended),
+}
+
+impl Verdict {
+    /// Whether it may be used.
+    pub const fn is_valid(self) -> bool {
+        matches!(self, Self::Valid { .. })
+    }
+
+    /// The end if there is one, as an error for those who cannot go on without a valid credential.
+    pub fn require(self) -> Result<Option<Time>> {
+        match self {
+            Self::Valid { ends_at } => Ok(ends_at),
+            Self::Ended(ended) => Err(Error::SignInAgain(ended.because)),
+        }
+    }
+}
+
+/// The decision: the earliest end of all that apply is decisive. What has ended stays ended: each
+/// end is judged by what held at its time, so later facts only add ends, never remove one.
+pub fn decide(facts: &Facts<'_>, now: Time) -> Verdict {
+    if let Some(ended) = facts.ended {
+        return Verdict::Ended(ended);
+    }
+    let mut first: Option<Ended> = None;
+    each_end(facts, |end, _| {
+        if first.is_none_or(|ended| end.at < ended.at) {
+            first = Some(end);
+        }
+    });
+    match first {
+        Some(ended) if ended.at <= now => Verdict::Ended(ended),
+        first => Verdict::Valid { ends_at: first.map(|ended| ended.at) },
+    }
+}
+
+/// Every end that the facts know, in no order, each with the place in `eras` of the limits that set
+/// it. The earliest is the decisive one.
+pub fn each_end(facts: &Facts<'_>, mut say: impl FnMut(Ended, Option<usize>)) {
+    if let Some(ended) = facts.user_ended {
+        say(ended, None);
+    }
+    if let Some(at) = facts.expires_at {
+        say(Ended { at, because: Because::Expired }, None);
+    }
+    for &(kind, not_before) in facts.cut_offs {
+        if facts.authenticated_at <= not_before {
+            say(Ended { at: not_before, because: Because::CutOff(kind) }, None);
+        }
+    }
+    for (place, era) in facts.eras.iter().enumerate() {
+        let mut limit = |end: Option<Time>, because: Because| {
+            let Some(end) = end.map(|end| end.max(era.from)) else { return };
+            if era.until.is_none_or(|until| end < until) {
+                say(Ended { at: end, because }, Some(place));
+            }
+        };
+        let Limits { max_age, max_idle, calendar, not_after } = era.limits;
+        let active_at = facts.active_at.max(facts.authenticated_at);
+        limit(max_age.map(|age| facts.authenticated_at + age), Because::TooOld);
+        limit(max_idle.map(|idle| active_at + idle), Because::Idle);
+        limit(calendar.map(|times| times.next_after(facts.authenticated_at)), Because::Calendar);
+        limit(not_after, Because::NotAfter);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! How often devices will have to sign in again, if every one of them stays in use and signs in as
+//! soon as it must. It moves whole classes of devices, those with the same limits, from one sign-in
+//! to the next, by the decision: a thousand devices with one moment cost as much as one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::access::{Because, Ended, Era, Facts, Limits, Verdict, decide};
+use crate::values::time::{Span, Time};
+
+const HOURS_A_DAY: usize = 24;
+const SECONDS_AN_HOUR: usize = 3_600;
+/// How far it looks ahead.
+const HOURS: usize = 90 * HOURS_A_DAY;
+const SECONDS: usize = HOURS * SECONDS_AN_HOUR;
+
+/// Sign-ins that will be forced, from one moment on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forecast {
+    /// How many in each of the next 2160 hours.
+    pub hours: Vec<u64>,
+    /// The most in one second.
+    pub peak_per_second: u64,
+    /// The first second that has as many.
+    pub peak_at: Option<Time>,
+}
+
+/// Devices with the same limits, by the second from now at which they sign in next.
+type Class = BTreeMap<usize, u64>;
+
+/// Takes devices one by one, then looks ahead.
+pub(super) struct Forecaster {
+    now: Time,
+    classes: HashMap<Vec<Limits>, Class>,
+}
+
+impl Forecaster {
+    pub(super) fn new(now: Time) -> Self {
+        Self { now, classes: HashMap::new() }
+    }
+
+    /// A device that is signed in now, with the limits that it will have.
+    pub(super) fn add(&mut self, facts: &Facts<'_>) {
+        let eras: Vec<Era> = facts.eras.iter().copied().map(without_idle).collect();
+        let at = match decide(&Facts { eras: &eras, ..*facts }, self.now) {
+            Verdict::Ended(ended) => ended.at,
+            Verdict::Valid { ends_at: Some(end) } => end,
+            Verdict::Valid { ends_at: None } => return,
+        };
+        if !asks_to_sign_in(&Facts { eras: &eras, ..*facts }, at) {
+            return;
+        }
+        let open = eras.iter().filter(|era| era.until.is_none());
+        let class = self.classes.entry(open.map(|era| era.limits).collect()).or_default();
+        *class.entry(second(at, self.now)).or_default() += 1;
+    }
+
+    /// Looks ahead.
+    pub(super) fn run(mut self) -> Forecast {
+        let mut seconds = vec![0_u32; SECONDS];
+        for (limits, mut class) in std::mem::take(&mut self.classes) {
+            let always = |limits: &Limits| Era { from: Time::ZERO, until: None, limits: *limits };
+            let eras: Vec<Era> = limits.iter().map(always).collect();
+            while let Some((at, devices)) = class.pop_first()
+                && let Some(place) = seconds.get_mut(at)
+            {
+                let facts = signed_in(self.moment(at), &eras);
+                // Whose date has come does not sign in again.
+                let Verdict::Valid { ends_at } = decide(&facts, facts.authenticated_at) else {
+                    continue;
+                };
+                *place = place.saturating_add(u32::try_from(devices).unwrap_or(u32::MAX));
+                if let Some(end) = ends_at.filter(|end| asks_to_sign_in(&facts, *end)) {
+                    *class.entry(second(end, self.now).max(at + 1)).or_default() += devices;
+                }
+            }
+        }
+        let hour = |seconds: &[u32]| seconds.iter().copied().map(u64::from).sum();
+        let peak = seconds.iter().copied().max().unwrap_or(0);
+        let peak_at = seconds.iter().position(|count| peak > 0 && *count == peak);
+        Forecast {
+            hours: seconds.chunks(SECONDS_AN_HOUR).map(hour).collect(),
+            peak_per_second: u64::from(peak),
+            peak_at: peak_at.map(|at| self.moment(at)),
+        }
+    }
+
+    fn moment(&self, second: usize) -> Time {
+        self.now + Span::seconds(i64::try_from(second).unwrap_or(i64::MAX))
+    }
+}
+
+/// A device that stays in use is never idle.
+fn without_idle(mut era: Era) -> Era {
+    era.limits.max_idle = None;
+    era
+}
+
+/// Whether what ends it then can be mended by signing in again.
+fn asks_to_sign_in(facts: &Facts<'_>, end: Time) -> bool {
+    let verdict = decide(facts, end);
+    let mended = |ended: Ended| matches!(ended.because, Because::TooOld | Because::Calendar);
+    matches!(verdict, Verdict::Ended(ended) if mended(ended))
+}
+
+fn signed_in(at: Time, eras: &[Era]) -> Facts<'_> {
+    Facts {
+        authenticated_at: at,
+        active_at: at,
+        ended: None,
+        expires_at: None,
+        user_ended: None,
+        cut_offs: &[],
+        eras,
+    }
+}
+
+/// In how many whole seconds, rounded up: who signs in at a second has the end behind them.
+fn second(end: Time, now: Time) -> usize {
+    let micros = u64::try_from((end - now).micros()).unwrap_or(0);
+    usize::try_from(micros.div_ceil(1_000_000)).unwrap_or(usize::MAX)
+}

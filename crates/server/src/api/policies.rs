@@ -1,0 +1,310 @@
+//! Policies, what they would do, and why a session ends when it does.
+
+use axum::Json;
+use reauth_domain::apps::policies::{self, Policy, PolicyLimits, Selector};
+use reauth_domain::{Error, Forecast, KnownEnd, SessionId, Span, UserId, apps, sessions, users};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use utoipa::ToSchema;
+
+use super::answer::{Answer, ErrorBody};
+use super::read::{Body, PathOf, UserInPath};
+use super::who::{AppAdmin, Backend, UsersRead};
+
+static PREVIEWS: Semaphore = Semaphore::const_new(1);
+
+/// A rule about how long sign-ins last. All that apply to a session hold: the strictest decides.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyView {
+    /// Unique in the app.
+    #[schema(example = "contractors")]
+    name: String,
+    applies_to: SelectorView,
+    limits: LimitsView,
+}
+
+/// Either `everyone`, or `groups`, or `users`, or both of these: then users who are members.
+#[derive(Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SelectorView {
+    /// All users of the app.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    everyone: bool,
+    /// Members of at least one of these groups, each from the moment on at which they joined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<String>>,
+    /// These users.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    users: Option<Vec<UserId>>,
+}
+
+/// At least one of these.
+#[derive(Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LimitsView {
+    /// The longest time from the real authentication, as `12h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "12h")]
+    max_age: Option<Span>,
+    /// The longest time without activity, as `30m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30m")]
+    max_idle: Option<Span>,
+    /// Everyone signs in again every day at this local time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "05:00")]
+    daily_at: Option<String>,
+    /// Everyone signs in again every week at this day and local time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "monday 05:00")]
+    weekly_at: Option<String>,
+    /// The IANA time zone of `daily_at` or `weekly_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Europe/Vienna")]
+    zone: Option<String>,
+    /// Nobody is signed in from this moment (RFC 3339) or date on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_after: Option<String>,
+}
+
+impl PolicyView {
+    fn new(policy: Policy) -> Self {
+        let Selector { everyone, groups, users } = policy.applies_to;
+        let PolicyLimits { max_age, max_idle, daily_at, weekly_at, zone, not_after } =
+            policy.limits;
+        Self {
+            name: policy.name,
+            applies_to: SelectorView { everyone, groups, users },
+            limits: LimitsView { max_age, max_idle, daily_at, weekly_at, zone, not_after },
+        }
+    }
+
+    fn policy(self) -> Policy {
+        let SelectorView { everyone, groups, users } = self.applies_to;
+        let LimitsView { max_age, max_idle, daily_at, weekly_at, zone, not_after } = self.limits;
+        Policy {
+            name: self.name,
+            applies_to: Selector { everyone, groups, users },
+            limits: PolicyLimits { max_age, max_idle, daily_at, weekly_at, zone, not_after },
+        }
+    }
+}
+
+/// The policies of an app that hold, by name.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PoliciesView {
+    policies: Vec<PolicyView>,
+}
+
+/// The whole set: what is not in it holds no longer.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoliciesWanted {
+    policies: Vec<PolicyView>,
+    /// Agrees that nothing may end every session of the app.
+    #[serde(default)]
+    allow_endless: bool,
+    /// A sentence for the ledger: at most 1000 characters.
+    #[serde(default, deserialize_with = "super::read::why")]
+    #[schema(value_type = Option<String>)]
+    reason: Option<String>,
+}
+
+/// The policies that hold. Scope: `users:read`.
+#[utoipa::path(get, path = "/api/v4/{app}/policies", tag = "policies",
+    params(("app" = String, Path)),
+    responses((status = 200, body = PoliciesView), (status = 401, body = ErrorBody)))]
+pub(crate) async fn list(who: Backend<UsersRead>) -> Result<Json<PoliciesView>, Answer> {
+    let all = policies::all(&mut who.state.db.read().await?, who.app).await?;
+    Ok(Json(PoliciesView { policies: all.into_iter().map(PolicyView::new).collect() }))
+}
+
+/// States the whole set of policies. It acts at once, on every session there is; a longer limit
+/// revives none. The same set again changes nothing. Scope: `app:admin`.
+#[utoipa::path(put, path = "/api/v4/{app}/policies", tag = "policies",
+    params(("app" = String, Path)), request_body = PoliciesWanted,
+    responses((status = 200, body = PoliciesView), (status = 422, body = ErrorBody)))]
+pub(crate) async fn put(
+    who: Backend<AppAdmin>,
+    Body(wanted): Body<PoliciesWanted>,
+) -> Result<Json<PoliciesView>, Answer> {
+    let mut tx = who.write().await?;
+    let app = apps::find(&mut tx, who.app).await?;
+    let all = wanted.policies.into_iter().map(PolicyView::policy).collect();
+    policies::set(&mut tx, &app, all, wanted.allow_endless, wanted.reason).await?;
+    let now = policies::all(&mut tx, who.app).await?;
+    tx.commit().await?;
+    Ok(Json(PoliciesView { policies: now.into_iter().map(PolicyView::new).collect() }))
+}
+
+/// What a set of policies would do if it were stated now.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PreviewView {
+    /// Sessions that are valid now.
+    sessions: usize,
+    /// Users who have one.
+    users: usize,
+    /// How many of these sessions would end at once.
+    ended_sessions: usize,
+    /// How many users would lose at least one.
+    ended_users: usize,
+    /// A hundred of those users at most.
+    who: Vec<String>,
+    /// The sign-ins that will be forced as it is.
+    before: ForecastView,
+    /// The same with the new set, and with those that it forces at once.
+    after: ForecastView,
+}
+
+/// Sign-ins that will be forced in the next 90 days, if every device stays in use and signs in again
+/// as soon as it must.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ForecastView {
+    /// How many in each of the next 2160 hours, the first of which begins now.
+    hours: Vec<u64>,
+    /// The most in one second.
+    peak_per_second: u64,
+    /// The first second that has as many; none if no sign-in is forced.
+    peak_at: Option<String>,
+}
+
+impl ForecastView {
+    fn new(forecast: Forecast) -> Self {
+        let Forecast { hours, peak_per_second, peak_at } = forecast;
+        Self { hours, peak_per_second, peak_at: peak_at.map(|at| at.to_string()) }
+    }
+}
+
+/// What a set of policies would do if it were stated now: nothing is changed. Scope: `users:read`.
+#[utoipa::path(post, path = "/api/v4/{app}/policies/preview", tag = "policies",
+    params(("app" = String, Path)), request_body = PoliciesWanted,
+    responses((status = 200, body = PreviewView), (status = 422, body = ErrorBody)))]
+pub(crate) async fn preview(
+    who: Backend<UsersRead>,
+    Body(wanted): Body<PoliciesWanted>,
+) -> Result<Json<PreviewView>, Answer> {
+    let app = apps::find(&mut who.state.db.read().await?, who.app).await?;
+    let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
+    policies::check(&app, &all, wanted.allow_endless)?;
+    let (db, id) = (who.state.db.clone(), who.app);
+    // It looks at every session, and in memory of its own: one at a time, while others go on.
+    let _turn = PREVIEWS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+    let looking = tokio::task::spawn_blocking(move || db.live().preview(id, &all, db.now()));
+    let found = looking.await.map_err(|error| Error::Internal(format!("preview: {error}")))??;
+    Ok(Json(PreviewView {
+        sessions: found.sessions,
+        users: found.users,
+        ended_sessions: found.ended_sessions,
+        ended_users: found.ended_users,
+        who: found.who.iter().map(ToString::to_string).collect(),
+        before: ForecastView::new(found.before),
+        after: ForecastView::new(found.after),
+    }))
+}
+
+/// Why a session ends when it does.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ExplainedView {
+    session: String,
+    user: String,
+    /// `ENROLLED`, `LOCKED` or `RESET`.
+    state: &'static str,
+    last_authenticated_at: String,
+    last_connected_at: String,
+    /// Every end that is known, the decisive one first.
+    ends: Vec<EndView>,
+}
+
+/// One end of a session.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct EndView {
+    /// The first moment at which it is no longer valid.
+    at: String,
+    /// The reason's name.
+    because: &'static str,
+    /// The reason as a sentence.
+    detail: &'static str,
+    /// The policy that asks for it; none for the app's own settings and for what someone did.
+    policy: Option<String>,
+}
+
+impl EndView {
+    fn new(end: KnownEnd) -> Self {
+        let because = end.ended.because;
+        Self {
+            at: end.ended.at.to_string(),
+            because: because.name(),
+            detail: because.sentence(),
+            policy: end.policy,
+        }
+    }
+}
+
+/// Why a session ends when it does: the facts, and every end that is known. Scope: `users:read`.
+#[utoipa::path(get, path = "/api/v4/{app}/sessions/{session}/explain", tag = "policies",
+    params(("app" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = ExplainedView), (status = 404, body = ErrorBody)))]
+pub(crate) async fn explain(
+    who: Backend<UsersRead>,
+    PathOf((_, id)): PathOf<(String, String)>,
+) -> Result<Json<ExplainedView>, Answer> {
+    let id: SessionId = id.parse().map_err(|_| Error::not_found(format!("session {id}")))?;
+    let mut read = who.state.db.read().await?;
+    let (session, explained) = sessions::explain(&mut read, who.app, id).await?;
+    Ok(Json(ExplainedView {
+        session: session.id.to_string(),
+        user: session.user.to_string(),
+        state: session.state.name(),
+        last_authenticated_at: session.authenticated_at.to_string(),
+        last_connected_at: session.connected_at.to_string(),
+        ends: explained.ends.into_iter().map(EndView::new).collect(),
+    }))
+}
+
+/// The moment by which all access of a user surely ends, unless they sign in again.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BoundView {
+    /// None: at least one item has no end.
+    ends_by: Option<String>,
+    items: Vec<ItemView>,
+}
+
+/// A credential that can act for the user.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ItemView {
+    /// `session` or `authentication_token`.
+    credential: &'static str,
+    /// The session's id; an unused authentication token has none to show.
+    id: Option<String>,
+    ends_at: Option<String>,
+    /// The name of the reason for which it ends.
+    because: Option<&'static str>,
+}
+
+/// By when all access of a user surely ends, item by item. Scope: `users:read`.
+#[utoipa::path(get, path = "/api/v4/{app}/users/{user}/access-bound", tag = "policies",
+    params(("app" = String, Path), ("user" = String, Path)),
+    responses((status = 200, body = BoundView), (status = 404, body = ErrorBody)))]
+pub(crate) async fn access_bound(
+    who: Backend<UsersRead>,
+    UserInPath(user): UserInPath,
+) -> Result<Json<BoundView>, Answer> {
+    let mut read = who.state.db.read().await?;
+    users::find(&mut read, who.app, user).await?;
+    let items = sessions::access_of(&mut read, user).await?;
+    let is_bounded = items.iter().all(|item| item.ends.is_some());
+    let latest = items.iter().filter_map(|item| item.ends).map(|ended| ended.at).max();
+    let view = |item: &sessions::Access| ItemView {
+        credential: if item.session.is_some() { "session" } else { "authentication_token" },
+        id: item.session.map(|id| id.to_string()),
+        ends_at: item.ends.map(|ended| ended.at.to_string()),
+        because: item.ends.map(|ended| ended.because.name()),
+    };
+    let now = read.now();
+    Ok(Json(BoundView {
+        ends_by: is_bounded.then(|| latest.unwrap_or(now).to_string()),
+        items: items.iter().map(view).collect(),
+    }))
+}
