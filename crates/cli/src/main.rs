@@ -1,6 +1,8 @@
 //! The binary `reauth`. Each client verb is a file in `verbs` and asks the server through
 //! `reauth-sdk`; none of them knows the database. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod chart;
+mod confirm;
 mod connect;
 mod failure;
 mod output;
@@ -62,9 +64,12 @@ enum Verb {
     /// Device sessions: list them, or end one
     #[command(subcommand)]
     Session(verbs::session::Verb),
-    /// Groups of users, for cut-offs
+    /// Groups of users, for policies and cut-offs
     #[command(subcommand)]
     Group(verbs::group::Verb),
+    /// Policies: how long sign-ins last, and for whom
+    #[command(subcommand)]
+    Policy(verbs::policy::Verb),
     /// Make many users sign in again at once
     Revoke(verbs::revoke::Arguments),
     /// Tasks: scripts that run by hand or by schedule
@@ -129,6 +134,7 @@ async fn ask(cli: Cli) -> Result<(), Failure> {
         Verb::User(verb) => verbs::user::run(&context, verb).await,
         Verb::Session(verb) => verbs::session::run(&context, verb).await,
         Verb::Group(verb) => verbs::group::run(&context, verb).await,
+        Verb::Policy(verb) => verbs::policy::run(&context, verb).await,
         Verb::Revoke(arguments) => verbs::revoke::run(&context, arguments).await,
         Verb::Task(verb) => verbs::task::run(&context, verb).await,
         Verb::Ledger(verb) => verbs::ledger::run(&context, verb).await,
@@ -185,6 +191,10 @@ mod tests {
             "reauth group add contractors 0190",
             "reauth revoke --everyone --yes --reason leak",
             "reauth revoke --group contractors",
+            "reauth policy preview policies.toml --chart forecast.svg",
+            "reauth policy apply policies.toml --allow-endless --yes --reason audit",
+            "reauth session explain 0191",
+            "reauth user access-bound 0190",
             "reauth ledger show --since 7d --limit 10",
             "reauth ledger show --since 2026-05-01 --user 0190",
             "reauth ledger verify",

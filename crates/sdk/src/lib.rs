@@ -23,9 +23,9 @@ mod client;
 mod devices;
 mod doctor;
 mod error;
-mod groups;
 mod ledger;
 mod pages;
+mod policies;
 mod sessions;
 mod tasks;
 mod time;
@@ -37,9 +37,12 @@ pub use client::Client;
 pub use devices::{Checked, Connected, Device, Enrolled, Enrolment};
 pub use doctor::{Diagnosis, Finding};
 pub use error::{Error, Result};
-pub use groups::Group;
 pub use ledger::{By, Entries, Entry, Head, Problem, Verified, Wanted};
 pub use pages::{Page, Pages};
+pub use policies::{
+    AccessBound, AccessItem, End, Explained, Forecast, Group, Policy, PolicyLimits, PolicyPreview,
+    PolicySet, Selector,
+};
 pub use sessions::{
     Container, CutOff, DeviceId, Filter, Runtime, Session, SessionState, SyncStatus,
 };

@@ -43,6 +43,12 @@ impl Moment {
         Self(self.0.saturating_sub(span.0))
     }
 
+    /// The moment this long after.
+    #[must_use]
+    pub const fn after(self, span: Span) -> Self {
+        Self(self.0.saturating_add(span.0))
+    }
+
     /// Reads an HTTP date, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7). Its two
     /// obsolete forms are not written by any server of today.
     pub(crate) fn from_http(text: &str) -> Option<Self> {

@@ -5,6 +5,7 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod group;
 pub(crate) mod ledger;
+pub(crate) mod policy;
 pub(crate) mod revoke;
 pub(crate) mod serve;
 pub(crate) mod session;

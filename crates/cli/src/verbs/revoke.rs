@@ -1,13 +1,12 @@
 //! `reauth revoke`: many users must sign in again, by one cut-off.
 
-use std::io::{self, BufRead, IsTerminal as _, Write};
-
 use clap::{ArgGroup, Args};
 use reauth_sdk::Filter;
 use serde_json::json;
 
+use crate::confirm;
 use crate::connect::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 const EXAMPLES: &str = "\
 It is one commit, however many users there are. When this returns, no session from before is
@@ -47,20 +46,20 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
     let reason = reason.as_deref();
     let (whom, cut_off) = if everyone {
         let client = context.client()?;
-        confirm(yes, "every user of every app", "everyone")?;
+        ask(yes, "every user of every app", "everyone")?;
         ("everyone".to_owned(), client.revoke_everyone(reason).await?)
     } else {
         let app = context.app().await?;
         let (whom, filter) = match (group, user) {
             (Some(group), _) => {
                 let whom = format!("everyone in the group {group}");
-                confirm(yes, &whom, &group)?;
+                ask(yes, &whom, &group)?;
                 (whom, Filter::Group(group))
             }
             (None, Some(user)) => (format!("user {user}"), Filter::User(user)),
             (None, None) => {
                 let whom = format!("every user of the app {}", app.id());
-                confirm(yes, &whom, app.id())?;
+                ask(yes, &whom, app.id())?;
                 (whom, Filter::Everyone {})
             }
         };
@@ -70,38 +69,6 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
     context.output.done(&sentence, json!({ "seq": cut_off.seq, "not_before": cut_off.not_before }))
 }
 
-/// Lets a person type what they are about to revoke. Whoever is no person has meant it.
-fn confirm(yes: bool, whom: &str, word: &str) -> Result<()> {
-    let is_person = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if yes || !is_person || typed(whom, word, io::stdin().lock(), io::stderr().lock())? {
-        return Ok(());
-    }
-    Err(Failure::new("not confirmed: nothing was changed").help("--yes leaves the question out"))
-}
-
-fn typed(whom: &str, word: &str, mut from: impl BufRead, mut to: impl Write) -> io::Result<bool> {
-    let (whom, shown) = (crate::output::plain(whom), crate::output::plain(word));
-    write!(to, "This makes {whom} sign in again. Type {shown} to go on: ")?;
-    to.flush()?;
-    let mut line = String::new();
-    from.read_line(&mut line)?;
-    Ok(line.trim() == word.trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_very_word_confirms() {
-        for (answer, is_confirmed) in
-            [("everyone\n", true), (" everyone \r\n", true), ("yes\n", false), ("", false)]
-        {
-            let mut asked = Vec::new();
-            let typed = typed("every user", "everyone", answer.as_bytes(), &mut asked);
-            assert_eq!(typed.expect("no output fails here"), is_confirmed, "{answer:?}");
-            let asked = String::from_utf8(asked).expect("UTF-8");
-            assert!(asked.contains("every user") && asked.contains("Type everyone"), "{asked}");
-        }
-    }
+fn ask(yes: bool, whom: &str, word: &str) -> Result<()> {
+    confirm::by_word(yes, &format!("This makes {whom} sign in again"), word)
 }

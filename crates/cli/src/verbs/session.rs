@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
-use reauth_sdk::{InApp, Moment, Session, SessionState, Span, User, UserObject};
+use reauth_sdk::{Explained, InApp, Moment, Session, SessionState, Span, User, UserObject};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::connect::Context;
 use crate::failure::Result;
-use crate::paging;
-use crate::times::lasting;
+use crate::times::{at, lasting};
+use crate::{output, paging};
 
 const LIST_EXAMPLES: &str = "\
 `signed in` is how long ago the user really proved who they are on this device: it is from that
@@ -18,6 +18,12 @@ moment that an app's longest session age is counted.
 
 Example:
   reauth session list --older-than 30d";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Every end that is known of it, the earliest first: that is the one that counts.
+
+Example:
+  reauth session explain 01900000-0000-7000-8000-000000000001";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -30,6 +36,12 @@ pub(crate) enum Verb {
         /// Only those whose sign-in was longer ago, such as 30d
         #[arg(long, value_name = "DURATION")]
         older_than: Option<Span>,
+    },
+    /// Say why a session ends when it does
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// The session's id
+        session: String,
     },
     /// Force a device to sign in again
     ReAuthenticate(One),
@@ -71,6 +83,10 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             let columns = ["user", "name", "session", "device", "state", "signed in", "ends in"];
             context.output.list(&sessions, "sessions", columns, |session| row(session, now))
         }
+        Verb::Explain { session } => {
+            let found = app.explain(&session).await?;
+            context.output.either(&found, &explained(&found))
+        }
         Verb::ReAuthenticate(one) => {
             let One { user, session, reason } = one;
             app.re_authenticate(&user, &session, reason.as_deref()).await?;
@@ -83,6 +99,23 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             context.output.done(&sentence, json!({ "user": user, "session": session }))
         }
     }
+}
+
+fn explained(found: &Explained) -> String {
+    let rows = found.ends.iter().map(|end| {
+        let policy = end.policy.clone().unwrap_or_default();
+        vec![at(end.at), end.because.clone(), policy, end.detail.clone()]
+    });
+    let table = output::table(&["ends", "because", "policy", "that is"], rows.collect());
+    format!(
+        "session    {} of user {}\nstate      {}\nsigned in  {}\nactive     {}\n\n{}",
+        found.session,
+        found.user,
+        state(&found.state),
+        at(found.last_authenticated_at),
+        at(found.last_connected_at),
+        if found.ends.is_empty() { "nothing ends it: it has no bound" } else { &table },
+    )
 }
 
 async fn everyone(app: &InApp) -> Result<(Vec<User>, Vec<UserObject>)> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use reauth_sdk::{InApp, SessionState, Span, User, UserObject};
+use reauth_sdk::{AccessBound, InApp, SessionState, Span, User, UserObject};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -66,6 +66,11 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<Span>,
     },
+    /// Say by when all access of a user surely ends, item by item
+    AccessBound {
+        /// The user's id
+        id: String,
+    },
 }
 
 /// `NAME=TEXT` or `NAME:=JSON`.
@@ -114,6 +119,10 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             let sentence = format!("user {id} is unlocked and can sign in again");
             output.done(&sentence, json!({ "user": id, "locked": false }))
         }
+        Verb::AccessBound { id } => {
+            let found = app.access_bound(&id).await?;
+            output.either(&found, &bound(&found))
+        }
         Verb::Token { id, expires_in } => {
             let token = app.authentication_token(&id, expires_in).await?;
             let until = at(token.expires_at);
@@ -121,6 +130,19 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             output.secret(&token, &token.token, &about)
         }
     }
+}
+
+fn bound(found: &AccessBound) -> String {
+    if found.items.is_empty() {
+        return "nobody can act for this user now".to_owned();
+    }
+    let rows = found.items.iter().map(|item| {
+        let id = item.id.clone().unwrap_or_default();
+        let because = item.because.clone().unwrap_or_default();
+        vec![item.credential.replace('_', " "), id, at_or(item.ends_at, "never"), because]
+    });
+    let table = crate::output::table(&["credential", "id", "ends", "because"], rows.collect());
+    format!("all access ends by {}\n\n{table}", at_or(found.ends_by, "no moment: it has no bound"))
 }
 
 fn gathered(name: Option<String>, attributes: Vec<Attribute>) -> Result<Map<String, Value>> {

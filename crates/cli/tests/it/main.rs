@@ -57,6 +57,11 @@ impl Shop {
         self.dir.path().join("data")
     }
 
+    /// A file of the shop's own.
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
     /// The command with the place of the store.
     fn store<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.arg("--data").arg(self.data());

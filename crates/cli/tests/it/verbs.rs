@@ -61,21 +61,63 @@ fn an_operator_does_a_days_work_with_the_verbs() {
     }
 }
 
+#[test]
+fn an_operator_keeps_the_policies_in_a_file() {
+    let shop = Shop::new(Kind::Sqlite);
+    let serving = shop.serve();
+    let operator = |words: &[&str]| serving.json(&shop.operator, words);
+    let plain = |words: &[&str]| {
+        let output = serving.verb(&shop.operator, words);
+        assert!(output.status.success(), "{words:?}: {}", error_of(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let app = text(&operator(&["app", "create", "Field", "--multiple-devices"])["id"]);
+    let ann = text(&operator(&["user", "create", "--name", "Ann"])["id"]);
+    operator(&["group", "add", "contractors", &ann]);
+    end_sessions(&serving, &shop.operator, &app, &ann);
+    let phone = sign_in(&serving, &shop.operator, &app, &ann, "phone");
+
+    let file = shop.path("policies.toml");
+    let rules = "[[policy]]\nname = \"contractors\"\napplies_to = { groups = [\"contractors\"] }\n\
+                 limits = { max_age = \"12h\" }\n";
+    std::fs::write(&file, rules).expect("a file");
+    assert_eq!(
+        plain(&["policy", "diff", &file]),
+        "+ contractors: groups contractors: max_age 12h\n"
+    );
+    let chart = shop.path("forecast.png");
+    let shown = plain(&["policy", "preview", &file, "--chart", &chart]);
+    assert!(shown.contains("Signed out at once: 0 of 1 sessions (0 of 1 users)"), "{shown}");
+    assert!(shown.contains("179 with these policies"), "every 12 hours until day 90: {shown}");
+    assert!(std::fs::metadata(&chart).expect("a picture").len() > 1_000);
+    let changed = operator(&["policy", "apply", &file, "--reason", "audit"]);
+    assert_eq!(changed["added"][0]["name"], "contractors");
+    assert_eq!(plain(&["policy", "apply", &file]), "nothing changes\n");
+    assert_eq!(operator(&["policy", "list"])[0]["limits"]["max_age"], "12h");
+    std::fs::write(&file, plain(&["policy", "export"])).expect("a file");
+    assert_eq!(plain(&["policy", "diff", &file]), "nothing changes\n");
+
+    let why = plain(&["session", "explain", &phone]);
+    assert!(why.contains("max_session_age") && why.contains("contractors"), "{why}");
+    let bound = operator(&["user", "access-bound", &ann]);
+    assert_eq!((&bound["items"][0]["id"], bound["ends_by"].is_string()), (&phone.into(), true));
+
+    std::fs::write(&file, rules.replace("max_age", "max_ages")).expect("a file");
+    let wrong = error_of(&serving.verb(&shop.operator, &["policy", "apply", &file]));
+    assert!(wrong.contains("max_ages") && wrong.contains("policies.toml"), "{wrong}");
+    operator(&["app", "set", &app, "--max-session-age", "none"]);
+    std::fs::write(&file, "").expect("a file");
+    let endless = error_of(&serving.verb(&shop.operator, &["policy", "apply", &file]));
+    assert!(endless.contains("allow_endless"), "{endless}");
+    operator(&["policy", "apply", &file, "--allow-endless"]);
+    assert_eq!(operator(&["policy", "list"]), serde_json::json!([]));
+}
+
 /// The main job by hand: two devices sign in, one must sign in again, one is wiped.
 fn end_sessions(serving: &crate::Serving, token: &str, app: &str, user: &str) {
     let verb = |words: &[&str]| serving.json(token, words);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let client = reauth_sdk::Client::new(&serving.url, token).expect("a client");
     for device in ["phone", "tablet"] {
-        let enrolment = reauth_sdk::Enrolment {
-            authentication_token: text(&verb(&["user", "token", user])["token"]),
-            device: reauth_sdk::DeviceId { id: device.to_owned() },
-            label: None,
-            container: None,
-            runtime: None,
-        };
-        let made = runtime.block_on(reauth_sdk::Device::enroll(&client, app, &enrolment));
-        made.expect("it is enrolled");
+        sign_in(serving, token, app, user, device);
     }
     let sessions = || verb(&["session", "list", "--user", user]);
     let id = |at: usize| text(&sessions()[at]["id"]);
@@ -89,17 +131,32 @@ fn end_sessions(serving: &crate::Serving, token: &str, app: &str, user: &str) {
     assert_eq!(states, ["RESET", "LOCKED"], "{all}");
 }
 
+/// A device signs in; answers the session's id.
+fn sign_in(serving: &crate::Serving, token: &str, app: &str, user: &str, device: &str) -> String {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = reauth_sdk::Client::new(&serving.url, token).expect("a client");
+    let issued = serving.json(token, &["user", "token", user]);
+    let enrolment = reauth_sdk::Enrolment {
+        authentication_token: text(&issued["token"]),
+        device: reauth_sdk::DeviceId { id: device.to_owned() },
+        label: None,
+        container: None,
+        runtime: None,
+    };
+    let made = runtime.block_on(reauth_sdk::Device::enroll(&client, app, &enrolment));
+    made.expect("it is enrolled").1.session_id
+}
+
 #[test]
 fn tasks_are_put_run_and_read_with_the_verbs() {
     let shop = Shop::new(Kind::Sqlite);
     let serving = shop.serve();
     let operator = |words: &[&str]| serving.json(&shop.operator, words);
     operator(&["app", "create", "Field"]);
-    let file = shop.dir.path().join("hello.ts");
+    let file = shop.path("hello.ts");
     let source = "export async function run(params: { who?: string }) {
         console.log('hello', params.who); return { greeted: params.who } }";
     std::fs::write(&file, source).expect("a file");
-    let file = file.display().to_string();
     let put =
         operator(&["task", "put", &file, "--schedule", "0 3 * * *", "--zone", "Europe/Vienna"]);
     assert_eq!(put["schedule"]["zone"], "Europe/Vienna");

@@ -116,9 +116,9 @@ pub enum Because {
     UserDeleted,
     /// Everyone in this scope had to sign in again.
     CutOff(CutOffKind),
-    /// The authentication is older than the app allows.
+    /// The authentication is older than is allowed.
     TooOld,
-    /// The device was not active for longer than the app allows.
+    /// The device was not active for longer than is allowed.
     Idle,
     /// The day or hour has come at which everyone signs in again.
     Calendar,
@@ -145,8 +145,8 @@ impl Because {
         (Self::CutOff(CutOffKind::App), "cut_off_app", "all users of the app must sign in again"),
         (Self::CutOff(CutOffKind::Group), "cut_off_group", "the user's group must sign in again"),
         (Self::CutOff(CutOffKind::User), "cut_off_user", "the user must sign in again"),
-        (Self::TooOld, "max_session_age", "the sign-in is older than the app allows"),
-        (Self::Idle, "max_idle", "the device was not used for longer than the app allows"),
+        (Self::TooOld, "max_session_age", "the sign-in is older than is allowed"),
+        (Self::Idle, "max_idle", "the device was not used for longer than is allowed"),
         (Self::Calendar, "calendar", "the sign-in is from before the last fixed time to sign in"),
         (Self::NotAfter, "not_after", "access was granted until a date that has come"),
         (Self::Expired, "expired", "the credential has expired"),

@@ -173,8 +173,8 @@ pub fn check(app: &App, policies: &[Policy], may_be_endless: bool) -> Result<()>
                 || limits.not_after.is_some());
     }
     if !is_bounded && !may_be_endless {
-        let why = "nothing would end every session: keep a policy for everyone with max_age, or set \
-                   max_session_age, or say \"allow_endless\": true";
+        let why = "nothing would end every session: keep a policy for everyone with max_age, or \
+                   set max_session_age, or say \"allow_endless\": true";
         return Err(Error::invalid("policies", why));
     }
     Ok(())

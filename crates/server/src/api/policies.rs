@@ -158,8 +158,8 @@ pub(crate) struct PreviewView {
     after: ForecastView,
 }
 
-/// Sign-ins that will be forced in the next 90 days, if every device stays in use and signs in again
-/// as soon as it must.
+/// Sign-ins that will be forced in the next 90 days, if every device stays in use and signs in
+/// again as soon as it must.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ForecastView {
     /// How many in each of the next 2160 hours, the first of which begins now.

@@ -169,13 +169,7 @@ impl World {
             }
             Act::CutOff(scope, at) => {
                 let Some(user) = self.user(*at) else { return Ok(()) };
-                let scope = match scope {
-                    0 => CutOffScope::Everyone,
-                    1 => CutOffScope::App { app },
-                    2 => CutOffScope::Group { app, name: "group 0".into() },
-                    _ => CutOffScope::User { user },
-                };
-                cutoffs::set(&mut tx, scope, None).await?;
+                cutoffs::set(&mut tx, cut_off(*scope, app, user), None).await?;
             }
             Act::Limits(age, idle, many) => {
                 let settings = Settings {
@@ -198,6 +192,15 @@ impl World {
             Act::Pass(_) | Act::Check(_) => {}
         }
         tx.commit().await.map(|_| ())
+    }
+}
+
+fn cut_off(scope: u8, app: AppId, user: UserId) -> CutOffScope {
+    match scope {
+        0 => CutOffScope::Everyone,
+        1 => CutOffScope::App { app },
+        2 => CutOffScope::Group { app, name: "group 0".into() },
+        _ => CutOffScope::User { user },
     }
 }
 

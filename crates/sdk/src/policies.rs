@@ -1,0 +1,223 @@
+//! Policies: what an app asks of sign-ins, of whom; what a set of them would do; and why and until
+//! when one can still get in. And groups, for whom a policy or a cut-off is. Source: `/policies`,
+//! `/groups`.
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+
+use crate::apps::InApp;
+use crate::error::Result;
+use crate::sessions::SessionState;
+use crate::time::{Moment, Span};
+
+/// A rule about how long sign-ins last. All that apply to a session hold: the strictest decides. A
+/// field that this client does not know is an error: a limit must not be lost on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Its name, unique in the app.
+    pub name: String,
+    /// Whose sessions it is about.
+    pub applies_to: Selector,
+    /// What it asks.
+    pub limits: PolicyLimits,
+}
+
+/// Whose sessions a policy is about: those who meet all that is given; `everyone` stands alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selector {
+    /// All users of the app.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub everyone: bool,
+    /// Members of at least one of these groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+    /// These users, by their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Vec<String>>,
+}
+
+/// What a policy asks: at least one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyLimits {
+    /// The longest time from the real authentication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Span>,
+    /// The longest time without activity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_idle: Option<Span>,
+    /// Everyone signs in again every day at this local time: `05:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub daily_at: Option<String>,
+    /// Everyone signs in again every week at this day and local time: `monday 05:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weekly_at: Option<String>,
+    /// The IANA time zone of `daily_at` or `weekly_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Nobody is signed in from this moment (RFC 3339) or date on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<String>,
+}
+
+/// A whole set of policies, as it is stated: what is not in it holds no longer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PolicySet {
+    /// The policies.
+    pub policies: Vec<Policy>,
+    /// Agrees that nothing may end every session of the app.
+    pub allow_endless: bool,
+    /// Why, for the ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a set of policies would do if it were stated now.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PolicyPreview {
+    /// Sessions that are valid now.
+    pub sessions: u64,
+    /// Users who have one.
+    pub users: u64,
+    /// How many of these sessions would end at once.
+    pub ended_sessions: u64,
+    /// How many users would lose at least one.
+    pub ended_users: u64,
+    /// A hundred of those users at most, by their ids.
+    pub who: Vec<String>,
+    /// The sign-ins that will be forced as it is.
+    pub before: Forecast,
+    /// The same with the new set, and with those that it forces at once.
+    pub after: Forecast,
+}
+
+/// Sign-ins that will be forced in the next 90 days, if every device stays in use and signs in
+/// again as soon as it must.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Forecast {
+    /// How many in each of the next 2160 hours, the first of which begins now.
+    pub hours: Vec<u64>,
+    /// The most in one second.
+    pub peak_per_second: u64,
+    /// The first second that has as many; none if no sign-in is forced.
+    pub peak_at: Option<Moment>,
+}
+
+/// Why a session ends when it does.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Explained {
+    /// The session's id.
+    pub session: String,
+    /// Whose it is.
+    pub user: String,
+    /// What the device may do.
+    pub state: SessionState,
+    /// When the user last really proved who they are.
+    pub last_authenticated_at: Moment,
+    /// When the device was last active.
+    pub last_connected_at: Moment,
+    /// Every end that is known, the decisive one first.
+    pub ends: Vec<End>,
+}
+
+/// One end of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct End {
+    /// The first moment at which the session is no longer valid.
+    pub at: Moment,
+    /// The reason's name, such as `max_session_age`.
+    pub because: String,
+    /// The reason as a sentence.
+    pub detail: String,
+    /// The policy that asks for it; none for the app's settings and for what someone did.
+    pub policy: Option<String>,
+}
+
+/// By when all access of a user surely ends, unless they sign in again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct AccessBound {
+    /// None: at least one item has no end.
+    pub ends_by: Option<Moment>,
+    /// Every credential that can act for the user.
+    pub items: Vec<AccessItem>,
+}
+
+/// A credential that can act for a user.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct AccessItem {
+    /// `session` or `authentication_token`.
+    pub credential: String,
+    /// The session's id; an unused authentication token has none to show.
+    pub id: Option<String>,
+    /// When it ends by itself; none is never.
+    pub ends_at: Option<Moment>,
+    /// The name of the reason for which it ends.
+    pub because: Option<String>,
+}
+
+/// A group of users. It comes to be with its first member or its first cut-off.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Group {
+    /// Its name within the app.
+    pub name: String,
+    /// How many members it has.
+    pub members: u64,
+    /// Its latest cut-off; none if its members were never told to sign in again.
+    pub not_before: Option<Moment>,
+}
+
+impl InApp {
+    /// The policies that hold, by name. Scope `users:read`.
+    pub async fn policies(&self) -> Result<Vec<Policy>> {
+        #[derive(Deserialize)]
+        struct Policies {
+            policies: Vec<Policy>,
+        }
+        let found: Policies = self.request(Method::GET, &["policies"]).json().await?;
+        Ok(found.policies)
+    }
+
+    /// States the whole set of policies; the same set again changes nothing. It acts at once, on
+    /// every session there is; a longer limit revives none. Scope `app:admin`.
+    pub async fn set_policies(&self, set: &PolicySet) -> Result<()> {
+        self.request(Method::PUT, &["policies"]).body(set).nothing().await
+    }
+
+    /// What a set would do if it were stated now. Nothing is changed. Scope `users:read`.
+    pub async fn preview_policies(&self, set: &PolicySet) -> Result<PolicyPreview> {
+        self.request(Method::POST, &["policies", "preview"]).body(set).json().await
+    }
+
+    /// Why a session ends when it does. Scope `users:read`.
+    pub async fn explain(&self, session: &str) -> Result<Explained> {
+        self.request(Method::GET, &["sessions", session, "explain"]).json().await
+    }
+
+    /// By when all access of a user surely ends. Scope `users:read`.
+    pub async fn access_bound(&self, user: &str) -> Result<AccessBound> {
+        self.request(Method::GET, &["users", user, "access-bound"]).json().await
+    }
+
+    /// All groups of the app by name. Scope `users:read`.
+    pub async fn groups(&self) -> Result<Vec<Group>> {
+        #[derive(Deserialize)]
+        struct Groups {
+            objects: Vec<Group>,
+        }
+        let groups: Groups = self.request(Method::GET, &["groups"]).json().await?;
+        Ok(groups.objects)
+    }
+
+    /// Adds a user to a group; a member stays one. Scope `users:write`.
+    pub async fn add_member(&self, group: &str, user: &str) -> Result<()> {
+        self.request(Method::PUT, &["groups", group, "members", user]).nothing().await
+    }
+
+    /// Takes a user out of a group. The group's cut-off stays with the user: leaving never revives
+    /// a session. Scope `users:write`.
+    pub async fn remove_member(&self, group: &str, user: &str) -> Result<()> {
+        self.request(Method::DELETE, &["groups", group, "members", user]).nothing().await
+    }
+}
