@@ -195,6 +195,7 @@ mod tests {
             "reauth policy apply policies.toml --allow-endless --yes --reason audit",
             "reauth session explain 0191",
             "reauth user access-bound 0190",
+            "reauth user not-after 0190 2026-12-31 --reason contract",
             "reauth ledger show --since 7d --limit 10",
             "reauth ledger show --since 2026-05-01 --user 0190",
             "reauth ledger verify",

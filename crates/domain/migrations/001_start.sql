@@ -58,6 +58,8 @@ create table users (
     locked_at bigint,
     deleted_at bigint,
     not_before bigint not null,
+    not_after bigint,
+    not_after_set_at bigint,
     attributes text not null
 );
 create index users_created on users (app_id, created_at, id);
@@ -96,6 +98,7 @@ create table sessions (
     device_id text not null,
     state text not null,
     secret_hash text not null,
+    traits text not null,
     created_at bigint not null,
     authenticated_at bigint not null,
     connected_at bigint not null,
@@ -114,6 +117,7 @@ create table enrolments (
     user_id text not null references users (id),
     created_at bigint not null,
     expires_at bigint not null,
+    traits text not null,
     ended_at bigint,
     ended_by text
 );

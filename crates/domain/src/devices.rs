@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use crate::access::{Because, Verdict};
-use crate::apps::{self, Settings};
+use crate::access::{Assurance, Because, Methods, Traits, Verdict, platform};
+use crate::apps::{self, Settings, selectors};
 use crate::ledger::{Change, Subject};
 use crate::live::{Checked, Explained};
 use crate::sessions;
-use crate::store::{Db, Tx, args};
+use crate::store::{Db, Row, Tx, args};
 use crate::users;
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -49,12 +49,22 @@ pub struct Enrolled {
     pub secret: Secret,
 }
 
+/// How the app's backend had the user prove who they are, before it asks for a token.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proof {
+    /// By which methods.
+    pub methods: Methods,
+    /// How surely.
+    pub assurance: Option<Assurance>,
+}
+
 /// Issues a one-use authentication token with which one device can enrol for this user.
 pub async fn issue(
     tx: &mut Tx,
     app: AppId,
     user: UserId,
     life: Option<Span>,
+    proof: Proof,
 ) -> Result<(Secret, Time)> {
     tx.refuse_task()?;
     let life = life.unwrap_or(ENROLMENT_LIFE);
@@ -63,14 +73,20 @@ pub async fn issue(
     }
     users::find(tx, app, user).await?;
     let (secret, now) = (Secret::mint(SecretKind::Enrolment), tx.now());
+    let Proof { methods, assurance } = proof;
+    let traits = Traits { platform: None, methods, assurance };
     let expires_at = now + life;
     if let Verdict::Ended(ended) = tx.live().may_sign_in(user, now)? {
-        let why = format!("{}: unlock the user first", ended.because);
-        return Err(Error::Conflict(why));
+        let what = match ended.because {
+            Because::UserLocked => "unlock the user first",
+            _ => "no sign-in can succeed",
+        };
+        return Err(Error::Conflict(format!("{}: {what}", ended.because)));
     }
     tx.change(
-        "insert into enrolments (hash, user_id, created_at, expires_at) values ($1, $2, $3, $4)",
-        args![secret.hash(), user, now, expires_at],
+        "insert into enrolments (hash, user_id, created_at, expires_at, traits)
+         values ($1, $2, $3, $4, $5)",
+        args![secret.hash(), user, now, expires_at, traits.to_string()],
     )
     .await?;
     let change = Change::EnrolmentIssued { secret_sha256: secret.hash(), expires_at };
@@ -79,50 +95,101 @@ pub async fn issue(
 }
 
 /// Uses an authentication token up and begins a session on the device. A device that is known
-/// keeps its session id; its old secret is dead.
+/// keeps its session id; its old secret is dead. What would be refused at the first check is not
+/// begun, and the token stays.
 pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Result<Enrolled> {
     check_device(&device)?;
     let settings = apps::find(tx, app).await?.settings;
-    let user = use_up(tx, app, token).await?;
+    let (user, proof) = use_up(tx, app, token).await?;
+    let known = known(tx, user, &device.id).await?;
+    let device = device.with(known.as_ref());
+    let traits = Traits { platform: device.platform(), ..proof };
+    let patterns = tx.live().patterns(app)?;
+    let label = device.label.as_deref().unwrap_or_default();
+    let labels: Vec<String> = selectors::fitting(&patterns, label).cloned().collect();
+    let now = tx.now();
+    tx.live().judge_sign_in(user, (&traits, &labels), now)?.require()?;
     let secret = Secret::mint(SecretKind::Session);
-    let sql = "select id from sessions where user_id = $1 and device_id = $2";
-    let known = tx.first(sql, args![user, &device.id]).await?;
     let session = match known {
-        Some(row) => renew(tx, row.parsed(0)?, &secret, &device).await?,
-        None => begin(tx, user, &secret, &device).await?,
+        Some(known) => renew(tx, known.session, (&secret, &traits), &device).await?,
+        None => begin(tx, user, (&secret, &traits), &device).await?,
     };
-    let replaced = replace_others(tx, user, session, &settings).await?;
+    let replaced = make_room(tx, user, session, &settings).await?;
     let change = Change::SessionEnrolled {
         session,
         device: device.id,
         secret_sha256: secret.hash(),
+        traits,
         replaced,
+        labels,
     };
     tx.record(Subject::user(app, user), None, change);
     Ok(Enrolled { user, session, secret })
 }
 
-async fn replace_others(
+/// A device that signed in before.
+struct Known {
+    session: SessionId,
+    label: Option<String>,
+    container: Option<Value>,
+    runtime: Option<Value>,
+}
+
+async fn known(tx: &mut Tx, user: UserId, device: &str) -> Result<Option<Known>> {
+    let sql = "select id, label, container, runtime from sessions
+               where user_id = $1 and device_id = $2";
+    let row = tx.first(sql, args![user, device]).await?;
+    let known = |row: Row| {
+        Ok(Known {
+            session: row.parsed(0)?,
+            label: row.text_or_null(1)?,
+            container: row.json_or_null(2)?,
+            runtime: row.json_or_null(3)?,
+        })
+    };
+    row.map(known).transpose()
+}
+
+impl Device {
+    /// What it does not tell is what it told last.
+    fn with(self, known: Option<&Known>) -> Self {
+        Self {
+            id: self.id,
+            label: self.label.or_else(|| known.and_then(|known| known.label.clone())),
+            container: self.container.or_else(|| known.and_then(|known| known.container.clone())),
+            runtime: self.runtime.or_else(|| known.and_then(|known| known.runtime.clone())),
+        }
+    }
+
+    fn platform(&self) -> Option<String> {
+        platform(self.container.as_ref()?.get("platform")?.as_str()?)
+    }
+}
+
+/// Ends the sessions for which there is no room beside the new one, or refuses it.
+async fn make_room(
     tx: &mut Tx,
     user: UserId,
-    keep: SessionId,
+    new: SessionId,
     settings: &Settings,
 ) -> Result<Vec<crate::ledger::EndedSession>> {
-    if settings.multiple_devices_per_user {
-        return Ok(Vec::new());
+    if !settings.multiple_devices_per_user {
+        return sessions::end_others(tx, user, Some(new), Because::Replaced).await;
     }
-    sessions::end_others(tx, user, Some(keep), Because::Replaced).await
+    let now = tx.now();
+    let Some(room) = tx.live().room(user, now)? else { return Ok(Vec::new()) };
+    sessions::end_surplus(tx, user, new, room).await
 }
 
 /// The user for whom the token was issued, if the decision lets it be used.
-async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<UserId> {
+async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<(UserId, Traits)> {
     if kind_of_secret(token) != Some(SecretKind::Enrolment) {
         return Err(Error::SignInAgain(Because::Unknown));
     }
     let hash = SecretHash::of(token);
     let row = tx
         .first(
-            "select e.user_id, e.created_at, e.expires_at, e.ended_at, e.ended_by
+            "select e.user_id, e.created_at, e.expires_at, e.ended_at, e.ended_by, e.traits
              from enrolments e join users u on u.id = e.user_id
              where e.hash = $1 and u.app_id = $2",
             args![hash, app],
@@ -142,15 +209,20 @@ async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<UserId> {
         args![now, Because::Used.name(), hash],
     )
     .await?;
-    Ok(user)
+    Ok((user, row.parsed(5)?))
 }
 
-async fn begin(tx: &mut Tx, user: UserId, secret: &Secret, device: &Device) -> Result<SessionId> {
+async fn begin(
+    tx: &mut Tx,
+    user: UserId,
+    (secret, traits): (&Secret, &Traits),
+    device: &Device,
+) -> Result<SessionId> {
     let (id, now) = (SessionId::mint(), tx.now());
     tx.change(
         "insert into sessions (id, user_id, device_id, state, secret_hash, created_at,
-         authenticated_at, connected_at, label, container, runtime)
-         values ($1, $2, $3, 'ENROLLED', $4, $5, $6, $7, $8, $9, $10)",
+         authenticated_at, connected_at, label, container, runtime, traits)
+         values ($1, $2, $3, 'ENROLLED', $4, $5, $6, $7, $8, $9, $10, $11)",
         args![
             id,
             user,
@@ -161,19 +233,25 @@ async fn begin(tx: &mut Tx, user: UserId, secret: &Secret, device: &Device) -> R
             now,
             device.label.clone(),
             json(device.container.as_ref()),
-            json(device.runtime.as_ref())
+            json(device.runtime.as_ref()),
+            traits.to_string()
         ],
     )
     .await?;
     Ok(id)
 }
 
-async fn renew(tx: &mut Tx, id: SessionId, secret: &Secret, device: &Device) -> Result<SessionId> {
+async fn renew(
+    tx: &mut Tx,
+    id: SessionId,
+    (secret, traits): (&Secret, &Traits),
+    device: &Device,
+) -> Result<SessionId> {
     let now = tx.now();
     tx.change(
         "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
-         connected_at = $3, ended_at = null, ended_by = null, label = coalesce($4, label),
-         container = coalesce($5, container), runtime = coalesce($6, runtime) where id = $7",
+         connected_at = $3, ended_at = null, ended_by = null, label = $4, container = $5,
+         runtime = $6, traits = $7 where id = $8",
         args![
             secret.hash().to_string(),
             now,
@@ -181,6 +259,7 @@ async fn renew(tx: &mut Tx, id: SessionId, secret: &Secret, device: &Device) -> 
             device.label.clone(),
             json(device.container.as_ref()),
             json(device.runtime.as_ref()),
+            traits.to_string(),
             id
         ],
     )

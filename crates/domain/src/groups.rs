@@ -1,16 +1,22 @@
 //! Groups of users within an app. A group comes to be with its first member or its first cut-off.
 
-use crate::apps::check_name;
-use crate::ledger::{Change, Subject};
+use serde_json::{Map, Value};
+
+use crate::apps::{check_name, selectors};
+use crate::ledger::{Change, EndedSession, Subject};
 use crate::sessions;
 use crate::store::{Read, Tx, args};
 use crate::users;
-use crate::values::error::Result;
+use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, UserId};
 use crate::values::time::Time;
 
 /// More groups than this are not listed: they are for policies, not for data.
 const GROUPS_MAX: i64 = 1_000;
+
+/// How names of groups begin whose members are those with a value of an attribute: they keep
+/// themselves, and nobody else adds or removes a member.
+pub(crate) const KEPT: char = '@';
 
 /// A group of users.
 #[derive(Clone, Debug)]
@@ -29,7 +35,8 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Group>> {
         .rows(
             "select g.name, g.not_before,
              (select count(*) from group_members m where m.app_id = g.app_id and m.name = g.name)
-             from user_groups g where g.app_id = $1 order by g.name limit $2",
+             from user_groups g where g.app_id = $1 and g.name not like '@%'
+             order by g.name limit $2",
             args![app, GROUPS_MAX],
         )
         .await?;
@@ -44,15 +51,7 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Group>> {
 pub async fn add_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Result<()> {
     users::find(tx, app, user).await?;
     create(tx, app, name).await?;
-    let now = tx.now();
-    let added = tx
-        .change(
-            "insert into group_members (app_id, name, user_id, joined_at) values ($1, $2, $3, $4)
-             on conflict (app_id, name, user_id) do nothing",
-            args![app, name, user, now],
-        )
-        .await?;
-    if added > 0 {
+    if insert(tx, app, name, user).await? > 0 {
         let change = Change::GroupMemberAdded { group: name.to_owned() };
         tx.record(Subject::user(app, user), None, change);
     }
@@ -64,30 +63,104 @@ pub async fn add_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Re
 /// member: nothing changes.
 pub async fn remove_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Result<()> {
     users::find(tx, app, user).await?;
-    let removed = tx
-        .change(
-            "delete from group_members where app_id = $1 and name = $2 and user_id = $3",
-            args![app, name, user],
-        )
-        .await?;
-    if removed == 0 {
-        return Ok(());
+    check_own_name(name)?;
+    let ended = leave(tx, app, &[name.to_owned()], user).await?;
+    if let Some(ended) = ended {
+        let change = Change::GroupMemberRemoved { group: name.to_owned(), ended };
+        tx.record(Subject::user(app, user), None, change);
     }
-    tx.change(
-        "update users set not_before = g.not_before from user_groups g
-         where users.id = $1 and g.app_id = $2 and g.name = $3
-         and g.not_before > users.not_before",
-        args![user, app, name],
-    )
-    .await?;
-    let ended = sessions::write_down(tx, user).await?;
-    let change = Change::GroupMemberRemoved { group: name.to_owned(), ended };
-    tx.record(Subject::user(app, user), None, change);
     Ok(())
 }
 
+/// Begins a group that keeps itself.
+pub(crate) async fn keep(tx: &mut Tx, app: AppId, name: &str, members: &[UserId]) -> Result<()> {
+    insert_group(tx, app, name).await?;
+    for user in members {
+        insert(tx, app, name, *user).await?;
+    }
+    Ok(())
+}
+
+/// As the attributes of a user change, so do their groups that keep themselves. Answers which were
+/// joined, which were left, and which sessions had ended by what was left.
+pub(crate) async fn follow(
+    tx: &mut Tx,
+    app: AppId,
+    user: UserId,
+    (before, after): (&Map<String, Value>, &Map<String, Value>),
+) -> Result<(Vec<String>, Vec<String>, Vec<EndedSession>)> {
+    let kept = tx.live().kept_groups(app)?;
+    let of = |attributes: &Map<String, Value>| -> Vec<String> {
+        let groups = attributes.iter().map(|(name, value)| selectors::group_of(name, value));
+        groups.filter(|group| kept.contains(group)).collect()
+    };
+    let (before, after) = (of(before), of(after));
+    let left: Vec<String> = before.iter().filter(|it| !after.contains(it)).cloned().collect();
+    let joined: Vec<String> = after.into_iter().filter(|it| !before.contains(it)).collect();
+    for group in &joined {
+        insert(tx, app, group, user).await?;
+    }
+    let ended = leave(tx, app, &left, user).await?;
+    Ok((joined, left, ended.unwrap_or_default()))
+}
+
+async fn insert(tx: &mut Tx, app: AppId, name: &str, user: UserId) -> Result<u64> {
+    let now = tx.now();
+    tx.change(
+        "insert into group_members (app_id, name, user_id, joined_at) values ($1, $2, $3, $4)
+         on conflict (app_id, name, user_id) do nothing",
+        args![app, name, user, now],
+    )
+    .await
+}
+
+/// None: the user was in none of them.
+async fn leave(
+    tx: &mut Tx,
+    app: AppId,
+    names: &[String],
+    user: UserId,
+) -> Result<Option<Vec<EndedSession>>> {
+    let mut removed = 0;
+    for name in names {
+        let was_in = tx
+            .change(
+                "delete from group_members where app_id = $1 and name = $2 and user_id = $3",
+                args![app, name, user],
+            )
+            .await?;
+        if was_in == 0 {
+            continue;
+        }
+        removed += was_in;
+        tx.change(
+            "update users set not_before = g.not_before from user_groups g
+             where users.id = $1 and g.app_id = $2 and g.name = $3
+             and g.not_before > users.not_before",
+            args![user, app, name],
+        )
+        .await?;
+    }
+    if removed == 0 {
+        return Ok(None);
+    }
+    sessions::write_down(tx, user).await.map(Some)
+}
+
+/// Refuses what is no name, and names of groups that keep themselves.
+pub(crate) fn check_own_name(name: &str) -> Result<()> {
+    if name.starts_with(KEPT) {
+        return Err(Error::invalid("name", "must not begin with @: that is for attributes"));
+    }
+    check_name(name)
+}
+
 pub(crate) async fn create(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
-    check_name(name)?;
+    check_own_name(name)?;
+    insert_group(tx, app, name).await
+}
+
+async fn insert_group(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
     let now = tx.now();
     tx.change(
         "insert into user_groups (app_id, name, created_at, not_before) values ($1, $2, $3, 0)

@@ -5,9 +5,10 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::access::{CutOffScope, Limits};
+use crate::access::{CutOffScope, Limits, Traits};
 use crate::apps::Settings;
 use crate::apps::policies::Policy;
+use crate::apps::selectors::Found;
 use crate::store::{Read, Row, Tx, args};
 use crate::tasks::RunState;
 use crate::tokens::Scopes;
@@ -106,9 +107,22 @@ pub enum Change {
     #[serde(rename = "token.revoked")]
     TokenRevoked { token: TokenId, secret_sha256: SecretHash },
     #[serde(rename = "user.created")]
-    UserCreated { attributes: Vec<String> },
+    UserCreated {
+        attributes: Vec<String>,
+        #[serde(skip)]
+        joined: Vec<String>,
+    },
     #[serde(rename = "user.changed")]
-    UserChanged { attributes: Vec<String> },
+    UserChanged {
+        attributes: Vec<String>,
+        ended: Vec<EndedSession>,
+        #[serde(skip)]
+        joined: Vec<String>,
+        #[serde(skip)]
+        left: Vec<String>,
+    },
+    #[serde(rename = "user.not_after_set")]
+    UserNotAfterSet { not_after: Option<Time>, ended: Vec<EndedSession> },
     #[serde(rename = "user.deleted")]
     UserDeleted { ended: Vec<EndedSession> },
     #[serde(rename = "user.locked")]
@@ -122,7 +136,10 @@ pub enum Change {
         session: SessionId,
         device: String,
         secret_sha256: SecretHash,
+        traits: Traits,
         replaced: Vec<EndedSession>,
+        #[serde(skip)]
+        labels: Vec<String>,
     },
     #[serde(rename = "session.re_authenticate")]
     SessionReAuthenticate { session: SessionId },
@@ -137,7 +154,11 @@ pub enum Change {
     #[serde(rename = "group.member_added")]
     GroupMemberAdded { group: String },
     #[serde(rename = "policies.set")]
-    PoliciesSet { policies: Vec<Policy> },
+    PoliciesSet {
+        policies: Vec<Policy>,
+        #[serde(skip)]
+        found: Found,
+    },
     #[serde(rename = "group.member_removed")]
     GroupMemberRemoved { group: String, ended: Vec<EndedSession> },
     #[serde(rename = "activity.noted")]

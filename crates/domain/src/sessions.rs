@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::access::{Because, Ended, Verdict};
+use crate::apps::policies::OverMax;
 use crate::ledger::{Change, EndedSession, Subject};
-use crate::live::{self, Explained};
+use crate::live::{self, Explained, Room};
 use crate::store::{Read, Row, Tx, args};
 use crate::users;
 use crate::values::error::{Error, Result};
@@ -304,6 +305,42 @@ pub(crate) async fn end_others(
         write_end(tx, (user, id), ended, ended.at).await?;
         let because = ended.because.name().to_owned();
         list.push(EndedSession { session: id, at: ended.at, because });
+    }
+    Ok(list)
+}
+
+/// Ends the sessions of a user for which there is no room beside a new one, those first that were
+/// authenticated longest ago; or refuses the new one.
+pub(crate) async fn end_surplus(
+    tx: &mut Tx,
+    user: UserId,
+    new: SessionId,
+    room: Room,
+) -> Result<Vec<EndedSession>> {
+    let sql = "select id from sessions where user_id = $1 and ended_at is null and id <> $2
+               order by authenticated_at desc, id desc";
+    let (rows, now) = (tx.rows(sql, args![user, new]).await?, tx.now());
+    let mut others: Vec<SessionId> = Vec::new();
+    for row in rows {
+        let id = row.parsed(0)?;
+        if let Some((Verdict::Valid { .. }, _)) = tx.live().judge(user, id, now)? {
+            others.push(id);
+        }
+    }
+    let room_left = usize::try_from(room.max.saturating_sub(1)).unwrap_or(usize::MAX);
+    if others.len() > room_left && room.over == OverMax::RefuseNew {
+        let (count, policy) = (others.len(), room.policy);
+        let why = format!(
+            "the user is signed in on {count} devices, as many as policy {policy} allows: sign \
+             out on one of them first"
+        );
+        return Err(Error::Conflict(why));
+    }
+    let mut list = Vec::new();
+    for id in others.into_iter().skip(room_left) {
+        let ended = Ended { at: now, because: Because::TooMany };
+        write_end(tx, (user, id), ended, now).await?;
+        list.push(EndedSession { session: id, at: now, because: ended.because.name().to_owned() });
     }
     Ok(list)
 }

@@ -2,8 +2,11 @@
 //! when one can still get in. And groups, for whom a policy or a cut-off is. Source: `/policies`,
 //! `/groups`.
 
+use std::collections::BTreeMap;
+
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::apps::InApp;
 use crate::error::Result;
@@ -12,7 +15,7 @@ use crate::time::{Moment, Span};
 
 /// A rule about how long sign-ins last. All that apply to a session hold: the strictest decides. A
 /// field that this client does not know is an error: a limit must not be lost on the way.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Its name, unique in the app.
@@ -21,10 +24,16 @@ pub struct Policy {
     pub applies_to: Selector,
     /// What it asks.
     pub limits: PolicyLimits,
+    /// It holds from this moment (RFC 3339) or date on; from when it is stated, at the earliest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_from: Option<String>,
+    /// It holds until this moment or date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<String>,
 }
 
 /// Whose sessions a policy is about: those who meet all that is given; `everyone` stands alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selector {
     /// All users of the app.
@@ -36,6 +45,21 @@ pub struct Selector {
     /// These users, by their ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<Vec<String>>,
+    /// Users whose attributes have all these values: each a text, a number, true or false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<BTreeMap<String, Value>>,
+    /// Sessions on one of these platforms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<Vec<String>>,
+    /// Sessions proved by at least one of these methods (RFC 8176).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// Sessions of one of these assurance levels: `aal1`, `aal2`, `aal3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Vec<String>>,
+    /// Sessions whose label fits one of these: `*` is any text, `?` any character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
 }
 
 /// What a policy asks: at least one.
@@ -60,10 +84,25 @@ pub struct PolicyLimits {
     /// Nobody is signed in from this moment (RFC 3339) or date on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<String>,
+    /// By up to this share of `max_age` a session ends earlier, by its id: `10%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
+    /// On how many devices each user is signed in at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
+    /// What happens to a sign-in beyond that: `end_oldest` (unless set) or `refuse_new`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_max: Option<String>,
+    /// Who did not prove themselves by all of these methods (RFC 8176) signs in again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_methods: Option<Vec<String>>,
+    /// Limits of NIST SP 800-63B-4: `nist-aal1`, `nist-aal2`, `nist-aal3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
 }
 
 /// A whole set of policies, as it is stated: what is not in it holds no longer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PolicySet {
     /// The policies.
     pub policies: Vec<Policy>,
@@ -193,6 +232,18 @@ impl InApp {
     /// Why a session ends when it does. Scope `users:read`.
     pub async fn explain(&self, session: &str) -> Result<Explained> {
         self.request(Method::GET, &["sessions", session, "explain"]).json().await
+    }
+
+    /// Sets from when on a user is signed in nowhere: a moment (RFC 3339) or a date; none is no
+    /// such moment. A later one revives no session. Scopes `users:write` and `sessions:end`.
+    pub async fn set_not_after(
+        &self,
+        user: &str,
+        not_after: Option<&str>,
+        reason: Option<&str>,
+    ) -> Result<()> {
+        let body = json!({ "not_after": not_after, "reason": reason });
+        self.request(Method::PUT, &["users", user, "not-after"]).body(&body).nothing().await
     }
 
     /// By when all access of a user surely ends. Scope `users:read`.

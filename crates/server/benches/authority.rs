@@ -108,7 +108,7 @@ async fn make_sample(data: &Path, size: usize) -> Result<Sample> {
         );
         let mut sessions = QueryBuilder::new(
             "insert into sessions (id, user_id, device_id, state, secret_hash, created_at, \
-             authenticated_at, connected_at) ",
+             authenticated_at, connected_at, traits) ",
         );
         let from = sample.devices.len();
         // As in the demo, two or three devices each.
@@ -127,7 +127,7 @@ async fn make_sample(data: &Path, size: usize) -> Result<Sample> {
             row.push_bind(session.to_string()).push_bind(user.to_string());
             row.push_bind(session.to_string()).push("'ENROLLED'");
             row.push_bind(secret.hash().to_string());
-            row.push_bind(now).push_bind(now).push_bind(now);
+            row.push_bind(now).push_bind(now).push_bind(now).push("'ios/pwd/-'");
             sample.tokens.push(secret.reveal().to_owned());
         });
         let mut tx = conn.begin().await.expect("a transaction");

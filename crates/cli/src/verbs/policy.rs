@@ -258,8 +258,13 @@ impl Difference {
 }
 
 fn row(policy: &Policy) -> [String; 3] {
-    let (whom, limits) = (words(&policy.applies_to), words(&policy.limits));
-    [policy.name.clone(), whom, limits]
+    let mut limits = words(&policy.limits);
+    for (name, moment) in [("from", &policy.valid_from), ("until", &policy.valid_until)] {
+        if let Some(moment) = moment {
+            limits.push_str(&format!(", {name} {moment}"));
+        }
+    }
+    [policy.name.clone(), words(&policy.applies_to), limits]
 }
 
 /// The fields of a selector or of limits as `name value, name value`.
@@ -273,6 +278,10 @@ fn words(of: &impl Serialize) -> String {
         serde_json::Value::Array(list) => {
             let texts = list.iter().map(|one| one.as_str().map_or(one.to_string(), str::to_owned));
             format!("{name} {}", texts.collect::<Vec<_>>().join(" or "))
+        }
+        serde_json::Value::Object(fields) => {
+            let pairs = fields.iter().map(|(name, value)| format!("{name} = {value}"));
+            format!("{name} {}", pairs.collect::<Vec<_>>().join(" and "))
         }
         other => format!("{name} {other}"),
     };
@@ -288,6 +297,8 @@ mod tests {
         let groups = Some(groups.iter().map(|group| (*group).to_owned()).collect());
         Policy {
             name: name.to_owned(),
+            valid_from: None,
+            valid_until: None,
             applies_to: Selector { groups, ..Selector::default() },
             limits: PolicyLimits {
                 max_age: Some(max_age.parse().expect("a span")),

@@ -27,6 +27,12 @@ once, for 10 minutes unless --expires-in says otherwise.
 Example:
   reauth user token 01900000-0000-7000-8000-000000000001 --expires-in 5m";
 
+const NOT_AFTER_EXAMPLES: &str = "\
+A later moment revives no session that has ended.
+
+Example:
+  reauth user not-after 01900000-0000-7000-8000-000000000001 2026-12-31 --reason \"contract\"";
+
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// List the users and whether they are signed in
@@ -65,6 +71,18 @@ pub(crate) enum Verb {
         /// How long it can be used, at most 1d
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<Span>,
+    },
+    /// Say from when on a user is signed in nowhere, as when a contract ends
+    #[command(after_help = NOT_AFTER_EXAMPLES)]
+    NotAfter {
+        /// The user's id
+        id: String,
+        /// The moment or date; none for no such moment
+        #[arg(value_name = "WHEN")]
+        when: String,
+        /// Why, for the ledger
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Say by when all access of a user surely ends, item by item
     AccessBound {
@@ -118,6 +136,15 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             app.unlock(&id, reason.as_deref()).await?;
             let sentence = format!("user {id} is unlocked and can sign in again");
             output.done(&sentence, json!({ "user": id, "locked": false }))
+        }
+        Verb::NotAfter { id, when, reason } => {
+            let not_after = Some(when.as_str()).filter(|when| *when != "none");
+            app.set_not_after(&id, not_after, reason.as_deref()).await?;
+            let sentence = match not_after {
+                Some(when) => format!("user {id} is signed in nowhere from {when} on"),
+                None => format!("the access of user {id} ends on no date"),
+            };
+            output.done(&sentence, json!({ "user": id, "not_after": not_after }))
         }
         Verb::AccessBound { id } => {
             let found = app.access_bound(&id).await?;

@@ -102,6 +102,9 @@ fn an_operator_keeps_the_policies_in_a_file() {
     let bound = operator(&["user", "access-bound", &ann]);
     assert_eq!((&bound["items"][0]["id"], bound["ends_by"].is_string()), (&phone.into(), true));
 
+    operator(&["user", "not-after", &ann, "2026-12-01", "--reason", "contract"]);
+    operator(&["user", "not-after", &ann, "none"]);
+
     std::fs::write(&file, rules.replace("max_age", "max_ages")).expect("a file");
     let wrong = error_of(&serving.verb(&shop.operator, &["policy", "apply", &file]));
     assert!(wrong.contains("max_ages") && wrong.contains("policies.toml"), "{wrong}");

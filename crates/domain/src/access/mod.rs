@@ -3,6 +3,7 @@
 //! decides.
 
 mod calendar;
+mod proof;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use crate::values::ids::{AppId, UserId};
 use crate::values::time::{Span, Time};
 
 pub use calendar::{Calendar, time, weekday_and_time};
+pub use proof::{Assurance, Methods, Traits, platform};
 
 /// What an app, or one of its policies, allows a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -27,6 +29,15 @@ pub struct Limits {
     /// Nobody is signed in from this moment on.
     #[serde(skip)]
     pub not_after: Option<Time>,
+    /// On how many devices a user is signed in at most: those signed in last.
+    #[serde(skip)]
+    pub max_sessions: Option<u32>,
+    /// Who did not prove themselves by all of these signs in again.
+    #[serde(skip)]
+    pub require_methods: Methods,
+    /// By up to how many percent `max_age` is shorter, by the session's phase.
+    #[serde(skip)]
+    pub spread_percent: u8,
 }
 
 impl Limits {
@@ -48,11 +59,19 @@ impl Limits {
         }
         Ok(self)
     }
+
+    /// The longest age of a session with this phase: never more than `max_age`.
+    fn age(self, phase: u16) -> Option<Span> {
+        let share = i64::from(self.spread_percent) * i64::from(phase);
+        // Divided first: ten years in microseconds times a share would overflow.
+        let less = |age: Span| age.micros() / (100 * (i64::from(u16::MAX) + 1)) * share;
+        self.max_age.map(|age| Span::from_micros(age.micros() - less(age)))
+    }
 }
 
 /// Limits and the time during which they hold. Those that hold no longer are kept, so that a longer
 /// limit never revives what a shorter one had ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Era {
     /// The first moment at which the limits hold.
     pub from: Time,
@@ -120,6 +139,10 @@ pub enum Because {
     TooOld,
     /// The device was not active for longer than is allowed.
     Idle,
+    /// The user signed in on more devices than are allowed, last on others.
+    TooMany,
+    /// The sign-in lacks a method that is asked for.
+    MethodMissing,
     /// The day or hour has come at which everyone signs in again.
     Calendar,
     /// The date has come on which access was to end.
@@ -133,7 +156,7 @@ pub enum Because {
 }
 
 impl Because {
-    const ALL: [(Self, &'static str, &'static str); 18] = [
+    const ALL: [(Self, &'static str, &'static str); 20] = [
         (Self::Unknown, "unknown", "this credential is not known"),
         (Self::ReAuthenticate, "re_authenticate", "the user was asked to sign in again"),
         (Self::Wiped, "wipe", "the device was told to wipe its data"),
@@ -147,6 +170,12 @@ impl Because {
         (Self::CutOff(CutOffKind::User), "cut_off_user", "the user must sign in again"),
         (Self::TooOld, "max_session_age", "the sign-in is older than is allowed"),
         (Self::Idle, "max_idle", "the device was not used for longer than is allowed"),
+        (
+            Self::TooMany,
+            "max_sessions",
+            "the user is signed in on as many other devices as allowed",
+        ),
+        (Self::MethodMissing, "require_methods", "the sign-in lacks a method that is asked for"),
         (Self::Calendar, "calendar", "the sign-in is from before the last fixed time to sign in"),
         (Self::NotAfter, "not_after", "access was granted until a date that has come"),
         (Self::Expired, "expired", "the credential has expired"),
@@ -193,6 +222,15 @@ pub struct Ended {
     pub because: Because,
 }
 
+/// A session of the same user that was authenticated later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newer {
+    /// When.
+    pub authenticated_at: Time,
+    /// When it ended, or will.
+    pub ended_at: Option<Time>,
+}
+
 /// All that is known about a credential when it is used. Whatever kind it is of — a session, an API
 /// token, a run's token, an enrolment: it is judged by the same facts; what does not apply is none.
 #[derive(Clone, Copy, Debug)]
@@ -211,6 +249,30 @@ pub struct Facts<'a> {
     pub cut_offs: &'a [(CutOffKind, Time)],
     /// The limits that cover it, whoever set them, each with its time.
     pub eras: &'a [Era],
+    /// By which methods its holder proved who they are.
+    pub methods: Methods,
+    /// Its place among all sessions, by its id, to spread their ends.
+    pub phase: u16,
+    /// The user's sessions that were authenticated later; left out where no limit asks.
+    pub newer: &'a [Newer],
+}
+
+impl Facts<'static> {
+    /// Of a credential that was made at a moment, and of which nothing else is known.
+    pub const fn made_at(at: Time) -> Self {
+        Self {
+            authenticated_at: at,
+            active_at: at,
+            ended: None,
+            expires_at: None,
+            user_ended: None,
+            cut_offs: &[],
+            eras: &[],
+            methods: Methods::NONE,
+            phase: 0,
+            newer: &[],
+        }
+    }
 }
 
 /// May it be used?
@@ -243,8 +305,16 @@ impl Verdict {
 /// The decision: the earliest end of all that apply is decisive. What has ended stays ended: each
 /// end is judged by what held at its time, so later facts only add ends, never remove one.
 pub fn decide(facts: &Facts<'_>, now: Time) -> Verdict {
-    if let Some(ended) = facts.ended {
-        return Verdict::Ended(ended);
+    match end(facts) {
+        Some(ended) if facts.ended.is_some() || ended.at <= now => Verdict::Ended(ended),
+        first => Verdict::Valid { ends_at: first.map(|ended| ended.at) },
+    }
+}
+
+/// The decisive end: the one that was written, else the earliest.
+pub fn end(facts: &Facts<'_>) -> Option<Ended> {
+    if facts.ended.is_some() {
+        return facts.ended;
     }
     let mut first: Option<Ended> = None;
     each_end(facts, |end, _| {
@@ -252,10 +322,7 @@ pub fn decide(facts: &Facts<'_>, now: Time) -> Verdict {
             first = Some(end);
         }
     });
-    match first {
-        Some(ended) if ended.at <= now => Verdict::Ended(ended),
-        first => Verdict::Valid { ends_at: first.map(|ended| ended.at) },
-    }
+    first
 }
 
 /// Every end that the facts know, in no order, each with the place in `eras` of the limits that set
@@ -279,13 +346,30 @@ pub fn each_end(facts: &Facts<'_>, mut say: impl FnMut(Ended, Option<usize>)) {
                 say(Ended { at: end, because }, Some(place));
             }
         };
-        let Limits { max_age, max_idle, calendar, not_after } = era.limits;
+        let Limits { max_idle, calendar, not_after, max_sessions, require_methods, .. } =
+            era.limits;
         let active_at = facts.active_at.max(facts.authenticated_at);
-        limit(max_age.map(|age| facts.authenticated_at + age), Because::TooOld);
+        limit(era.limits.age(facts.phase).map(|age| facts.authenticated_at + age), Because::TooOld);
         limit(max_idle.map(|idle| active_at + idle), Because::Idle);
         limit(calendar.map(|times| times.next_after(facts.authenticated_at)), Because::Calendar);
         limit(not_after, Because::NotAfter);
+        limit(max_sessions.and_then(|max| full_at(facts.newer, max, era.from)), Because::TooMany);
+        let lacks = !facts.methods.contains(require_methods);
+        limit(lacks.then_some(facts.authenticated_at), Because::MethodMissing);
     }
+}
+
+/// The first moment from `from` on at which as many newer sessions as allowed are there at once.
+/// When one of them ends later, that revives nothing: the moment stays.
+fn full_at(newer: &[Newer], max: u32, from: Time) -> Option<Time> {
+    let there = |at: Time| {
+        let is_there = |one: &&Newer| {
+            one.authenticated_at <= at && one.ended_at.is_none_or(|ended_at| at < ended_at)
+        };
+        newer.iter().filter(is_there).count() as u64 >= u64::from(max)
+    };
+    let moments = newer.iter().map(|one| one.authenticated_at.max(from));
+    moments.filter(|at| there(*at)).min()
 }
 
 #[cfg(test)]

@@ -7,15 +7,7 @@ const AUTHENTICATED: Time = Time::from_micros(1_000_000_000);
 const MICRO: Span = Span::from_micros(1);
 
 fn fresh() -> Facts<'static> {
-    Facts {
-        authenticated_at: AUTHENTICATED,
-        active_at: AUTHENTICATED,
-        ended: None,
-        expires_at: None,
-        user_ended: None,
-        cut_offs: &[],
-        eras: &[],
-    }
+    Facts::made_at(AUTHENTICATED)
 }
 
 fn era(from: Time, max_age: Option<Span>, max_idle: Option<Span>) -> Era {
@@ -230,6 +222,60 @@ fn a_calendar_and_a_date_end_at_their_very_moment() {
     must_end_exactly(&Facts { eras: &date, ..fresh() }, five, Because::NotAfter);
 }
 
+#[test]
+fn a_method_that_is_asked_for_and_was_not_used_refuses_at_once() {
+    let methods = |names: &[&str]| Methods::of(names).expect("known");
+    let require_methods = methods(&["otp"]);
+    let limits = Limits { require_methods, ..Limits::default() };
+    let eras = [Era { from: Time::ZERO, until: None, limits }];
+    let password = Facts { eras: &eras, methods: methods(&["pwd"]), ..fresh() };
+    must_end_exactly(&password, AUTHENTICATED, Because::MethodMissing);
+    let both = Facts { methods: methods(&["pwd", "otp"]), ..password };
+    assert_eq!(decide(&both, AUTHENTICATED), Verdict::Valid { ends_at: None });
+    let stated = AUTHENTICATED + Span::hours(1);
+    let later = [Era { from: stated, ..eras[0] }];
+    must_end_exactly(&Facts { eras: &later, ..password }, stated, Because::MethodMissing);
+}
+
+#[test]
+fn with_as_many_newer_sessions_as_allowed_the_older_ones_end_for_good() {
+    let at = |hour| AUTHENTICATED + Span::hours(hour);
+    let one =
+        |from, until: Option<i64>| Newer { authenticated_at: at(from), ended_at: until.map(at) };
+    let max = |max| Limits { max_sessions: Some(max), ..Limits::default() };
+    let from_zero = |limits| [Era { from: Time::ZERO, until: None, limits }];
+    let (one_only, two) = (from_zero(max(1)), from_zero(max(2)));
+    let newer = [one(2, Some(5)), one(4, None)];
+    let facts = Facts { newer: &newer, ..fresh() };
+    must_end_exactly(&Facts { eras: &one_only, ..facts }, at(2), Because::TooMany);
+    must_end_exactly(&Facts { eras: &two, ..facts }, at(4), Because::TooMany);
+    // They were never there at the same time.
+    let apart = [one(2, Some(4)), one(4, None)];
+    let alone = Facts { newer: &apart, eras: &two, ..fresh() };
+    assert_eq!(decide(&alone, at(9)), Verdict::Valid { ends_at: None });
+    // Stated when two were there already: the moment is that of the statement.
+    let late = [Era { from: at(3), until: None, limits: max(1) }];
+    must_end_exactly(&Facts { eras: &late, ..facts }, at(3), Because::TooMany);
+    let later = [Era { from: at(6), until: None, limits: max(2) }];
+    assert_eq!(decide(&Facts { eras: &later, ..facts }, at(9)), Verdict::Valid { ends_at: None });
+}
+
+#[test]
+fn a_spread_moves_the_end_earlier_only_and_by_its_share_at_most() {
+    let limits = Limits { max_age: Some(Span::days(30)), spread_percent: 10, ..Limits::default() };
+    let eras = [Era { from: Time::ZERO, until: None, limits }];
+    let end = |phase| match decide(&Facts { phase, eras: &eras, ..fresh() }, AUTHENTICATED) {
+        Verdict::Valid { ends_at: Some(end) } => end,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(end(0), AUTHENTICATED + Span::days(30));
+    assert!(end(1) < end(0) && end(u16::MAX) < end(u16::MAX - 1));
+    assert!(end(u16::MAX) >= AUTHENTICATED + Span::days(27));
+    assert!(end(u16::MAX) < AUTHENTICATED + Span::days(27) + Span::hours(1));
+    let half = end(1 << 15) - AUTHENTICATED;
+    assert!((half.micros() - (Span::days(28) + Span::hours(12)).micros()).abs() < 60_000_000);
+}
+
 /// Every combination of facts in a small world of six hours.
 #[test]
 fn every_combination_of_facts_is_decided_as_time_itself_would() {
@@ -267,6 +313,7 @@ fn every_combination_of_facts_is_decided_as_time_itself_would() {
                             user_ended,
                             cut_offs,
                             eras,
+                            ..fresh()
                         };
                         for now in (0..6).map(at) {
                             agree(&facts, now);

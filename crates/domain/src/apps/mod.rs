@@ -1,6 +1,7 @@
 //! Apps: whose users, with which settings. An app's limits are kept over time, see `access::Era`.
 
 pub mod policies;
+pub mod selectors;
 
 use serde::{Deserialize, Serialize};
 

@@ -6,23 +6,23 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::selectors::{self, Selector};
 use super::{App, check_name};
-use crate::access::{Calendar, Limits, time, weekday_and_time};
+use crate::access::{Calendar, Limits, Methods, time, weekday_and_time};
+use crate::groups;
 use crate::ledger::{Change, Subject};
 use crate::store::{Read, Tx, args};
 use crate::values::error::{Error, Result};
-use crate::values::ids::{AppId, UserId};
+use crate::values::ids::AppId;
 use crate::values::time::{Span, Time};
 
 /// Every check of the app's users looks at all of them.
 const POLICIES_MAX: usize = 100;
 /// Each version of a policy is kept: see `access::Era`.
 const VERSIONS_MAX: i64 = 1_000;
-/// More is a group.
-const NAMED_MAX: usize = 1_000;
 
 /// A rule about how long sign-ins last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Its name, unique in the app.
@@ -31,25 +31,16 @@ pub struct Policy {
     pub applies_to: Selector,
     /// What it asks.
     pub limits: PolicyLimits,
-}
-
-/// Whose sessions a policy is about: those who meet all that is given. At least one must be.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Selector {
-    /// All users of the app; nothing else is given then.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub everyone: bool,
-    /// Members of at least one of these groups.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub groups: Option<Vec<String>>,
-    /// These users.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub users: Option<Vec<UserId>>,
+    /// It holds from this moment (RFC 3339) or date on, if that is later than when it is stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_from: Option<String>,
+    /// It holds until this moment or date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<String>,
 }
 
 /// What a policy asks, as it is written: at least one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyLimits {
     /// The longest time from the real authentication.
@@ -70,61 +61,154 @@ pub struct PolicyLimits {
     /// Nobody is signed in from this moment on: `2026-12-31T23:00:00Z` (RFC 3339), or a date.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<String>,
+    /// By up to this share of `max_age` a session ends earlier, by its id: `10%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
+    /// On how many devices each user is signed in at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
+    /// What happens to the sign-in that is one too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_max: Option<OverMax>,
+    /// Who did not prove themselves by all of these (RFC 8176) signs in again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_methods: Option<Methods>,
+    /// Limits of a standard; those that are given beside it make it stricter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+}
+
+/// What happens to the sign-in that is one too many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverMax {
+    /// The session that was authenticated longest ago ends.
+    #[default]
+    EndOldest,
+    /// It is refused: the user signs out somewhere first.
+    RefuseNew,
+}
+
+/// Limits of NIST SP 800-63B-4, by assurance level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Section 2.1.3: 30 days.
+    NistAal1,
+    /// Section 2.2.3: 24 hours, one hour without activity.
+    NistAal2,
+    /// Section 2.3.3: 12 hours, 15 minutes without activity.
+    NistAal3,
+}
+
+impl Preset {
+    const fn limits(self) -> (Span, Option<Span>) {
+        match self {
+            Self::NistAal1 => (Span::days(30), None),
+            Self::NistAal2 => (Span::hours(24), Some(Span::hours(1))),
+            Self::NistAal3 => (Span::hours(12), Some(Span::minutes(15))),
+        }
+    }
 }
 
 impl Policy {
     /// Refuses what cannot be meant, by field; answers the limits.
     pub fn check(&self) -> Result<Limits> {
-        let field = |name: &str| format!("policies.{}.{name}", self.name);
+        let inside = |error: Error| self.named(error);
         check_name(&self.name).map_err(|_| {
             let why = "must have 1 to 100 characters, none of them a control";
             Error::invalid("policies.name", why)
         })?;
-        let Selector { everyone, groups, users } = &self.applies_to;
-        let (group_count, user_count) =
-            (groups.as_ref().map(Vec::len), users.as_ref().map(Vec::len));
-        if *everyone != (group_count.is_none() && user_count.is_none()) {
-            let why = "give either everyone = true, or groups, or users, or groups and users";
-            return Err(Error::invalid(field("applies_to"), why));
+        self.applies_to.check().map_err(inside)?;
+        let (from, until) = self.validity().map_err(inside)?;
+        if until.is_some_and(|until| until <= from) {
+            let why = "must be later than valid_from";
+            return Err(inside(Error::invalid("valid_until", why)));
         }
-        for (name, count) in [("groups", group_count), ("users", user_count)] {
-            if count.is_some_and(|count| count == 0 || count > NAMED_MAX) {
-                let why = format!("must name 1 to {NAMED_MAX}: an empty list would mean nobody");
-                return Err(Error::invalid(field(&format!("applies_to.{name}")), why));
-            }
+        let limits = self.limits.read().map_err(inside)?;
+        if limits.max_sessions.is_some() && self.applies_to.is_about_sessions() {
+            let why = "counts all sessions of a user: select by groups, users or attributes";
+            return Err(inside(Error::invalid("limits.max_sessions", why)));
         }
-        for name in groups.iter().flatten() {
-            let named = field("applies_to.groups");
-            check_name(name).map_err(|error| Error::invalid(named, error.to_string()))?;
-        }
-        self.limits.read().map_err(|error| match error {
-            Error::Invalid { field: inner, why } => {
-                let inner = if inner == "max_session_age" { "max_age" } else { &inner };
-                Error::invalid(field(&format!("limits.{inner}")), why)
+        Ok(limits)
+    }
+
+    /// An error of its own with the place in the whole set.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Invalid { field, why } => {
+                Error::Invalid { field: format!("policies.{}.{field}", self.name), why }
             }
             other => other,
-        })
+        }
     }
+
+    /// From when on and until when it holds, if it is stated in time.
+    pub fn validity(&self) -> Result<(Time, Option<Time>)> {
+        let from = moment("valid_from", self.valid_from.as_deref())?;
+        Ok((from.unwrap_or(Time::ZERO), moment("valid_until", self.valid_until.as_deref())?))
+    }
+
+    /// Whether it ends every session of the app for sure.
+    fn bounds_everyone(&self, limits: Limits) -> bool {
+        let bounds =
+            limits.max_age.is_some() || limits.calendar.is_some() || limits.not_after.is_some();
+        bounds && self.applies_to.everyone && self.valid_until.is_none()
+    }
+}
+
+fn moment(field: &str, text: Option<&str>) -> Result<Option<Time>> {
+    let why = "must be a moment, as in \"2026-12-31T23:00:00Z\", or a date";
+    text.map(|text| Time::parse(text).ok_or_else(|| Error::invalid(field, why))).transpose()
 }
 
 impl PolicyLimits {
     fn read(&self) -> Result<Limits> {
-        let calendar = self.calendar()?;
-        let not_after = self.not_after.as_deref().map(|text| {
-            let why = "must be a moment, as in \"2026-12-31T23:00:00Z\", or a date";
-            Time::parse(text).ok_or_else(|| Error::invalid("not_after", why))
-        });
+        let (mut max_age, mut max_idle) = (self.max_age, self.max_idle);
+        if let Some((age, idle)) = self.preset.map(Preset::limits) {
+            let strictest = |one: Option<Span>, other| one.into_iter().chain(other).min();
+            (max_age, max_idle) = (strictest(max_age, Some(age)), strictest(max_idle, idle));
+        }
         let limits = Limits {
-            max_age: self.max_age,
-            max_idle: self.max_idle,
-            calendar,
-            not_after: not_after.transpose()?,
+            max_age,
+            max_idle,
+            calendar: self.calendar()?,
+            not_after: moment("limits.not_after", self.not_after.as_deref())?,
+            max_sessions: self.max_sessions,
+            require_methods: self.require_methods.unwrap_or_default(),
+            spread_percent: self.spread_percent()?,
         };
+        if self.require_methods.is_some_and(Methods::is_empty) {
+            return Err(Error::invalid("limits.require_methods", "must name one at least"));
+        }
         if limits == Limits::default() {
-            let why = "give max_age, max_idle, daily_at, weekly_at or not_after";
+            let why = "give max_age, max_idle, daily_at, weekly_at, not_after, max_sessions, \
+                       require_methods or preset";
             return Err(Error::invalid("limits", why));
         }
-        limits.check()
+        if self.max_sessions == Some(0) {
+            return Err(Error::invalid("limits.max_sessions", "must be 1 at least"));
+        }
+        if self.over_max.is_some() && self.max_sessions.is_none() {
+            return Err(Error::invalid("limits.over_max", "is for max_sessions: give both"));
+        }
+        limits.check().map_err(|error| match error {
+            Error::Invalid { field, why } if field == "max_session_age" => {
+                Error::invalid("limits.max_age", why)
+            }
+            Error::Invalid { field, why } => Error::invalid(format!("limits.{field}"), why),
+            other => other,
+        })
+    }
+
+    fn spread_percent(&self) -> Result<u8> {
+        let Some(spread) = &self.spread else { return Ok(0) };
+        let percent = spread.strip_suffix('%').and_then(|number| number.parse().ok());
+        let why = "must be a share of max_age, from \"1%\" to \"50%\", beside max_age or preset";
+        let is_of_an_age = self.max_age.is_some() || self.preset.is_some();
+        percent
+            .filter(|percent| (1..=50).contains(percent) && is_of_an_age)
+            .ok_or_else(|| Error::invalid("limits.spread", why))
     }
 
     fn calendar(&self) -> Result<Option<Calendar>> {
@@ -132,15 +216,15 @@ impl PolicyLimits {
             (None, None, None) => return Ok(None),
             (None, None, Some(_)) => {
                 let why = "is for daily_at or weekly_at: give one of them, or leave it out";
-                return Err(Error::invalid("zone", why));
+                return Err(Error::invalid("limits.zone", why));
             }
             (Some(_), Some(_), _) => {
                 let why = "is given beside daily_at: make two policies of it";
-                return Err(Error::invalid("weekly_at", why));
+                return Err(Error::invalid("limits.weekly_at", why));
             }
-            (Some(daily), None, _) => ("daily_at", time(daily).map(|time| (None, time))),
+            (Some(daily), None, _) => ("limits.daily_at", time(daily).map(|time| (None, time))),
             (None, Some(weekly), _) => {
-                ("weekly_at", weekday_and_time(weekly).map(|(day, time)| (Some(day), time)))
+                ("limits.weekly_at", weekday_and_time(weekly).map(|(day, time)| (Some(day), time)))
             }
         };
         let why =
@@ -148,7 +232,7 @@ impl PolicyLimits {
         let (weekday, time) = when.ok_or_else(|| Error::invalid(field, why))?;
         let zone = self.zone.as_deref().and_then(|zone| zone.parse().ok());
         let why = "must be a time zone by its name, as in \"Europe/Vienna\" or \"UTC\"";
-        let zone = zone.ok_or_else(|| Error::invalid("zone", why))?;
+        let zone = zone.ok_or_else(|| Error::invalid("limits.zone", why))?;
         Ok(Some(Calendar { weekday, time, zone }))
     }
 }
@@ -163,14 +247,12 @@ pub fn check(app: &App, policies: &[Policy], may_be_endless: bool) -> Result<()>
     let mut is_bounded = app.settings.max_session_age.is_some();
     for policy in policies {
         let limits = policy.check()?;
+        policy.applies_to.check_attributes(app).map_err(|error| policy.named(error))?;
         if !names.insert(&policy.name) {
             let why = format!("two have the name {:?}: rename one", policy.name);
             return Err(Error::invalid("policies", why));
         }
-        is_bounded |= policy.applies_to.everyone
-            && (limits.max_age.is_some()
-                || limits.calendar.is_some()
-                || limits.not_after.is_some());
+        is_bounded |= policy.bounds_everyone(limits);
     }
     if !is_bounded && !may_be_endless {
         let why = "nothing would end every session: keep a policy for everyone with max_age, or \
@@ -218,7 +300,11 @@ pub async fn set(
         )
         .await?;
     }
-    tx.record(Subject::app(app.id), why, Change::PoliciesSet { policies });
+    let found = selectors::find(tx, app, &policies).await?;
+    for (group, members) in &found.groups {
+        groups::keep(tx, app.id, group, members).await?;
+    }
+    tx.record(Subject::app(app.id), why, Change::PoliciesSet { policies, found });
     Ok(())
 }
 
@@ -255,7 +341,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_by_field() {
         let everyone = json!({ "everyone": true });
         for (limits, wanted) in [
-            (json!({}), "policies.p.limits.limits"),
+            (json!({}), "policies.p.limits"),
             (json!({ "max_age": 0 }), "policies.p.limits.max_age"),
             (json!({ "max_age": "1h", "max_idle": "2h" }), "policies.p.limits.max_idle"),
             (json!({ "daily_at": "25:00", "zone": "UTC" }), "policies.p.limits.daily_at"),
@@ -268,6 +354,12 @@ mod tests {
             ),
             (json!({ "max_age": "1h", "zone": "UTC" }), "policies.p.limits.zone"),
             (json!({ "not_after": "soon" }), "policies.p.limits.not_after"),
+            (json!({ "max_sessions": 0 }), "policies.p.limits.max_sessions"),
+            (json!({ "max_age": "1h", "over_max": "refuse_new" }), "policies.p.limits.over_max"),
+            (json!({ "require_methods": [] }), "policies.p.limits.require_methods"),
+            (json!({ "max_age": "1h", "spread": "0%" }), "policies.p.limits.spread"),
+            (json!({ "max_age": "1h", "spread": "0.1" }), "policies.p.limits.spread"),
+            (json!({ "max_idle": "1h", "spread": "5%" }), "policies.p.limits.spread"),
         ] {
             let policy = json!({ "name": "p", "applies_to": everyone, "limits": limits });
             assert_eq!(field_of(policy), wanted);
@@ -278,10 +370,38 @@ mod tests {
             (json!({ "groups": [] }), "policies.p.applies_to.groups"),
             (json!({ "users": [] }), "policies.p.applies_to.users"),
             (json!({ "groups": [""] }), "policies.p.applies_to.groups"),
+            (json!({ "groups": ["@team=1"] }), "policies.p.applies_to.groups"),
+            (json!({ "attributes": {} }), "policies.p.applies_to.attributes"),
+            (json!({ "attributes": { "team": [1] } }), "policies.p.applies_to.attributes.team"),
+            (json!({ "platforms": [" "] }), "policies.p.applies_to.platforms"),
+            (json!({ "methods": [] }), "policies.p.applies_to.methods"),
+            (json!({ "labels": [""] }), "policies.p.applies_to.labels"),
+            (json!({ "platforms": ["ios"] }), "policies.p.limits.max_sessions"),
         ] {
-            let limits = json!({ "max_age": "1d" });
+            let limits = json!({ "max_age": "1d", "max_sessions": 1 });
             let policy = json!({ "name": "p", "applies_to": applies_to, "limits": limits });
             assert_eq!(field_of(policy), wanted);
         }
+        let policy = json!({ "name": "p", "applies_to": everyone, "limits": { "max_age": "1d" },
+            "valid_from": "2026-05-03", "valid_until": "2026-05-03" });
+        assert_eq!(field_of(policy), "policies.p.valid_until");
+    }
+
+    #[test]
+    fn a_preset_is_what_the_standard_says_and_can_only_be_made_stricter() {
+        let read = |limits: Value| {
+            let limits: PolicyLimits = serde_json::from_value(limits).expect("limits");
+            let limits = limits.read().expect("they can be meant");
+            (limits.max_age, limits.max_idle)
+        };
+        for (name, age, idle) in [
+            ("nist-aal1", Span::days(30), None),
+            ("nist-aal2", Span::hours(24), Some(Span::hours(1))),
+            ("nist-aal3", Span::hours(12), Some(Span::minutes(15))),
+        ] {
+            assert_eq!(read(json!({ "preset": name })), (Some(age), idle));
+        }
+        let stricter = json!({ "preset": "nist-aal2", "max_age": "8h", "max_idle": "2h" });
+        assert_eq!(read(stricter), (Some(Span::hours(8)), Some(Span::hours(1))));
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicI64;
 
 use super::view::{Token, View};
 use crate::access::{Because, CutOffScope, Ended};
+use crate::apps::policies::Policy;
+use crate::apps::selectors::Found;
 use crate::ledger::{Change, EndedSession, Entry};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
@@ -18,20 +20,20 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             view.add_app(app, Time::ZERO);
             view.app_mut(app).map(|app| app.add_era(entry.at, settings.limits()))
         }),
-        Change::PoliciesSet { policies } => {
-            let app = entry.app.ok_or_else(|| Error::Internal("policies of no app".into()))?;
-            policies.iter().try_for_each(|policy| view.name_groups(app, policy))?;
-            let rules = view.amended(app, policies, entry.at)?;
-            view.app_mut(app).map(|app| app.rules = rules)
-        }
+        Change::PoliciesSet { policies, found } => policies_set(view, entry, policies, found)?,
         Change::LimitsSet { limits, .. } => {
             let app = entry.app.and_then(|app| view.app_mut(app));
             app.map(|app| app.add_era(entry.at, *limits))
         }
         Change::CutOffSet { scope } => cut_off(view, entry, scope),
-        Change::UserCreated { .. } => user(entry)
-            .and_then(|(app, user)| view.add_user(user, app, None, Time::ZERO))
-            .map(|_| ()),
+        Change::UserCreated { joined, .. } => user(entry).and_then(|(app, user)| {
+            view.add_user(user, app, None, Time::ZERO)?;
+            joined.iter().try_for_each(|group| join(view, entry, group))
+        }),
+        Change::UserChanged { ended, joined, left, .. } => {
+            user_changed(view, entry, (joined, left), ended)
+        }
+        Change::UserNotAfterSet { not_after, ended } => set_date(view, entry, *not_after, ended),
         Change::UserLocked { ended } => end_user(view, entry, Because::UserLocked, ended),
         Change::UserDeleted { ended } => end_user(view, entry, Because::UserDeleted, ended),
         Change::UserUnlocked => {
@@ -39,8 +41,12 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         }
         Change::GroupMemberAdded { group } => join(view, entry, group),
         Change::GroupMemberRemoved { group, ended } => leave(view, entry, group, ended),
-        Change::SessionEnrolled { session, secret_sha256, replaced, .. } => {
-            enrolled(view, entry, *session, *secret_sha256, replaced)
+        Change::SessionEnrolled { session, secret_sha256, traits, replaced, labels, .. } => {
+            let kind = entry.user.and_then(|user| view.kind_of(user, traits, labels));
+            kind.and_then(|kind| {
+                let secret = (*secret_sha256, view.kinds.number(kind));
+                enrolled(view, entry, *session, secret, replaced)
+            })
         }
         Change::SessionReAuthenticate { session } => {
             end(view, entry, *session, Because::ReAuthenticate)
@@ -64,7 +70,6 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         }
         Change::StoreCreated
         | Change::AppChanged { .. }
-        | Change::UserChanged { .. }
         | Change::EnrolmentIssued { .. }
         | Change::ActivityNoted { .. }
         | Change::TaskPut { .. }
@@ -72,6 +77,44 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         | Change::RunQueued { .. } => Some(()),
     };
     applied.ok_or_else(|| Error::Internal(format!("entry {} does not fit Live", entry.seq)))
+}
+
+fn policies_set(
+    view: &mut View,
+    entry: &Entry,
+    policies: &[Policy],
+    found: &Found,
+) -> Result<Option<()>> {
+    let Some(app) = entry.app else { return Ok(None) };
+    policies.iter().try_for_each(|policy| view.name(app, policy))?;
+    let rules = view.amended(app, policies, found, entry.at)?;
+    let met = view.meet(app, found, entry.at);
+    Ok(met.and_then(|()| view.app_mut(app)).map(|app| app.rules = rules))
+}
+
+fn user_changed(
+    view: &mut View,
+    entry: &Entry,
+    (joined, left): (&[String], &[String]),
+    ended: &[EndedSession],
+) -> Option<()> {
+    left.iter().try_for_each(|group| leave(view, entry, group, &[]))?;
+    joined.iter().try_for_each(|group| join(view, entry, group))?;
+    end_all(view, entry.user?, ended)
+}
+
+fn set_date(
+    view: &mut View,
+    entry: &Entry,
+    not_after: Option<Time>,
+    ended: &[EndedSession],
+) -> Option<()> {
+    let at = view.user(entry.user?)?;
+    match not_after {
+        Some(not_after) => view.dates.insert(at, (entry.at, not_after)),
+        None => view.dates.remove(&at),
+    };
+    end_all(view, entry.user?, ended)
 }
 
 fn user(entry: &Entry) -> Option<(AppId, UserId)> {
@@ -121,7 +164,7 @@ fn enrolled(
     view: &mut View,
     entry: &Entry,
     session: SessionId,
-    secret: SecretHash,
+    secret: (SecretHash, u16),
     replaced: &[EndedSession],
 ) -> Option<()> {
     let id = entry.user?;

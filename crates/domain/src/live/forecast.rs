@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::access::{Because, Ended, Era, Facts, Limits, Verdict, decide};
+use crate::access::{Because, Ended, Era, Facts, Methods, end};
 use crate::values::time::{Span, Time};
 
 const HOURS_A_DAY: usize = 24;
@@ -24,13 +24,14 @@ pub struct Forecast {
     pub peak_at: Option<Time>,
 }
 
-/// Devices with the same limits, by the second from now at which they sign in next.
+/// Devices with the same limits (and place, where ends are spread), by the second from now at
+/// which they sign in next.
 type Class = BTreeMap<usize, u64>;
 
 /// Takes devices one by one, then looks ahead.
 pub(super) struct Forecaster {
     now: Time,
-    classes: HashMap<Vec<Limits>, Class>,
+    classes: HashMap<(u16, Vec<Era>), Class>,
 }
 
 impl Forecaster {
@@ -41,36 +42,35 @@ impl Forecaster {
     /// A device that is signed in now, with the limits that it will have.
     pub(super) fn add(&mut self, facts: &Facts<'_>) {
         let eras: Vec<Era> = facts.eras.iter().copied().map(without_idle).collect();
-        let at = match decide(&Facts { eras: &eras, ..*facts }, self.now) {
-            Verdict::Ended(ended) => ended.at,
-            Verdict::Valid { ends_at: Some(end) } => end,
-            Verdict::Valid { ends_at: None } => return,
-        };
-        if !asks_to_sign_in(&Facts { eras: &eras, ..*facts }, at) {
+        let facts = Facts { eras: &eras, ..*facts };
+        let Some(end) = end(&facts) else { return };
+        if !asks_to_sign_in(end) {
             return;
         }
-        let open = eras.iter().filter(|era| era.until.is_none());
-        let class = self.classes.entry(open.map(|era| era.limits).collect()).or_default();
-        *class.entry(second(at, self.now)).or_default() += 1;
+        let open = eras.iter().filter(|era| era.until.is_none_or(|until| self.now < until));
+        let limits: Vec<Era> = open.copied().map(|era| for_a_sign_in(era, self.now)).collect();
+        let is_spread = limits.iter().any(|era| era.limits.spread_percent > 0);
+        let class = (if is_spread { facts.phase } else { 0 }, limits);
+        let seconds = self.classes.entry(class).or_default();
+        *seconds.entry(second(end.at, self.now)).or_default() += 1;
     }
 
     /// Looks ahead.
     pub(super) fn run(mut self) -> Forecast {
         let mut seconds = vec![0_u32; SECONDS];
-        for (limits, mut class) in std::mem::take(&mut self.classes) {
-            let always = |limits: &Limits| Era { from: Time::ZERO, until: None, limits: *limits };
-            let eras: Vec<Era> = limits.iter().map(always).collect();
+        for ((phase, eras), mut class) in std::mem::take(&mut self.classes) {
             while let Some((at, devices)) = class.pop_first()
                 && let Some(place) = seconds.get_mut(at)
             {
-                let facts = signed_in(self.moment(at), &eras);
-                // Whose date has come does not sign in again.
-                let Verdict::Valid { ends_at } = decide(&facts, facts.authenticated_at) else {
-                    continue;
-                };
+                let signed_in = self.moment(at);
+                let facts = Facts { eras: &eras, phase, ..Facts::made_at(signed_in) };
+                let end = end(&facts);
+                if end.is_some_and(|end| end.at <= signed_in) {
+                    continue; // Whose date has come does not sign in again.
+                }
                 *place = place.saturating_add(u32::try_from(devices).unwrap_or(u32::MAX));
-                if let Some(end) = ends_at.filter(|end| asks_to_sign_in(&facts, *end)) {
-                    *class.entry(second(end, self.now).max(at + 1)).or_default() += devices;
+                if let Some(end) = end.filter(|end| asks_to_sign_in(*end)) {
+                    *class.entry(second(end.at, self.now).max(at + 1)).or_default() += devices;
                 }
             }
         }
@@ -95,23 +95,18 @@ fn without_idle(mut era: Era) -> Era {
     era
 }
 
-/// Whether what ends it then can be mended by signing in again.
-fn asks_to_sign_in(facts: &Facts<'_>, end: Time) -> bool {
-    let verdict = decide(facts, end);
-    let mended = |ended: Ended| matches!(ended.because, Because::TooOld | Because::Calendar);
-    matches!(verdict, Verdict::Ended(ended) if mended(ended))
+/// What of it counts for a device that signs in from now on, as it is asked to: by the methods that
+/// it must, in the place of its old session.
+fn for_a_sign_in(mut era: Era, now: Time) -> Era {
+    era.from = if era.from <= now { Time::ZERO } else { era.from };
+    era.limits.require_methods = Methods::NONE;
+    era.limits.max_sessions = None;
+    era
 }
 
-fn signed_in(at: Time, eras: &[Era]) -> Facts<'_> {
-    Facts {
-        authenticated_at: at,
-        active_at: at,
-        ended: None,
-        expires_at: None,
-        user_ended: None,
-        cut_offs: &[],
-        eras,
-    }
+/// Whether such an end is mended by signing in again.
+fn asks_to_sign_in(end: Ended) -> bool {
+    matches!(end.because, Because::TooOld | Because::Calendar | Because::MethodMissing)
 }
 
 /// In how many whole seconds, rounded up: who signs in at a second has the end behind them.

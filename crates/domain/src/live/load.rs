@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::view::{Token, View};
 use crate::access::{Because, Ended, Limits};
+use crate::apps::selectors::{self, Found};
 use crate::store::{Read, Row, args};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
@@ -34,6 +35,8 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
     load_groups(read, &mut view).await?;
     load_policies(read, &mut view).await?;
     view = packed(read, SESSIONS, view, add_session).await?;
+    load_labels(read, &mut view).await?;
+    load_dates(read, &mut view).await?;
     load_tokens(read, &mut view).await?;
     Ok(view)
 }
@@ -101,28 +104,52 @@ async fn load_policies(read: &mut Read, view: &mut View) -> Result<()> {
     read.each(sql, args![], |row| {
         let app = row.parsed(0)?;
         let policy = row.json(1)?;
-        view.name_groups(app, &policy)?;
-        let rule = view.rule(app, policy, (row.time(2)?, row.time_or_null(3)?))?;
+        view.name(app, &policy)?;
+        let times = (row.time(2)?, row.time_or_null(3)?);
+        let rule = view.rule(app, policy, times, &Found::default())?;
         view.app_mut(app).ok_or_else(|| missing("an app"))?.rules.push(rule);
         Ok(())
     })
     .await
 }
 
+/// Which sessions' labels fit the patterns that policies name. Nothing is read if none does.
+async fn load_labels(read: &mut Read, view: &mut View) -> Result<()> {
+    let apps: Vec<(AppId, Vec<String>)> =
+        view.apps.iter().map(|app| (app.id, view.kinds.patterns(app.id))).collect();
+    for (app, patterns) in apps.iter().filter(|(_, patterns)| !patterns.is_empty()) {
+        let labels = selectors::labelled(read, *app, patterns).await?;
+        let found = Found { labels, ..Found::default() };
+        view.meet(*app, &found, read.now()).ok_or_else(|| missing("a session"))?;
+    }
+    Ok(())
+}
+
+async fn load_dates(read: &mut Read, view: &mut View) -> Result<()> {
+    let sql = "select id, not_after_set_at, not_after from users where not_after is not null";
+    read.each(sql, args![], |row| {
+        let at = view.user(row.parsed(0)?).ok_or_else(|| missing("a user"))?;
+        view.dates.insert(at, (row.time(1)?, row.time(2)?));
+        Ok(())
+    })
+    .await
+}
+
 const SESSIONS: &str = "select max(id), string_agg(concat_ws(' ', id, user_id, secret_hash,
-    authenticated_at, connected_at, coalesce(cast(ended_at as text), '-'),
+    traits, authenticated_at, connected_at, coalesce(cast(ended_at as text), '-'),
     coalesce(ended_by, '-')), ' ')
-    from (select id, user_id, secret_hash, authenticated_at, connected_at, ended_at, ended_by
-          from sessions where id > $1 order by id limit $2) as page";
+    from (select id, user_id, secret_hash, traits, authenticated_at, connected_at, ended_at,
+          ended_by from sessions where id > $1 order by id limit $2) as page";
 
 fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     let id: SessionId = fields.next()?;
     let user = view.user(fields.next()?).ok_or_else(|| missing("a session's user"))?;
     let secret: SecretHash = fields.next()?;
+    let kind = view.kinds.number_of_text(fields.text()?).ok_or_else(|| missing("traits"))?;
     let times = (fields.time()?, fields.time()?);
     let (ended_at, ended_by) = (fields.time_or_null()?, fields.text()?);
     let ended = ended_at.map(|at| Ended { at, because: because(ended_by) });
-    view.add_session(user, id, secret, times, ended);
+    view.add_session(user, id, (secret, kind), times, ended);
     Ok(())
 }
 

@@ -4,15 +4,19 @@
 
 mod apply;
 mod forecast;
+mod judge;
 mod load;
+mod picture;
 mod policies;
+mod traits;
 mod view;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::access::{Because, Ended, Verdict, decide};
-use crate::apps::policies::Policy;
+use crate::access::{Because, Ended, Traits, Verdict, decide};
+use crate::apps::policies::{OverMax, Policy};
+use crate::apps::selectors::Found;
 use crate::ledger::{By, Entry};
 use crate::store::Read;
 use crate::tokens::{Scopes, TokenKind};
@@ -23,7 +27,7 @@ use crate::values::time::{Span, Time};
 
 pub use forecast::Forecast;
 pub(crate) use load::written_end;
-pub use view::Picture;
+pub use picture::Picture;
 use view::View;
 
 /// The in-memory view. It answers with an error while it may be out of date: never with a guess.
@@ -80,6 +84,17 @@ pub struct Admitted {
     pub scopes: Scopes,
     /// Who acts, for the ledger.
     pub by: By,
+}
+
+/// How many sessions a user may have, by the strictest policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    /// So many.
+    pub(crate) max: u32,
+    /// What happens to one more.
+    pub(crate) over: OverMax,
+    /// The policy's name.
+    pub(crate) policy: String,
 }
 
 /// Activity that is not yet in the tables.
@@ -151,9 +166,50 @@ impl Live {
         Ok(view.session_by_secret(secret).map(|at| view.explain(at)))
     }
 
-    /// What a set of policies would do if it were stated now.
-    pub fn preview(&self, app: AppId, policies: &[Policy], now: Time) -> Result<Preview> {
-        self.known()?.preview(app, policies, now)
+    /// What a set of policies would do if it were stated now; `found` is who meets what it names
+    /// for the first time.
+    pub fn preview(
+        &self,
+        app: AppId,
+        policies: &[Policy],
+        found: &Found,
+        now: Time,
+    ) -> Result<Preview> {
+        self.known()?.preview(app, policies, found, now)
+    }
+
+    /// Whether the group is known.
+    pub(crate) fn has_group(&self, app: AppId, name: &str) -> Result<bool> {
+        Ok(self.known()?.find_group(app, name).is_some())
+    }
+
+    /// The app's groups that keep themselves.
+    pub(crate) fn kept_groups(&self, app: AppId) -> Result<Vec<String>> {
+        Ok(self.known()?.kept_groups(app))
+    }
+
+    /// The label patterns that the app's policies ever named.
+    pub(crate) fn patterns(&self, app: AppId) -> Result<Vec<String>> {
+        Ok(self.known()?.kinds.patterns(app))
+    }
+
+    /// The strictest limit on how many sessions the user has, if there is one.
+    pub(crate) fn room(&self, user: UserId, now: Time) -> Result<Option<Room>> {
+        Ok(self.known()?.room(user, now))
+    }
+
+    /// The decision on a session with these traits, and a label that fits these patterns, which
+    /// would begin now.
+    pub(crate) fn judge_sign_in(
+        &self,
+        user: UserId,
+        (traits, labels): (&Traits, &[String]),
+        now: Time,
+    ) -> Result<Verdict> {
+        let missing = || Error::not_found(format!("user {user}"));
+        let view = self.known()?;
+        let kind = view.kind_of(user, traits, labels).ok_or_else(missing)?;
+        view.judge_user(user, Some(&kind), now).ok_or_else(missing)
     }
 
     /// Why a session ends when it does.
@@ -187,7 +243,7 @@ impl Live {
     /// What stands in the way of a sign-in of this user, judged as a credential made this moment.
     pub(crate) fn may_sign_in(&self, user: UserId, now: Time) -> Result<Verdict> {
         let view = self.known()?;
-        view.judge_user(user, now).ok_or_else(|| Error::not_found(format!("user {user}")))
+        view.judge_user(user, None, now).ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
     /// Judges an authentication token: by its own times and end, and by its user's state and

@@ -4,11 +4,14 @@ use std::collections::HashSet;
 
 use super::Preview;
 use super::forecast::Forecaster;
-use super::view::{Rule, Session, User, View};
-use crate::access::{CutOffKind, Era, Facts, decide};
+use super::traits::{Asked, Kind};
+use super::view::{Group, Session, User, View};
+use crate::access::{Era, Traits, decide};
 use crate::apps::policies::Policy;
+use crate::apps::selectors::Found;
+use crate::groups;
 use crate::values::error::{Error, Result};
-use crate::values::ids::{AppId, UserId};
+use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
 
 /// More users are not named: their number is told.
@@ -16,73 +19,223 @@ const NAMED_MAX: usize = 100;
 /// A group that nobody was ever in.
 const NOBODY: u32 = u32::MAX;
 
+/// One version of a policy, with what its selector names found.
+#[derive(Clone)]
+pub(super) struct Rule {
+    pub(super) policy: Policy,
+    /// When it was stated.
+    pub(super) set_at: Time,
+    /// When another set took its place.
+    replaced_at: Option<Time>,
+    pub(super) era: Era,
+    /// Users are in one of these.
+    groups: Option<Box<[u32]>>,
+    /// Users are in all of these.
+    all_groups: Box<[u32]>,
+    users: Option<HashSet<UserId>>,
+    asked: Option<Asked>,
+    /// In a preview: the sessions whose labels fit patterns that nobody has named before.
+    sessions: Option<HashSet<SessionId>>,
+}
+
+impl Rule {
+    fn replace(&mut self, now: Time) {
+        self.replaced_at = Some(now);
+        self.era.until = Some(self.era.until.map_or(now, |until| until.min(now)));
+    }
+
+    /// Whether it tells the sessions of a user apart.
+    pub(super) fn is_about_sessions(&self) -> bool {
+        self.asked.is_some() || self.sessions.is_some()
+    }
+
+    /// Since when it is about the session; without one, about all sessions of the user. A kind of
+    /// which nothing is known is met by everything: the strictest decides.
+    pub(super) fn since(
+        &self,
+        user: &User,
+        session: Option<&Session>,
+        kind: Option<Option<&Kind>>,
+    ) -> Option<Time> {
+        if let (Some(of), Some(session)) = (&self.sessions, session) {
+            of.contains(&SessionId::from_uuid(session.id)).then_some(())?;
+        }
+        if session.is_none() && self.is_about_sessions() {
+            return None;
+        }
+        self.since_of(user, kind)
+    }
+
+    /// Since when it is about sessions of this kind.
+    pub(super) fn since_of(&self, user: &User, kind: Option<Option<&Kind>>) -> Option<Time> {
+        if let Some(users) = &self.users {
+            users.contains(&UserId::from_uuid(user.id)).then_some(())?;
+        }
+        let mut from = self.era.from;
+        if let Some(groups) = &self.groups {
+            let mine = user.groups.iter().filter(|place| groups.contains(&place.group));
+            from = from.max(mine.map(|place| place.since).min()?);
+        }
+        for group in &self.all_groups {
+            let mine = user.groups.iter().find(|place| place.group == *group)?;
+            from = from.max(mine.since);
+        }
+        if let (Some(asked), Some(Some(kind))) = (&self.asked, kind) {
+            asked.is_met_by(kind).then_some(())?;
+        }
+        Some(from)
+    }
+}
+
 impl View {
-    /// Makes the groups that policies name known, before anyone joins them.
-    pub(super) fn name_groups(&mut self, app: AppId, policy: &Policy) -> Result<()> {
+    /// Makes known what policies name, before anyone meets it.
+    pub(super) fn name(&mut self, app: AppId, policy: &Policy) -> Result<()> {
         let unknown = || Error::Internal(format!("a policy of an unknown app {app}"));
-        for name in policy.applies_to.groups.iter().flatten() {
-            self.group(app, name).ok_or_else(unknown)?;
+        let selector = &policy.applies_to;
+        let groups = selector.groups.iter().flatten().cloned();
+        for name in groups.chain(selector.attribute_groups()) {
+            self.group(app, &name).ok_or_else(unknown)?;
+        }
+        for pattern in selector.labels.iter().flatten() {
+            self.kinds.name_pattern(app, pattern);
         }
         Ok(())
     }
 
-    /// A version of a policy.
+    /// Notes who meets what is named for the first time.
+    pub(super) fn meet(&mut self, app: AppId, found: &Found, now: Time) -> Option<()> {
+        for (name, members) in &found.groups {
+            let group = self.group(app, name)?;
+            members.iter().try_for_each(|user| self.join(*user, group, now))?;
+        }
+        for (user, session, pattern) in &found.labels {
+            let (at, pattern) =
+                (self.session_of(*user, *session)?, self.kinds.pattern(app, pattern)?);
+            let number = self.sessions[at as usize].kind;
+            self.session_mut(at).kind = self.kinds.labelled(number, pattern);
+        }
+        Some(())
+    }
+
+    /// The kind of a session of a user with these traits and a label that fits these patterns.
+    pub(super) fn kind_of(&self, user: UserId, traits: &Traits, labels: &[String]) -> Option<Kind> {
+        let app = self.apps[self.users[self.user(user)? as usize].app as usize].id;
+        let mut labels: Vec<u32> =
+            labels.iter().filter_map(|pattern| self.kinds.pattern(app, pattern)).collect();
+        labels.sort_unstable();
+        Some(Kind { traits: traits.clone(), labels })
+    }
+
+    /// The app's groups that keep themselves.
+    pub(super) fn kept_groups(&self, app: AppId) -> Vec<String> {
+        let of_app = |group: &&Group| self.apps[group.app as usize].id == app;
+        let names = self.groups.iter().filter(of_app).map(|group| &group.name);
+        names.filter(|name| name.starts_with(groups::KEPT)).cloned().collect()
+    }
+
+    /// A version of a policy that was stated at a moment and replaced at another.
     pub(super) fn rule(
         &self,
         app: AppId,
         policy: Policy,
-        (from, until): (Time, Option<Time>),
+        (set_at, replaced_at): (Time, Option<Time>),
+        found: &Found,
     ) -> Result<Rule> {
         let limits = policy.check()?;
+        let (valid_from, valid_until) = policy.validity()?;
+        let until = [replaced_at, valid_until].into_iter().flatten().min();
+        let era = Era { from: set_at.max(valid_from), until, limits };
+        let selector = &policy.applies_to;
         let find = |name: &String| self.find_group(app, name).unwrap_or(NOBODY);
-        let groups =
-            policy.applies_to.groups.as_ref().map(|names| names.iter().map(find).collect());
-        let users = policy.applies_to.users.as_ref().map(|users| users.iter().copied().collect());
-        Ok(Rule { policy, groups, users, era: Era { from, until, limits } })
+        let groups = selector.groups.as_ref().map(|names| names.iter().map(find).collect());
+        let mut users: Option<HashSet<UserId>> =
+            selector.users.as_ref().map(|users| users.iter().copied().collect());
+        let mut all_groups = Vec::new();
+        for name in selector.attribute_groups() {
+            match found.groups.iter().find(|(group, _)| *group == name) {
+                Some((_, members)) if self.find_group(app, &name).is_none() => {
+                    let met: HashSet<UserId> = members.iter().copied().collect();
+                    users = Some(match users {
+                        Some(users) => users.intersection(&met).copied().collect(),
+                        None => met,
+                    });
+                }
+                _ => all_groups.push(find(&name)),
+            }
+        }
+        let pattern = |text: &str| self.kinds.pattern(app, text);
+        let named = selector.labels.iter().flatten();
+        let new: HashSet<&String> = named.filter(|text| pattern(text).is_none()).collect();
+        let sessions = (!new.is_empty()).then(|| {
+            let fits = found.labels.iter().filter(|(.., text)| new.contains(text));
+            fits.map(|(_, session, _)| *session).collect()
+        });
+        let mut asked = Asked::of(&policy, pattern);
+        if sessions.is_some() {
+            asked = asked.map(Asked::without_labels);
+        }
+        let all_groups = all_groups.into();
+        Ok(Rule { policy, set_at, replaced_at, era, groups, all_groups, users, asked, sessions })
     }
 
     /// The versions of an app's policies, once the whole set has been stated anew at a moment.
-    pub(super) fn amended(&self, app: AppId, policies: &[Policy], now: Time) -> Result<Vec<Rule>> {
+    pub(super) fn amended(
+        &self,
+        app: AppId,
+        policies: &[Policy],
+        found: &Found,
+        now: Time,
+    ) -> Result<Vec<Rule>> {
         let unknown = || Error::not_found(format!("app {app}"));
         let mut rules = self.app(app).ok_or_else(unknown)?.rules.clone();
-        let holds =
-            |rule: &Rule, policy: &Policy| rule.era.until.is_none() && rule.policy == *policy;
-        let is_new = |policy: &&Policy| !rules.iter().any(|rule| holds(rule, policy));
-        let new: Vec<&Policy> = policies.iter().filter(is_new).collect();
-        for rule in &mut rules {
-            if rule.era.until.is_none() && !policies.contains(&rule.policy) {
-                rule.era.until = Some(now);
+        let mut new: Vec<&Policy> = policies.iter().collect();
+        for rule in rules.iter_mut().filter(|rule| rule.replaced_at.is_none()) {
+            match new.iter().position(|policy| **policy == rule.policy) {
+                Some(same) => drop(new.swap_remove(same)),
+                None => rule.replace(now),
             }
         }
         for policy in new {
-            rules.push(self.rule(app, policy.clone(), (now, None))?);
+            rules.push(self.rule(app, policy.clone(), (now, None), found)?);
         }
         Ok(rules)
     }
 
     /// What would happen if this set were stated now: the same rules, the same decision.
-    pub(super) fn preview(&self, app: AppId, policies: &[Policy], now: Time) -> Result<Preview> {
-        let new = self.amended(app, policies, now)?;
+    pub(super) fn preview(
+        &self,
+        app: AppId,
+        policies: &[Policy],
+        found: &Found,
+        now: Time,
+    ) -> Result<Preview> {
+        let new = self.amended(app, policies, found, now)?;
         let old = &self.app(app).ok_or_else(|| Error::not_found(format!("app {app}")))?.rules;
         let mut preview = Preview::default();
         let (mut users, mut ended_users) = (HashSet::new(), HashSet::new());
         let (mut before, mut after) = (Forecaster::new(now), Forecaster::new(now));
-        for (session, user) in self.sessions_of(app) {
-            let (cut_offs, eras) = (self.cut_offs(user), self.eras_by(user, old));
-            let facts = facts(session, user, &cut_offs, &eras);
-            if !decide(&facts, now).is_valid() {
+        for at in self.sessions_of(app) {
+            let session = &self.sessions[at as usize];
+            let user = &self.users[session.user as usize];
+            let is_valid = self.with_facts(session, user, old, |facts| {
+                let is_valid = decide(facts, now).is_valid();
+                if is_valid {
+                    before.add(facts);
+                }
+                is_valid
+            });
+            if !is_valid {
                 continue;
             }
             preview.sessions += 1;
             users.insert(user.id);
-            before.add(&facts);
-            let eras = self.eras_by(user, &new);
-            let facts = Facts { eras: &eras, ..facts };
-            if !decide(&facts, now).is_valid() {
-                preview.ended_sessions += 1;
-                ended_users.insert(user.id);
-            }
-            after.add(&facts);
+            self.with_facts(session, user, &new, |facts| {
+                if !decide(facts, now).is_valid() {
+                    preview.ended_sessions += 1;
+                    ended_users.insert(user.id);
+                }
+                after.add(facts);
+            });
         }
         preview.users = users.len();
         preview.ended_users = ended_users.len();
@@ -93,26 +246,5 @@ impl View {
         preview.before = before.run();
         preview.after = after.run();
         Ok(preview)
-    }
-
-    fn eras_by(&self, user: &User, rules: &[Rule]) -> Vec<Era> {
-        self.rules_of(user, rules).map(|(_, era)| era).collect()
-    }
-}
-
-fn facts<'a>(
-    session: &Session,
-    user: &User,
-    cut_offs: &'a [(CutOffKind, Time)],
-    eras: &'a [Era],
-) -> Facts<'a> {
-    Facts {
-        authenticated_at: session.authenticated_at,
-        active_at: session.last_at(),
-        ended: session.ended(),
-        expires_at: None,
-        user_ended: user.ended,
-        cut_offs,
-        eras,
     }
 }

@@ -1,66 +1,60 @@
 //! The tables in memory, packed for a million sessions. Rows refer to each other by position; the
 //! two indexes hold positions only and find them by hashes that are random already.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use hashbrown::HashTable;
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide, each_end};
-use crate::apps::policies::Policy;
+use crate::access::{Because, Ended, Era, Facts, Limits, decide};
 use crate::ledger::By;
-use crate::live::{Activity, Admitted, Checked, Explained, KnownEnd};
+use crate::live::policies::Rule;
+use crate::live::traits::Kinds;
+use crate::live::{Activity, Admitted};
 use crate::tokens::{Scopes, TokenKind};
-use crate::values::ids::{AppId, RunId, SessionId, TokenId, UserId, hex};
+use crate::values::ids::{AppId, RunId, SessionId, TokenId, UserId};
 use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
 /// The end of a user's list of sessions.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 #[derive(Default)]
 pub(super) struct View {
     pub(super) everyone_not_before: Time,
-    apps: Vec<App>,
+    pub(super) apps: Vec<App>,
     app_at: HashMap<AppId, u32>,
-    groups: Vec<Group>,
-    users: Slab<User>,
+    pub(super) groups: Vec<Group>,
+    pub(super) users: Slab<User>,
     user_at: HashTable<u32>,
-    sessions: Slab<Session>,
+    pub(super) sessions: Slab<Session>,
     session_at: HashTable<u32>,
     pub(super) tokens: HashMap<SecretHash, Token>,
+    pub(super) kinds: Kinds,
+    /// Of users whose access ends on a date: since when that is said, and the date.
+    pub(super) dates: HashMap<u32, (Time, Time)>,
 }
 
 pub(super) struct App {
     pub(super) id: AppId,
     pub(super) not_before: Time,
     /// The limits of its settings over time.
-    eras: Vec<Era>,
+    pub(super) eras: Vec<Era>,
     /// The versions of its policies.
     pub(super) rules: Vec<Rule>,
 }
 
-/// One version of a policy, with what its selector names found.
-#[derive(Clone)]
-pub(super) struct Rule {
-    pub(super) policy: Policy,
-    pub(super) groups: Option<Box<[u32]>>,
-    pub(super) users: Option<HashSet<UserId>>,
-    pub(super) era: Era,
-}
-
 /// A user's place in a group.
 pub(super) struct Membership {
-    group: u32,
-    since: Time,
+    pub(super) group: u32,
+    pub(super) since: Time,
 }
 
 pub(super) struct Group {
-    app: u32,
-    name: String,
+    pub(super) app: u32,
+    pub(super) name: String,
     pub(super) not_before: Time,
 }
 
@@ -68,20 +62,22 @@ pub(super) struct Group {
 #[repr(align(64))]
 pub(super) struct User {
     pub(super) id: Uuid,
-    app: u32,
-    first_session: u32,
+    pub(super) app: u32,
+    pub(super) first_session: u32,
     pub(super) ended: Option<Ended>,
     pub(super) not_before: Time,
-    groups: Box<[Membership]>,
+    pub(super) groups: Box<[Membership]>,
 }
 
 /// As `User`, in one cache line.
 #[repr(align(64))]
 pub(super) struct Session {
-    secret: ShortHash,
-    id: Uuid,
-    user: u32,
-    next: u32,
+    pub(super) secret: ShortHash,
+    pub(super) id: Uuid,
+    pub(super) user: u32,
+    pub(super) next: u32,
+    /// What policies can ask of it: its number in `Kinds`.
+    pub(super) kind: u16,
     pub(super) authenticated_at: Time,
     /// When it was last active; of a session whose end is written: when it ended.
     last_at: AtomicI64,
@@ -103,13 +99,6 @@ pub(super) struct Token {
     pub(super) ended: Option<Ended>,
     pub(super) used_at: AtomicI64,
     pub(super) flushed_at: AtomicI64,
-}
-
-/// A comparable picture of the view: see `Live::picture`.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// One line a fact, by what it is about.
-    pub lines: BTreeMap<String, String>,
 }
 
 fn short(secret: &SecretHash) -> ShortHash {
@@ -147,15 +136,8 @@ impl Session {
 
 impl Token {
     pub(super) fn facts(&self) -> Facts<'static> {
-        Facts {
-            authenticated_at: self.created_at,
-            active_at: self.created_at,
-            ended: self.ended,
-            expires_at: self.expires_at,
-            user_ended: None,
-            cut_offs: &[],
-            eras: &[],
-        }
+        let (ended, expires_at) = (self.ended, self.expires_at);
+        Facts { ended, expires_at, ..Facts::made_at(self.created_at) }
     }
 
     pub(super) fn note_use(&self, now: Time) {
@@ -222,16 +204,20 @@ impl View {
         self.apps.get(*self.app_at.get(&id)? as usize)
     }
 
-    /// The live sessions of an app, each with its user.
-    pub(super) fn sessions_of(&self, app: AppId) -> impl Iterator<Item = (&Session, &User)> {
+    /// The sessions of an app whose end is not written.
+    pub(super) fn sessions_of(&self, app: AppId) -> impl Iterator<Item = u32> {
         let app = self.app_at.get(&app).copied();
-        let with_user = |(_, session): (usize, _)| {
-            let session: &Session = session;
-            (session, &self.users[session.user as usize])
+        let is_open = |(_, session): &(usize, &Session)| session.ended_because.is_none();
+        let is_mine = move |(_, session): &(usize, &Session)| {
+            Some(self.users[session.user as usize].app) == app
         };
-        let is_open = |(session, _): &(&Session, &User)| session.ended_because.is_none();
-        let all = self.sessions.iter().map(with_user).filter(is_open);
-        all.filter(move |(_, user)| Some(user.app) == app)
+        self.sessions.iter().filter(is_open).filter(is_mine).map(|(at, _)| position(at))
+    }
+
+    /// The sessions of a user, the newest first.
+    pub(super) fn sessions_of_user(&self, user: &User) -> impl Iterator<Item = &Session> {
+        let row = |at: u32| (at != NONE).then(|| &self.sessions[at as usize]);
+        std::iter::successors(row(user.first_session), move |session| row(session.next))
     }
 
     pub(super) fn join(&mut self, user: UserId, group: u32, since: Time) -> Option<()> {
@@ -295,7 +281,7 @@ impl View {
         &mut self,
         user: u32,
         id: SessionId,
-        secret: SecretHash,
+        (secret, kind): (SecretHash, u16),
         (authenticated_at, active_at): (Time, Time),
         ended: Option<Ended>,
     ) {
@@ -305,6 +291,7 @@ impl View {
             id: id.uuid(),
             user,
             next: owner.first_session,
+            kind,
             authenticated_at,
             last_at: AtomicI64::new(ended.map_or(active_at, |ended| ended.at).micros()),
             ended_because: ended.map(|ended| ended.because),
@@ -324,13 +311,14 @@ impl View {
 
     /// A new authentication of a known session: new secret, new times, no end. The old secret is
     /// unknown from here on.
-    pub(super) fn renew_session(&mut self, at: u32, secret: SecretHash, now: Time) {
+    pub(super) fn renew_session(&mut self, at: u32, (secret, kind): (SecretHash, u16), now: Time) {
         let hash = hash_of_secret(&self.sessions[at as usize].secret);
         if let Ok(found) = self.session_at.find_entry(hash, |other| *other == at) {
             found.remove();
         }
         let session = &mut self.sessions[at as usize];
         session.secret = short(&secret);
+        session.kind = kind;
         session.authenticated_at = now;
         *session.last_at.get_mut() = now.micros();
         session.ended_because = None;
@@ -363,140 +351,6 @@ impl View {
     pub(super) fn active_at(&self, at: u32) -> Option<Time> {
         let session = &self.sessions[at as usize];
         session.ended_because.is_none().then(|| session.last_at())
-    }
-
-    /// The decision on one session.
-    pub(super) fn judge(&self, at: u32, now: Time) -> Checked {
-        let session = &self.sessions[at as usize];
-        let user = &self.users[session.user as usize];
-        let app = &self.apps[user.app as usize];
-        let facts = (session.authenticated_at, session.last_at(), session.ended());
-        Checked {
-            app: app.id,
-            user: UserId::from_uuid(user.id),
-            session: SessionId::from_uuid(session.id),
-            authenticated_at: session.authenticated_at,
-            verdict: self.verdict(user, facts, now),
-        }
-    }
-
-    /// Every end that is known of a session, the earliest first, each with the policy that asks for
-    /// it; and the app's longest age that holds now.
-    pub(super) fn explain(&self, at: u32) -> Explained {
-        let session = &self.sessions[at as usize];
-        let user = &self.users[session.user as usize];
-        let rules = &self.apps[user.app as usize].rules;
-        let (names, eras): (Vec<_>, Vec<_>) = self.rules_of(user, rules).unzip();
-        let facts = Facts {
-            authenticated_at: session.authenticated_at,
-            active_at: session.last_at(),
-            ended: session.ended(),
-            expires_at: None,
-            user_ended: user.ended,
-            cut_offs: &self.cut_offs(user),
-            eras: &eras,
-        };
-        let mut ends: Vec<KnownEnd> = Vec::new();
-        let written = facts.ended.map(|ended| KnownEnd { ended, policy: None });
-        ends.extend(written);
-        each_end(&facts, |ended, place| {
-            let policy = place.and_then(|place| names[place]).map(|policy| policy.name.clone());
-            ends.push(KnownEnd { ended, policy });
-        });
-        let first = usize::from(facts.ended.is_some());
-        ends[first..].sort_by_key(|end| end.ended.at);
-        let open = eras.iter().filter(|era| era.until.is_none());
-        let max_age = open.filter_map(|era| era.limits.max_age).min();
-        Explained { ends, max_age, active_at: session.last_at() }
-    }
-
-    /// The limits of the app's settings, then those of its policies that are about the user. A
-    /// policy for a group is about its members from the moment on at which they joined.
-    pub(super) fn rules_of<'a>(
-        &'a self,
-        user: &'a User,
-        rules: &'a [Rule],
-    ) -> impl Iterator<Item = (Option<&'a Policy>, Era)> {
-        let app = &self.apps[user.app as usize];
-        let id = UserId::from_uuid(user.id);
-        let of_policies = rules.iter().filter_map(move |rule| {
-            if rule.users.as_ref().is_some_and(|users| !users.contains(&id)) {
-                return None;
-            }
-            let mut era = rule.era;
-            if let Some(groups) = &rule.groups {
-                let mine = user.groups.iter().filter(|place| groups.contains(&place.group));
-                era.from = era.from.max(mine.map(|place| place.since).min()?);
-            }
-            Some((Some(&rule.policy), era))
-        });
-        app.eras.iter().map(|era| (None, *era)).chain(of_policies)
-    }
-
-    /// As `rules_of`, without a copy where there are no policies.
-    fn eras_of(&self, user: &User) -> Cow<'_, [Era]> {
-        let app = &self.apps[user.app as usize];
-        if app.rules.is_empty() {
-            return Cow::Borrowed(&app.eras);
-        }
-        Cow::Owned(self.rules_of(user, &app.rules).map(|(_, era)| era).collect())
-    }
-
-    /// The decision on a session of this user that would be made now.
-    pub(super) fn judge_user(&self, user: UserId, now: Time) -> Option<Verdict> {
-        let user = &self.users[self.user(user)? as usize];
-        Some(self.verdict(user, (now, now, None), now))
-    }
-
-    /// The decision on an authentication token of this user.
-    pub(super) fn judge_enrolment(
-        &self,
-        user: UserId,
-        (created_at, expires_at): (Time, Time),
-        ended: Option<Ended>,
-        now: Time,
-    ) -> Option<Verdict> {
-        let user = &self.users[self.user(user)? as usize];
-        let facts = Facts {
-            authenticated_at: created_at,
-            active_at: created_at,
-            ended,
-            expires_at: Some(expires_at),
-            user_ended: user.ended,
-            cut_offs: &self.cut_offs(user),
-            eras: &[],
-        };
-        Some(decide(&facts, now))
-    }
-
-    fn verdict(
-        &self,
-        user: &User,
-        (authenticated_at, active_at, ended): (Time, Time, Option<Ended>),
-        now: Time,
-    ) -> Verdict {
-        let facts = Facts {
-            authenticated_at,
-            active_at,
-            ended,
-            expires_at: None,
-            user_ended: user.ended,
-            cut_offs: &self.cut_offs(user),
-            eras: &self.eras_of(user),
-        };
-        decide(&facts, now)
-    }
-
-    pub(super) fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 4] {
-        let app = &self.apps[user.app as usize];
-        let groups = user.groups.iter();
-        let group = groups.map(|place| self.groups[place.group as usize].not_before).max();
-        [
-            (CutOffKind::Everyone, self.everyone_not_before),
-            (CutOffKind::App, app.not_before),
-            (CutOffKind::Group, group.unwrap_or(Time::ZERO)),
-            (CutOffKind::User, user.not_before),
-        ]
     }
 
     /// Notes that the session was used; answers whether it must be queued for the next flush.
@@ -535,45 +389,6 @@ impl View {
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         (self.sessions.len(), self.users.len(), self.apps.len())
     }
-
-    pub(super) fn picture(&self, now: Time) -> Picture {
-        let mut lines = BTreeMap::new();
-        lines.insert("everyone".into(), format!("{:?}", self.everyone_not_before));
-        for app in &self.apps {
-            let line = format!("{:?} {:?}", app.not_before, app.eras);
-            lines.insert(format!("app {}", app.id), line);
-            for rule in &app.rules {
-                let key = format!("policy {} {} {:?}", app.id, rule.policy.name, rule.era.from);
-                lines.insert(key, format!("{:?} {:?}", rule.policy, rule.era));
-            }
-        }
-        for group in &self.groups {
-            let app = self.apps[group.app as usize].id;
-            let line = format!("{:?}", group.not_before);
-            lines.insert(format!("group {app} {}", group.name), line);
-        }
-        for (_, user) in &self.users {
-            let mut groups: Vec<(&str, Time)> = user
-                .groups
-                .iter()
-                .map(|place| (self.groups[place.group as usize].name.as_str(), place.since))
-                .collect();
-            groups.sort_unstable();
-            let line = format!("{:?} {:?} {groups:?}", user.ended, user.not_before);
-            lines.insert(format!("user {}", user.id), line);
-        }
-        for (at, session) in &self.sessions {
-            let (checked, active) = (self.judge(position(at), now), self.active_at(position(at)));
-            let secret = hex(&session.secret);
-            let line = format!("{checked:?} {active:?} {:?} {secret}", session.ended());
-            lines.insert(format!("session {}", session.id), line);
-        }
-        for (secret, token) in &self.tokens {
-            let line = format!("{} {:?} {:?}", token.name, token.scopes, token.facts());
-            lines.insert(format!("token {secret:?}"), line);
-        }
-        Picture { lines }
-    }
 }
 
 impl App {
@@ -587,6 +402,6 @@ impl App {
 }
 
 /// Positions fit 32 bits: four billion rows would not fit any memory.
-fn position(at: usize) -> u32 {
+pub(super) fn position(at: usize) -> u32 {
     u32::try_from(at).expect("fewer than 2^32 rows are in memory")
 }

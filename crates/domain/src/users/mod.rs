@@ -7,6 +7,7 @@ mod schema;
 use serde_json::{Map, Value};
 
 use crate::access::Because;
+use crate::groups;
 use crate::ledger::{Change, Subject};
 use crate::sessions::{self, Session};
 use crate::store::{Read, Row, Tx, args};
@@ -32,6 +33,8 @@ pub struct User {
     pub updated_at: Time,
     /// Since when the user is locked.
     pub locked_at: Option<Time>,
+    /// From when on the user is signed in nowhere.
+    pub not_after: Option<Time>,
     /// The attributes; what is not set is absent.
     pub attributes: Map<String, Value>,
 }
@@ -44,7 +47,7 @@ impl User {
     }
 }
 
-const COLUMNS: &str = "u.id, u.created_at, u.updated_at, u.locked_at, u.attributes";
+const COLUMNS: &str = "u.id, u.created_at, u.updated_at, u.locked_at, u.not_after, u.attributes";
 
 fn user(row: &Row) -> Result<User> {
     Ok(User {
@@ -52,7 +55,8 @@ fn user(row: &Row) -> Result<User> {
         created_at: row.time(1)?,
         updated_at: row.time(2)?,
         locked_at: row.time_or_null(3)?,
-        attributes: row.json(4)?,
+        not_after: row.time_or_null(4)?,
+        attributes: row.json(5)?,
     })
 }
 
@@ -60,7 +64,8 @@ fn user(row: &Row) -> Result<User> {
 pub async fn find(read: &mut Read, app: AppId, id: UserId) -> Result<User> {
     let row = read
         .first(
-            "select u.id, u.created_at, u.updated_at, u.locked_at, u.attributes from users u
+            "select u.id, u.created_at, u.updated_at, u.locked_at, u.not_after, u.attributes
+             from users u
              where u.id = $1 and u.app_id = $2 and u.deleted_at is null",
             args![id, app],
         )
@@ -90,7 +95,8 @@ pub async fn page(
     let limit = limit.clamp(0, PAGE_ROWS_MAX);
     let rows = read
         .rows(
-            "select u.id, u.created_at, u.updated_at, u.locked_at, u.attributes from users u
+            "select u.id, u.created_at, u.updated_at, u.locked_at, u.not_after, u.attributes
+             from users u
              where u.app_id = $1 and u.deleted_at is null
              order by u.created_at, u.id limit $2 offset $3",
             args![app, limit, skip],
@@ -129,7 +135,8 @@ pub async fn create(
     schema.check_values(&attributes)?;
     let now = tx.now();
     let id = id.unwrap_or_else(UserId::mint);
-    let user = User { id, created_at: now, updated_at: now, locked_at: None, attributes };
+    let user =
+        User { id, created_at: now, updated_at: now, locked_at: None, not_after: None, attributes };
     tx.change(
         "insert into users (id, app_id, created_at, updated_at, not_before, attributes)
          values ($1, $2, $3, $4, 0, $5)",
@@ -137,7 +144,8 @@ pub async fn create(
     )
     .await?;
     index(tx, schema, &user).await?;
-    let change = Change::UserCreated { attributes: names(&user.attributes) };
+    let (joined, ..) = groups::follow(tx, app, id, (&Map::new(), &user.attributes)).await?;
+    let change = Change::UserCreated { attributes: names(&user.attributes), joined };
     tx.record(Subject::user(app, id), None, change);
     Ok(user)
 }
@@ -193,6 +201,8 @@ async fn change(
     if changed.is_empty() {
         return Ok(old);
     }
+    let (joined, left, ended) =
+        groups::follow(tx, app, old.id, (&old.attributes, &attributes)).await?;
     let user = User { updated_at: tx.now(), attributes, ..old };
     tx.change(
         "update users set attributes = $1, updated_at = $2 where id = $3",
@@ -200,7 +210,8 @@ async fn change(
     )
     .await?;
     index(tx, schema, &user).await?;
-    tx.record(Subject::user(app, user.id), None, Change::UserChanged { attributes: changed });
+    let change = Change::UserChanged { attributes: changed, ended, joined, left };
+    tx.record(Subject::user(app, user.id), None, change);
     Ok(user)
 }
 
@@ -245,6 +256,34 @@ pub async fn unlock(tx: &mut Tx, app: AppId, id: UserId, why: Option<String>) ->
     }
     tx.change("update users set locked_at = null where id = $1", args![id]).await?;
     tx.record(Subject::user(app, id), why, Change::UserUnlocked);
+    Ok(())
+}
+
+/// Sets the moment from which on the user is signed in nowhere; none is no such moment. A later one
+/// revives no session. The same again: nothing changes.
+pub async fn set_not_after(
+    tx: &mut Tx,
+    app: AppId,
+    id: UserId,
+    not_after: Option<Time>,
+    why: Option<String>,
+) -> Result<()> {
+    let old = find(tx, app, id).await?.not_after;
+    if old == not_after {
+        return Ok(());
+    }
+    if not_after.is_none_or(|new| old.is_some_and(|old| old < new)) {
+        tx.refuse_task()?;
+    }
+    let ended = sessions::write_down(tx, id).await?;
+    let now = tx.now();
+    tx.change(
+        "update users set not_after = $1, not_after_set_at = $2 where id = $3",
+        args![not_after, now, id],
+    )
+    .await?;
+    let change = Change::UserNotAfterSet { not_after, ended };
+    tx.record(Subject::user(app, id), why, change);
     Ok(())
 }
 

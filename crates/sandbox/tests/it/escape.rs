@@ -119,15 +119,21 @@ async fn tricks_with_the_language_lead_nowhere() {
 /// What succeeds is told on the socket.
 fn hostile(attack: impl FnOnce() -> bool) -> ! {
     let mut socket = UnixStream::from(rustix::io::dup(rustix::stdio::stdin()).expect("a socket"));
-    let mut head = [0; 4];
-    socket.read_exact(&mut head).expect("the limits");
-    let mut limits = vec![0; u32::from_le_bytes(head) as usize];
-    socket.read_exact(&mut limits).expect("the limits");
+    hear(&mut socket);
     let guards = drop_rights(&Limits::default());
     say(&mut socket, &serde_json::json!({ "Ready": guards }));
+    // Whoever ends before it has heard its job has no end that counts.
+    hear(&mut socket);
     let text = if attack() { "it succeeded" } else { "it failed" };
     say(&mut socket, &serde_json::json!({ "End": { "Done": text } }));
     std::process::exit(0)
+}
+
+fn hear(socket: &mut UnixStream) {
+    let mut head = [0; 4];
+    socket.read_exact(&mut head).expect("a frame");
+    let mut frame = vec![0; u32::from_le_bytes(head) as usize];
+    socket.read_exact(&mut frame).expect("a frame");
 }
 
 fn say(socket: &mut UnixStream, frame: &Value) {

@@ -84,8 +84,12 @@ pub(crate) async fn enroll(
 }
 
 /// An authentication token that does not work is a failed authentication, not an ended session.
+/// What policies refuse is asked for again: other methods, another date.
 fn refused(error: Error) -> Answer {
     match error {
+        Error::SignInAgain(because @ (Because::MethodMissing | Because::NotAfter)) => {
+            Answer::sign_in_again(because)
+        }
         Error::SignInAgain(because) => {
             let detail =
                 format!("the authentication token does not work ({because}): get a new one");

@@ -32,6 +32,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(users::show_session))
         .routes(routes!(users::lock))
         .routes(routes!(users::unlock))
+        .routes(routes!(users::set_not_after))
         .routes(routes!(users::wipe))
         .routes(routes!(users::re_authenticate))
         .routes(routes!(users::authentication_token))

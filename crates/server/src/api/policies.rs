@@ -1,9 +1,14 @@
 //! Policies, what they would do, and why a session ends when it does.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
-use reauth_domain::apps::policies::{self, Policy, PolicyLimits, Selector};
+use reauth_domain::access::{Assurance, Methods};
+use reauth_domain::apps::policies::{self, OverMax, Policy, PolicyLimits, Preset};
+use reauth_domain::apps::selectors::{self, Selector};
 use reauth_domain::{Error, Forecast, KnownEnd, SessionId, Span, UserId, apps, sessions, users};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
@@ -22,9 +27,15 @@ pub(crate) struct PolicyView {
     name: String,
     applies_to: SelectorView,
     limits: LimitsView,
+    /// It holds from this moment (RFC 3339) or date on; from when it is stated, at the earliest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_from: Option<String>,
+    /// It holds until this moment or date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_until: Option<String>,
 }
 
-/// Either `everyone`, or `groups`, or `users`, or both of these: then users who are members.
+/// Either `everyone`, or some of the others: then whoever meets all that is given.
 #[derive(Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SelectorView {
@@ -38,6 +49,24 @@ pub(crate) struct SelectorView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     users: Option<Vec<UserId>>,
+    /// Users whose attributes have all these values: each a text, a number, true or false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = json!({ "department": "sales" }))]
+    attributes: Option<BTreeMap<String, Value>>,
+    /// Sessions on one of these platforms (`container.platform`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platforms: Option<Vec<String>>,
+    /// Sessions proved by at least one of these methods (RFC 8176).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    methods: Option<Methods>,
+    /// Sessions of one of these assurance levels: `aal1`, `aal2`, `aal3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    assurance: Option<Vec<Assurance>>,
+    /// Sessions whose label fits one of these: `*` is any text, `?` any character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<String>>,
 }
 
 /// At least one of these.
@@ -67,27 +96,111 @@ pub(crate) struct LimitsView {
     /// Nobody is signed in from this moment (RFC 3339) or date on.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_after: Option<String>,
+    /// By up to this share of `max_age` a session ends earlier, by its id: no herd at one second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10%")]
+    spread: Option<String>,
+    /// On how many devices each user is signed in at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_sessions: Option<u32>,
+    /// What happens to a sign-in beyond that: `end_oldest` (unless set) or `refuse_new`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    over_max: Option<OverMax>,
+    /// Who did not prove themselves by all of these methods (RFC 8176) signs in again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    require_methods: Option<Methods>,
+    /// Limits of NIST SP 800-63B-4: `nist-aal1`, `nist-aal2`, `nist-aal3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    preset: Option<Preset>,
 }
 
 impl PolicyView {
     fn new(policy: Policy) -> Self {
-        let Selector { everyone, groups, users } = policy.applies_to;
-        let PolicyLimits { max_age, max_idle, daily_at, weekly_at, zone, not_after } =
-            policy.limits;
-        Self {
-            name: policy.name,
-            applies_to: SelectorView { everyone, groups, users },
-            limits: LimitsView { max_age, max_idle, daily_at, weekly_at, zone, not_after },
-        }
+        let Policy { name, applies_to, limits, valid_from, valid_until } = policy;
+        let (applies_to, limits) = (SelectorView::new(applies_to), LimitsView::new(limits));
+        Self { name, applies_to, limits, valid_from, valid_until }
     }
 
     fn policy(self) -> Policy {
-        let SelectorView { everyone, groups, users } = self.applies_to;
-        let LimitsView { max_age, max_idle, daily_at, weekly_at, zone, not_after } = self.limits;
-        Policy {
-            name: self.name,
-            applies_to: Selector { everyone, groups, users },
-            limits: PolicyLimits { max_age, max_idle, daily_at, weekly_at, zone, not_after },
+        let Self { name, applies_to, limits, valid_from, valid_until } = self;
+        let (applies_to, limits) = (applies_to.selector(), limits.limits());
+        Policy { name, applies_to, limits, valid_from, valid_until }
+    }
+}
+
+impl SelectorView {
+    fn new(selector: Selector) -> Self {
+        let Selector { everyone, groups, users, attributes, .. } = selector;
+        let Selector { platforms, methods, assurance, labels, .. } = selector;
+        Self { everyone, groups, users, attributes, platforms, methods, assurance, labels }
+    }
+
+    pub(super) fn selector(self) -> Selector {
+        let Self { everyone, groups, users, attributes, platforms, methods, assurance, labels } =
+            self;
+        Selector { everyone, groups, users, attributes, platforms, methods, assurance, labels }
+    }
+}
+
+impl LimitsView {
+    fn new(limits: PolicyLimits) -> Self {
+        let PolicyLimits {
+            max_age,
+            max_idle,
+            daily_at,
+            weekly_at,
+            zone,
+            not_after,
+            spread,
+            max_sessions,
+            over_max,
+            require_methods,
+            preset,
+        } = limits;
+        Self {
+            max_age,
+            max_idle,
+            daily_at,
+            weekly_at,
+            zone,
+            not_after,
+            spread,
+            max_sessions,
+            over_max,
+            require_methods,
+            preset,
+        }
+    }
+
+    fn limits(self) -> PolicyLimits {
+        let Self {
+            max_age,
+            max_idle,
+            daily_at,
+            weekly_at,
+            zone,
+            not_after,
+            spread,
+            max_sessions,
+            over_max,
+            require_methods,
+            preset,
+        } = self;
+        PolicyLimits {
+            max_age,
+            max_idle,
+            daily_at,
+            weekly_at,
+            zone,
+            not_after,
+            spread,
+            max_sessions,
+            over_max,
+            require_methods,
+            preset,
         }
     }
 }
@@ -185,13 +298,17 @@ pub(crate) async fn preview(
     who: Backend<UsersRead>,
     Body(wanted): Body<PoliciesWanted>,
 ) -> Result<Json<PreviewView>, Answer> {
-    let app = apps::find(&mut who.state.db.read().await?, who.app).await?;
+    let mut read = who.state.db.read().await?;
+    let app = apps::find(&mut read, who.app).await?;
     let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
     policies::check(&app, &all, wanted.allow_endless)?;
+    let found = selectors::find(&mut read, &app, &all).await?;
+    drop(read);
     let (db, id) = (who.state.db.clone(), who.app);
     // It looks at every session, and in memory of its own: one at a time, while others go on.
     let _turn = PREVIEWS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
-    let looking = tokio::task::spawn_blocking(move || db.live().preview(id, &all, db.now()));
+    let looking =
+        tokio::task::spawn_blocking(move || db.live().preview(id, &all, &found, db.now()));
     let found = looking.await.map_err(|error| Error::Internal(format!("preview: {error}")))??;
     Ok(Json(PreviewView {
         sessions: found.sessions,

@@ -2,16 +2,18 @@
 
 use axum::Json;
 use axum::http::StatusCode;
+use reauth_domain::access::{Assurance, Methods};
+use reauth_domain::devices::Proof;
 use reauth_domain::sessions::{Session, State};
 use reauth_domain::tokens::Scope;
 use reauth_domain::users::User;
-use reauth_domain::{Span, devices, sessions, users};
+use reauth_domain::{Error, Span, Time, devices, sessions, users};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody};
-use super::read::{List, MaybeBody, Page, PageQuery, Reason, SessionInPath, UserInPath};
+use super::read::{Body, List, MaybeBody, Page, PageQuery, Reason, SessionInPath, UserInPath};
 use super::who::{Backend, SessionsEnd, UsersRead, UsersWrite};
 
 /// A user with their sessions. The keys are exact and in this order.
@@ -174,6 +176,40 @@ pub(crate) async fn unlock(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The date on which a user's access ends.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EndDate {
+    /// From this moment (RFC 3339) or date on the user is signed in nowhere; null: no such moment.
+    #[schema(example = "2026-12-31T23:00:00Z")]
+    not_after: Option<String>,
+    /// A sentence for the ledger: at most 1000 characters.
+    #[serde(default, deserialize_with = "super::read::why")]
+    #[schema(value_type = Option<String>)]
+    reason: Option<String>,
+}
+
+/// Sets the date on which a user's access ends, as when a contract does. A later one revives no
+/// session. Scopes: `users:write` and `sessions:end`.
+#[utoipa::path(put, path = "/api/v4/{app}/users/{user}/not-after", tag = "users",
+    params(("app" = String, Path), ("user" = String, Path)), request_body = EndDate,
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub(crate) async fn set_not_after(
+    who: Backend<UsersWrite>,
+    UserInPath(user): UserInPath,
+    Body(wanted): Body<EndDate>,
+) -> Result<StatusCode, Answer> {
+    who.require(Scope::SessionsEnd)?;
+    let not_after = wanted.not_after.map(|text| {
+        let why = "must be a moment, as in \"2026-12-31T23:00:00Z\", a date, or null";
+        Time::parse(&text).ok_or_else(|| Error::invalid("not_after", why))
+    });
+    let mut tx = who.write().await?;
+    users::set_not_after(&mut tx, who.app, user, not_after.transpose()?, wanted.reason).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Forces a device to sign in again. Scope: `sessions:end`. The answer has no body and no
 /// Content-Type.
 #[utoipa::path(post, tag = "users",
@@ -214,6 +250,12 @@ pub(crate) struct TokenRequest {
     /// How long the token can be used; 10 minutes unless set.
     #[schema(value_type = Option<String>, example = "10m")]
     expires_in: Option<Span>,
+    /// By which methods the app has had the user prove who they are (RFC 8176), for policies.
+    #[schema(value_type = Vec<String>, example = json!(["pwd", "otp"]))]
+    methods: Methods,
+    /// How surely: `aal1`, `aal2` or `aal3` (NIST SP 800-63B-4), for policies.
+    #[schema(value_type = Option<String>, example = "aal2")]
+    assurance: Option<Assurance>,
 }
 
 /// A one-use token with which a device can enrol.
@@ -237,7 +279,9 @@ pub(crate) async fn authentication_token(
     MaybeBody(wanted): MaybeBody<TokenRequest>,
 ) -> Result<Json<TokenView>, Answer> {
     let mut tx = who.write().await?;
-    let issued = devices::issue(&mut tx, who.app, user, wanted.expires_in).await?;
+    let TokenRequest { expires_in, methods, assurance } = wanted;
+    let proof = Proof { methods, assurance };
+    let issued = devices::issue(&mut tx, who.app, user, expires_in, proof).await?;
     tx.commit().await?;
     Ok(Json(TokenView {
         token: issued.0.reveal().to_owned(),

@@ -228,7 +228,11 @@ impl Lab {
     /// The user signs in on the device.
     pub async fn sign_in(&self, name: &str, device: &str) -> Device<'_> {
         let token = self.authentication_token(name).await;
-        let enrolled = good(self.enroll(&token, device)).await;
+        self.device(&good(self.enroll(&token, device)).await)
+    }
+
+    /// The device of an enrolment's answer.
+    pub fn device(&self, enrolled: &Value) -> Device<'_> {
         Device {
             lab: self,
             user: text(&enrolled["user_id"]),

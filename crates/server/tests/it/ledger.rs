@@ -47,6 +47,7 @@ const MUTATIONS: &[Mutation] = &[
     ("delete", "/api/v4/{app}/tasks/{task}", "", &["task.deleted"]),
     ("post", "/api/v4/{app}/users/{user}/lock", "", &["user.locked"]),
     ("post", "/api/v4/{app}/users/{user}/unlock", "", &["user.unlocked"]),
+    ("put", NOT_AFTER, r#"{"not_after":"2027-01-01"}"#, &["user.not_after_set"]),
     ("delete", "/api/v4/{app}/objects/user/{user}", "", &["user.deleted"]),
 ];
 
@@ -54,6 +55,7 @@ const MUTATIONS: &[Mutation] = &[
 const ENROLMENT: &str = r#"{"authentication_token":"{enrolment}","device":{"id":"phone"}}"#;
 const NEW_USER: &str = "/api/v4/{app}/objects/user/0190a000-0000-7000-8000-000000000003";
 const RE_AUTHENTICATE: &str = "/api/v4/{app}/users/{user}/sessions/{session}/re-authenticate";
+const NOT_AFTER: &str = "/api/v4/{app}/users/{user}/not-after";
 const MEMBER: &str = "/api/v4/{app}/groups/{group}/members/{user}";
 const POLICIES: &str = r#"{"policies":[
     {"name":"all","applies_to":{"everyone":true},"limits":{"max_age":"9d"}}]}"#;

@@ -21,6 +21,7 @@ const ROWS: &[(&str, &str, &[&str])] = &[
     ("get", "/api/v4/{app}/users/{user}/sessions/{session}", &["users:read"]),
     ("post", "/api/v4/{app}/users/{user}/lock", &["users:write", "sessions:end"]),
     ("post", "/api/v4/{app}/users/{user}/unlock", &["users:write"]),
+    ("put", "/api/v4/{app}/users/{user}/not-after", &["users:write", "sessions:end"]),
     ("post", "/api/v4/{app}/users/{user}/sessions/{session}/wipe", &["sessions:end"]),
     ("post", "/api/v4/{app}/users/{user}/sessions/{session}/re-authenticate", &["sessions:end"]),
     ("post", "/api/v4/{app}/users/{user}/authentication-token", &["users:write"]),
@@ -129,6 +130,7 @@ fn request(lab: &Lab, row: (&str, &str), to: &Targets, app: &str) -> RequestBuil
             json!({ "filter": { "group": "nobody" }, "action": "re-authenticate" })
         }
         ("put", "policies") | ("post", "preview") => json!({ "policies": [] }),
+        ("put", "not-after") => json!({ "not_after": null }),
         ("post", "apps") => json!({ "name": "another" }),
         ("post", "tokens") => json!({ "name": "another", "scopes": ["users:read"] }),
         ("put", "t") => json!({ "file": "t.js", "source": "export function run() {}" }),

@@ -1,5 +1,7 @@
 //! Policies and cut-offs: rules for some, and "everyone in this scope must sign in again".
 
+mod selectors;
+
 use reauth_server::domain::{Span, Time};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

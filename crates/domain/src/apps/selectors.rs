@@ -1,0 +1,221 @@
+//! Whose sessions a policy is about. What it says of users is held as groups, those of an attribute
+//! being groups that keep themselves; what it says of sessions is fixed when they are
+//! authenticated. What is new in a set of policies is looked up once, when it is stated.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use wildmatch::WildMatch;
+
+use super::policies::Policy;
+use super::{App, check_name};
+use crate::access::{Assurance, Methods, platform};
+use crate::groups;
+use crate::store::{Read, args};
+use crate::users::Indexed;
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, UserId};
+
+/// More is a group.
+const NAMED_MAX: usize = 1_000;
+/// A pattern is compared with a label of at most 200 characters.
+const PATTERN_CHARS_MAX: usize = 200;
+
+/// Whose sessions: those who meet all that is given. At least one must be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selector {
+    /// All users of the app; nothing else is given then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub everyone: bool,
+    /// Members of at least one of these groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+    /// These users.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Vec<UserId>>,
+    /// Users whose attributes have all these values: a text, a number, true or false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<BTreeMap<String, Value>>,
+    /// Sessions on one of these platforms, whatever the case of their letters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<Vec<String>>,
+    /// Sessions proved by at least one of these methods (RFC 8176).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Methods>,
+    /// Sessions of one of these assurance levels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Vec<Assurance>>,
+    /// Sessions whose label fits one of these patterns: `*` is any text, `?` any character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+}
+
+impl Selector {
+    pub(super) fn check(&self) -> Result<()> {
+        let wrong = |field: &str, why: String| {
+            let dot = if field.is_empty() { "" } else { "." };
+            Err(Error::invalid(format!("applies_to{dot}{field}"), why))
+        };
+        let Self { everyone, groups, users, attributes, platforms, methods, assurance, labels } =
+            self;
+        let counts = [
+            ("groups", groups.as_ref().map(Vec::len)),
+            ("users", users.as_ref().map(Vec::len)),
+            ("attributes", attributes.as_ref().map(BTreeMap::len)),
+            ("platforms", platforms.as_ref().map(Vec::len)),
+            ("methods", methods.map(|methods| methods.names().len())),
+            ("assurance", assurance.as_ref().map(Vec::len)),
+            ("labels", labels.as_ref().map(Vec::len)),
+        ];
+        if *everyone != counts.iter().all(|(_, count)| count.is_none()) {
+            let names = counts.map(|(name, _)| name).join(", ");
+            return wrong("", format!("give either everyone = true, or some of {names}"));
+        }
+        for (name, count) in counts {
+            if count.is_some_and(|count| count == 0 || count > NAMED_MAX) {
+                let why = format!("must name 1 to {NAMED_MAX}: an empty list would mean nobody");
+                return wrong(name, why);
+            }
+        }
+        for name in groups.iter().flatten() {
+            groups::check_own_name(name).or_else(|error| wrong("groups", error.to_string()))?;
+        }
+        for (name, value) in attributes.iter().flatten() {
+            if !(value.is_string() || value.is_number() || value.is_boolean()) {
+                let why = "must be a text, a number, true or false".into();
+                return wrong(&format!("attributes.{name}"), why);
+            }
+            check_name(&group_of(name, value))
+                .or_else(|error| wrong(&format!("attributes.{name}"), error.to_string()))?;
+        }
+        if platforms.iter().flatten().any(|name| platform(name).is_none()) {
+            return wrong("platforms", "must be names, as in \"ios\"".into());
+        }
+        for pattern in labels.iter().flatten() {
+            if pattern.is_empty() || pattern.chars().count() > PATTERN_CHARS_MAX {
+                return wrong("labels", format!("must have 1 to {PATTERN_CHARS_MAX} characters"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it tells the sessions of one user apart.
+    pub(super) fn is_about_sessions(&self) -> bool {
+        self.platforms.is_some()
+            || self.methods.is_some()
+            || self.assurance.is_some()
+            || self.labels.is_some()
+    }
+
+    /// Refuses attributes that users of the app cannot have.
+    pub(super) fn check_attributes(&self, app: &App) -> Result<()> {
+        self.attributes.iter().flatten().try_for_each(|(name, value)| {
+            let indexed = app.settings.user_schema.field(name).and_then(|it| it.index(name, value));
+            indexed.map(|_| ()).map_err(|error| match error {
+                Error::Invalid { why, .. } => {
+                    Error::invalid(format!("applies_to.attributes.{name}"), why)
+                }
+                other => other,
+            })
+        })
+    }
+
+    /// The groups of its attributes, all of which a user must be in.
+    pub(crate) fn attribute_groups(&self) -> impl Iterator<Item = String> {
+        self.attributes.iter().flatten().map(|(name, value)| group_of(name, value))
+    }
+}
+
+/// The group that users with this value of an attribute are in by themselves.
+pub(crate) fn group_of(attribute: &str, value: &Value) -> String {
+    let value = match value.as_f64() {
+        Some(number) => number.to_string(),
+        None => value.to_string(),
+    };
+    format!("{}{attribute}={value}", groups::KEPT)
+}
+
+/// Which of the patterns a label fits.
+pub(crate) fn fitting<'a>(
+    patterns: &'a [String],
+    label: &'a str,
+) -> impl Iterator<Item = &'a String> {
+    patterns.iter().filter(move |pattern| WildMatch::new(pattern).matches(label))
+}
+
+/// What Live cannot know when a set of policies names something for the first time. It is in the
+/// tables, not in the ledger: values of attributes and labels are personal.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Groups that keep themselves, each with its members.
+    pub groups: Vec<(String, Vec<UserId>)>,
+    /// Sessions with patterns that their labels fit.
+    pub labels: Vec<(UserId, SessionId, String)>,
+}
+
+/// Looks up who meets what is named for the first time. It changes nothing.
+pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Found> {
+    let mut found = Found::default();
+    for policy in policies {
+        for (name, value) in policy.applies_to.attributes.iter().flatten() {
+            let group = group_of(name, value);
+            let is_known = read.live().has_group(app.id, &group)?
+                || found.groups.iter().any(|(name, _)| *name == group);
+            if !is_known {
+                let members = having(read, app, (name, value)).await?;
+                found.groups.push((group, members));
+            }
+        }
+    }
+    let known = read.live().patterns(app.id)?;
+    let named = policies.iter().flat_map(|policy| policy.applies_to.labels.iter().flatten());
+    let mut patterns: Vec<String> = named.filter(|it| !known.contains(it)).cloned().collect();
+    patterns.sort_unstable();
+    patterns.dedup();
+    if !patterns.is_empty() {
+        found.labels = labelled(read, app.id, &patterns).await?;
+    }
+    Ok(found)
+}
+
+/// The users who have this value of an attribute.
+async fn having(
+    read: &mut Read,
+    app: &App,
+    (name, value): (&String, &Value),
+) -> Result<Vec<UserId>> {
+    let (text, number) = match app.settings.user_schema.field(name)?.index(name, value)? {
+        Indexed::Text(text) => (Some(text), None),
+        Indexed::Number(number) => (None, Some(number)),
+    };
+    let sql = "select u.id from user_attributes a join users u on u.id = a.user_id
+               where u.app_id = $1 and u.deleted_at is null and a.name = $2
+               and (a.text_value = $3 or a.number_value = $4)";
+    let mut found = Vec::new();
+    read.each(sql, args![app.id, name, text, number], |row| {
+        found.push(row.parsed(0)?);
+        Ok(())
+    })
+    .await?;
+    Ok(found)
+}
+
+/// The live sessions with patterns that their labels fit.
+pub(crate) async fn labelled(
+    read: &mut Read,
+    app: AppId,
+    patterns: &[String],
+) -> Result<Vec<(UserId, SessionId, String)>> {
+    let sql = "select s.user_id, s.id, s.label from sessions s join users u on u.id = s.user_id
+               where u.app_id = $1 and s.label is not null and s.ended_at is null";
+    let mut found = Vec::new();
+    read.each(sql, args![app], |row| {
+        let (user, session, label) = (row.parsed(0)?, row.parsed(1)?, row.text(2)?);
+        found.extend(fitting(patterns, &label).map(|pattern| (user, session, pattern.clone())));
+        Ok(())
+    })
+    .await?;
+    Ok(found)
+}

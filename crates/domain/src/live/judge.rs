@@ -1,0 +1,219 @@
+//! The facts of a credential, gathered for the decision. What is not asked is not looked up: most
+//! apps have few policies, and a check is asked before every request.
+
+use std::borrow::Cow;
+
+use super::policies::Rule;
+use super::traits::Kind;
+use super::view::{Session, User, View, position};
+use super::{Checked, Explained, KnownEnd, Room};
+use crate::access::{
+    CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Verdict, decide, each_end, end,
+};
+use crate::apps::policies::{OverMax, Policy};
+use crate::values::ids::{SessionId, UserId};
+use crate::values::time::Time;
+
+impl Session {
+    /// Its place among all sessions: the last bits of its id are random.
+    fn phase(&self) -> u16 {
+        let [.., high, low] = *self.id.as_bytes();
+        u16::from_be_bytes([high, low])
+    }
+}
+
+impl View {
+    /// The decision on one session.
+    pub(super) fn judge(&self, at: u32, now: Time) -> Checked {
+        let session = &self.sessions[at as usize];
+        let user = &self.users[session.user as usize];
+        let app = &self.apps[user.app as usize];
+        Checked {
+            app: app.id,
+            user: UserId::from_uuid(user.id),
+            session: SessionId::from_uuid(session.id),
+            authenticated_at: session.authenticated_at,
+            verdict: self.with_facts(session, user, &app.rules, |facts| decide(facts, now)),
+        }
+    }
+
+    /// Hands on the facts of a session, by these versions of the app's policies.
+    pub(super) fn with_facts<T>(
+        &self,
+        session: &Session,
+        user: &User,
+        rules: &[Rule],
+        tell: impl FnOnce(&Facts<'_>) -> T,
+    ) -> T {
+        let cut_offs = self.cut_offs(user);
+        let eras = self.eras_of(user, Some(session), rules);
+        let counts = eras.iter().any(|era| era.limits.max_sessions.is_some());
+        let newer = if counts { self.newer(session, user, rules) } else { Vec::new() };
+        let facts = self.facts(session, user);
+        tell(&Facts { cut_offs: &cut_offs, eras: &eras, newer: &newer, ..facts })
+    }
+
+    fn facts(&self, session: &Session, user: &User) -> Facts<'static> {
+        Facts {
+            active_at: session.last_at(),
+            ended: session.ended(),
+            user_ended: user.ended,
+            methods: self.kinds.kind(session.kind).map_or(Methods::NONE, |it| it.traits.methods),
+            phase: session.phase(),
+            ..Facts::made_at(session.authenticated_at)
+        }
+    }
+
+    /// The user's sessions that were authenticated later. That they may be too many themselves need
+    /// not be known: then there are as many that are newer still.
+    fn newer(&self, session: &Session, user: &User, rules: &[Rule]) -> Vec<Newer> {
+        let place = |session: &Session| (session.authenticated_at, session.id);
+        let later = |other: &&Session| place(other) > place(session);
+        let cut_offs = self.cut_offs(user);
+        let newer = |other: &Session| {
+            let eras = self.eras_of(user, Some(other), rules);
+            let facts = self.facts(other, user);
+            let ended = end(&Facts { cut_offs: &cut_offs, eras: &eras, ..facts });
+            Newer {
+                authenticated_at: other.authenticated_at,
+                ended_at: ended.map(|ended| ended.at),
+            }
+        };
+        self.sessions_of_user(user).filter(later).map(newer).collect()
+    }
+
+    /// The limits of the app's settings, those of its policies that are about the session (without
+    /// one: about all sessions of the user), and the user's own date.
+    fn rules_of<'a>(
+        &'a self,
+        user: &'a User,
+        session: Option<&'a Session>,
+        rules: &'a [Rule],
+    ) -> impl Iterator<Item = (Option<&'a Policy>, Era)> {
+        let app = &self.apps[user.app as usize];
+        let kind = session.map(|session| self.kinds.kind(session.kind));
+        let of_policies = rules.iter().filter_map(move |rule| {
+            let from = rule.since(user, session, kind)?;
+            Some((Some(&rule.policy), Era { from, ..rule.era }))
+        });
+        app.eras.iter().map(|era| (None, *era)).chain(of_policies).chain(self.date_of(user))
+    }
+
+    /// The date on which the user's access ends, from the moment on at which that was said.
+    fn date_of(&self, user: &User) -> Option<(Option<&'static Policy>, Era)> {
+        if self.dates.is_empty() {
+            return None;
+        }
+        let (from, not_after) = *self.dates.get(&self.user(UserId::from_uuid(user.id))?)?;
+        let limits = Limits { not_after: Some(not_after), ..Limits::default() };
+        Some((None, Era { from, until: None, limits }))
+    }
+
+    /// As `rules_of`, without a copy where there is nothing but the settings.
+    fn eras_of(&self, user: &User, session: Option<&Session>, rules: &[Rule]) -> Cow<'_, [Era]> {
+        if rules.is_empty() && self.dates.is_empty() {
+            return Cow::Borrowed(&self.apps[user.app as usize].eras);
+        }
+        Cow::Owned(self.rules_of(user, session, rules).map(|(_, era)| era).collect())
+    }
+
+    /// Every end that is known of a session, the earliest first, each with the policy that asks for
+    /// it; and the longest age that is asked of it now.
+    pub(super) fn explain(&self, at: u32) -> Explained {
+        let session = &self.sessions[at as usize];
+        let user = &self.users[session.user as usize];
+        let rules = &self.apps[user.app as usize].rules;
+        let named: Vec<(Option<&Policy>, Era)> =
+            self.rules_of(user, Some(session), rules).collect();
+        let mut ends: Vec<KnownEnd> = Vec::new();
+        self.with_facts(session, user, rules, |facts| {
+            ends.extend(facts.ended.map(|ended| KnownEnd { ended, policy: None }));
+            each_end(facts, |ended, place| {
+                let policy = place.and_then(|place| named[place].0);
+                ends.push(KnownEnd { ended, policy: policy.map(|policy| policy.name.clone()) });
+            });
+        });
+        let first = usize::from(session.ended().is_some());
+        ends[first..].sort_by_key(|end| end.ended.at);
+        let open = named.iter().filter(|(_, era)| era.until.is_none());
+        let max_age = open.filter_map(|(_, era)| era.limits.max_age).min();
+        Explained { ends, max_age, active_at: session.last_at() }
+    }
+
+    /// The decision on a session of this user that would be made now, as far as it is known:
+    /// without a kind, by what is about all sessions of the user.
+    pub(super) fn judge_user(
+        &self,
+        user: UserId,
+        kind: Option<&Kind>,
+        now: Time,
+    ) -> Option<Verdict> {
+        let user = &self.users[self.user(user)? as usize];
+        let rules = &self.apps[user.app as usize].rules;
+        let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
+        if let Some(kind) = kind {
+            let asked = rules.iter().filter(|rule| rule.is_about_sessions());
+            eras.extend(asked.filter_map(|rule| {
+                let from = rule.since_of(user, Some(Some(kind)))?;
+                Some(Era { from, ..rule.era })
+            }));
+        }
+        let made = Facts::made_at(now);
+        let methods = kind.map_or(Methods::NONE, |kind| kind.traits.methods);
+        if kind.is_none() {
+            // By which methods they will prove themselves is not known yet.
+            for era in &mut eras {
+                era.limits.require_methods = Methods::NONE;
+            }
+        }
+        let (cut_offs, user_ended) = (self.cut_offs(user), user.ended);
+        let facts = Facts { user_ended, methods, cut_offs: &cut_offs, eras: &eras, ..made };
+        Some(decide(&facts, now))
+    }
+
+    /// The strictest limit on how many sessions the user has, if there is one now.
+    pub(super) fn room(&self, user: UserId, now: Time) -> Option<Room> {
+        let user = &self.users[self.user(user)? as usize];
+        let rules = &self.apps[user.app as usize].rules;
+        let holds = |era: &Era| era.from <= now && era.until.is_none_or(|until| now < until);
+        let rooms = self.rules_of(user, None, rules).filter(|(_, era)| holds(era));
+        let rooms = rooms.filter_map(|(policy, era)| {
+            let (policy, max) = (policy?, era.limits.max_sessions?);
+            let over = policy.limits.over_max.unwrap_or_default();
+            Some(Room { max, over, policy: policy.name.clone() })
+        });
+        rooms.min_by_key(|room| (room.max, room.over == OverMax::EndOldest))
+    }
+
+    /// The decision on an authentication token of this user.
+    pub(super) fn judge_enrolment(
+        &self,
+        user: UserId,
+        (created_at, expires_at): (Time, Time),
+        ended: Option<Ended>,
+        now: Time,
+    ) -> Option<Verdict> {
+        let user = &self.users[self.user(user)? as usize];
+        let (made, cut_offs) = (Facts::made_at(created_at), self.cut_offs(user));
+        let (expires_at, user_ended) = (Some(expires_at), user.ended);
+        let facts = Facts { ended, expires_at, user_ended, cut_offs: &cut_offs, ..made };
+        Some(decide(&facts, now))
+    }
+
+    fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 4] {
+        let app = &self.apps[user.app as usize];
+        let groups = user.groups.iter();
+        let group = groups.map(|place| self.groups[place.group as usize].not_before).max();
+        [
+            (CutOffKind::Everyone, self.everyone_not_before),
+            (CutOffKind::App, app.not_before),
+            (CutOffKind::Group, group.unwrap_or(Time::ZERO)),
+            (CutOffKind::User, user.not_before),
+        ]
+    }
+
+    /// The positions of all sessions, for those who look at each.
+    pub(super) fn positions(&self) -> impl Iterator<Item = u32> {
+        self.sessions.iter().map(|(at, _)| position(at))
+    }
+}

@@ -1,0 +1,69 @@
+//! A comparable picture of the view, in an order that does not depend on how it came to be.
+
+use std::collections::BTreeMap;
+
+use super::view::{Session, View};
+use crate::values::ids::hex;
+use crate::values::time::Time;
+
+/// A comparable picture of the view: see `Live::picture`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// One line a fact, by what it is about.
+    pub lines: BTreeMap<String, String>,
+}
+
+impl View {
+    pub(super) fn picture(&self, now: Time) -> Picture {
+        let mut lines = BTreeMap::new();
+        lines.insert("everyone".into(), format!("{:?}", self.everyone_not_before));
+        for app in &self.apps {
+            let line = format!("{:?} {:?}", app.not_before, app.eras);
+            lines.insert(format!("app {}", app.id), line);
+            for rule in &app.rules {
+                let key = format!("policy {} {} {:?}", app.id, rule.policy.name, rule.set_at);
+                lines.insert(key, format!("{:?} {:?}", rule.policy, rule.era));
+            }
+        }
+        for group in &self.groups {
+            let app = self.apps[group.app as usize].id;
+            let line = format!("{:?}", group.not_before);
+            lines.insert(format!("group {app} {}", group.name), line);
+        }
+        for (at, user) in &self.users {
+            let mut groups: Vec<(&str, Time)> = user
+                .groups
+                .iter()
+                .map(|place| (self.groups[place.group as usize].name.as_str(), place.since))
+                .collect();
+            groups.sort_unstable();
+            let date = u32::try_from(at).ok().and_then(|at| self.dates.get(&at));
+            let line = format!("{:?} {:?} {groups:?} {date:?}", user.ended, user.not_before);
+            lines.insert(format!("user {}", user.id), line);
+        }
+        for at in self.positions() {
+            let session = &self.sessions[at as usize];
+            let (checked, active) = (self.judge(at, now), self.active_at(at));
+            let (secret, traits) = (hex(&session.secret), self.traits_of(session));
+            let line = format!("{checked:?} {active:?} {:?} {secret} {traits}", session.ended());
+            lines.insert(format!("session {}", session.id), line);
+        }
+        for (secret, token) in &self.tokens {
+            let line = format!("{} {:?} {:?}", token.name, token.scopes, token.facts());
+            lines.insert(format!("token {secret:?}"), line);
+        }
+        Picture { lines }
+    }
+
+    /// Its traits, and the patterns that its label fits: of an ended one nobody asks for them.
+    fn traits_of(&self, session: &Session) -> String {
+        let Some(kind) = self.kinds.kind(session.kind) else { return "many".into() };
+        if session.ended().is_some() {
+            return kind.traits.to_string();
+        }
+        let mut labels: Vec<&str> =
+            kind.labels.iter().filter_map(|label| self.kinds.pattern_text(*label)).collect();
+        labels.sort_unstable();
+        format!("{} {labels:?}", kind.traits)
+    }
+}
