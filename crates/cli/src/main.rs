@@ -181,6 +181,7 @@ mod tests {
         for line in [
             "reauth app create Field --max-session-age 30d --max-idle 1h --multiple-devices",
             "reauth app set 4d2f0a5b6c7d8e9f01234567 --max-idle none --multiple-devices=false",
+            "reauth app set 4d2f0a5b6c7d8e9f01234567 --warn-before 3d",
             "reauth token create backend --scope users:read --scope sessions:end --expires-in 90d",
             "reauth token create backend --scope users:read,sessions:end",
             "reauth user create --name Ann --attribute email=ann@example.com --attribute age:=42",

@@ -109,8 +109,10 @@ create table sessions (
     container text,
     runtime text,
     synced_at bigint,
+    warned_at bigint,
     unique (user_id, device_id)
 );
+create index sessions_ended on sessions (ended_at);
 
 create table enrolments (
     hash bytea primary key,

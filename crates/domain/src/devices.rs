@@ -251,7 +251,7 @@ async fn renew(
     tx.change(
         "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
          connected_at = $3, ended_at = null, ended_by = null, label = $4, container = $5,
-         runtime = $6, traits = $7 where id = $8",
+         runtime = $6, traits = $7, warned_at = null where id = $8",
         args![
             secret.hash().to_string(),
             now,

@@ -147,6 +147,18 @@ pub enum Change {
     SessionWiped { session: SessionId },
     #[serde(rename = "session.signed_out")]
     SessionSignedOut { session: SessionId },
+    #[serde(rename = "session.ended")]
+    SessionEnded { session: SessionId, at: Time, because: String, policy: Option<String> },
+    #[serde(rename = "session.ending_soon")]
+    SessionEndingSoon {
+        session: SessionId,
+        #[serde(flatten)]
+        warning: Warning,
+    },
+    #[serde(rename = "sessions.forgotten")]
+    SessionsForgotten { sessions: Vec<(UserId, SessionId)>, tokens: u64 },
+    #[serde(rename = "clock.jumped")]
+    ClockJumped { by_s: i64 },
     #[serde(rename = "cut_off.set")]
     CutOffSet { scope: CutOffScope },
     #[serde(rename = "limits.set")]
@@ -180,6 +192,17 @@ pub enum Change {
     },
     #[serde(rename = "run.ended")]
     RunEnded { task: String, run: RunId, state: RunState, secret_sha256: Option<SecretHash> },
+}
+
+/// The end of which a session's app is warned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Warning {
+    /// When it ends by itself.
+    pub ends_at: Time,
+    /// The name of the reason.
+    pub because: String,
+    /// The policy that asks for it; none for the app's settings.
+    pub policy: Option<String>,
 }
 
 /// A session that ended together with others in one change.

@@ -33,6 +33,9 @@ pub struct Settings {
     pub max_idle: Option<Span>,
     /// Whether a user may be signed in on several devices at once.
     pub multiple_devices_per_user: bool,
+    /// How long before a session ends its app is told so; none: it is not told.
+    #[serde(default)]
+    pub warn_before: Option<Span>,
     /// The attributes of a user object and their types.
     #[serde(default)]
     pub user_schema: BTreeMap<String, FieldType>,
@@ -97,6 +100,9 @@ pub struct SettingsChange {
     /// Whether a user may be signed in on several devices at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiple_devices_per_user: Option<bool>,
+    /// How long before a session ends its app is told so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warn_before: Option<Limit>,
     /// All attributes of a user object: it replaces the ones before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_schema: Option<BTreeMap<String, FieldType>>,

@@ -75,6 +75,9 @@ pub struct Connected {
     pub state: SessionState,
     /// When it must sign in again by itself; none is never.
     pub ends_at: Option<Moment>,
+    /// From when on its user should be told that the end is near; none if the app does not ask.
+    #[serde(default)]
+    pub warn_at: Option<Moment>,
     /// What time it is on the server.
     pub server_time: Option<Moment>,
 }

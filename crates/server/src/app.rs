@@ -64,6 +64,8 @@ pub struct Parts {
     pub address: SocketAddr,
     /// Wakes the worker that queues what is due.
     pub schedule_wake: Notify,
+    /// Woken when someone wants the sweep to look now.
+    pub sweep_wake: Notify,
     /// Wakes the worker that carries out runs.
     pub run_wake: Notify,
     /// Tells those who wait for a run that one has ended.
@@ -133,6 +135,7 @@ impl Server {
                 config,
                 address,
                 schedule_wake: Notify::new(),
+                sweep_wake: Notify::new(),
                 run_wake: Notify::new(),
                 run_ended: watch::Sender::new(()),
             }),

@@ -26,6 +26,8 @@ pub struct Config {
     pub requests: Requests,
     /// How tasks run.
     pub tasks: Tasks,
+    /// How ends are written down and forgotten.
+    pub sweep: Sweep,
 }
 
 /// The settings of new apps.
@@ -70,6 +72,22 @@ pub struct Tasks {
     pub fetch_allowed: Vec<String>,
 }
 
+/// How ends are written down and forgotten.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sweep {
+    /// How often the sweep looks.
+    pub every: Span,
+    /// How long a session is kept that has ended. Its ledger entries stay.
+    pub keep_ended: Span,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { every: Span::minutes(1), keep_ended: Span::days(400) }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -80,6 +98,7 @@ impl Default for Config {
             apps: AppDefaults::default(),
             requests: Requests::default(),
             tasks: Tasks::default(),
+            sweep: Sweep::default(),
         }
     }
 }
@@ -143,6 +162,12 @@ impl Config {
         ];
         if let Some((name, _)) = least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name}: must be at least 1"));
+        }
+        if self.sweep.every < Span::seconds(1) || self.sweep.every > Span::days(1) {
+            return Err("sweep.every: must be between \"1s\" and \"1d\"".into());
+        }
+        if self.sweep.keep_ended < Span::days(1) {
+            return Err("sweep.keep_ended: must be at least \"1d\"".into());
         }
         for (name, span) in [("tasks.wall", self.tasks.wall), ("tasks.cpu", self.tasks.cpu)] {
             if span < Span::seconds(1) || span > Span::days(1) {

@@ -7,6 +7,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use reauth_domain::access::Verdict;
 use reauth_domain::{Db, Result, ledger, tasks};
@@ -29,6 +30,9 @@ pub struct Metrics {
     ended: Counter,
     unknown: Counter,
     in_doubt: Counter,
+    clock_jumps: Counter,
+    sweeps: Counter,
+    sweep_backlog: Gauge,
     runs: Family<ByState, Counter>,
     db: Db,
 }
@@ -40,6 +44,12 @@ impl Metrics {
         registry.register("answers", "Answers by HTTP status, without checks", answers.clone());
         let runs = Family::<ByState, Counter>::default();
         registry.register("task_runs", "Task runs that ended, by state", runs.clone());
+        let clock_jumps = Counter::default();
+        registry.register("clock_jumps", "Times the clock was moved", clock_jumps.clone());
+        let (sweeps, sweep_backlog) = (Counter::default(), Gauge::<i64>::default());
+        registry.register("sweeps", "Sweeps that came to their end", sweeps.clone());
+        let about = "Ends and warnings that the sweep has found and not yet written";
+        registry.register("sweep_backlog", about, sweep_backlog.clone());
         let mut check = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(format!("checks_{name}"), help, counter.clone());
@@ -50,7 +60,19 @@ impl Metrics {
         let unknown = check("unknown", "Checks of tokens that nobody knows");
         let in_doubt = check("in_doubt", "Checks that could not be answered");
         let db = db.clone();
-        Self { registry, answers, valid, ended, unknown, in_doubt, runs, db }
+        Self {
+            registry,
+            answers,
+            valid,
+            ended,
+            unknown,
+            in_doubt,
+            clock_jumps,
+            sweeps,
+            sweep_backlog,
+            runs,
+            db,
+        }
     }
 
     pub(crate) fn count_answer(&self, status: StatusCode) {
@@ -65,6 +87,18 @@ impl Metrics {
             Err(()) => &self.in_doubt,
         };
         counter.inc();
+    }
+
+    pub(crate) fn count_clock_jump(&self) {
+        self.clock_jumps.inc();
+    }
+
+    pub(crate) fn count_sweep(&self) {
+        self.sweeps.inc();
+    }
+
+    pub(crate) fn set_sweep_backlog(&self, rows: usize) {
+        self.sweep_backlog.set(i64::try_from(rows).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn count_run(&self, state: &'static str) {

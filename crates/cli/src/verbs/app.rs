@@ -56,6 +56,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     multiple_devices: Option<bool>,
+    /// How long before a session ends its app is told so, such as 3d; none for not at all
+    #[arg(long, value_name = "DURATION")]
+    warn_before: Option<Limit>,
 }
 
 impl Settings {
@@ -64,6 +67,7 @@ impl Settings {
             max_session_age: self.max_session_age,
             max_idle: self.max_idle,
             multiple_devices_per_user: self.multiple_devices,
+            warn_before: self.warn_before,
             user_schema: None,
         }
     }

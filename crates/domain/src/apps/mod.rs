@@ -31,6 +31,10 @@ pub struct Settings {
     /// Whether a user may be signed in on several devices at once. Without it a new enrolment ends
     /// the earlier session.
     pub multiple_devices_per_user: bool,
+    /// How long before a session ends by its age, a calendar or a date its app is told so. None: it
+    /// is not told.
+    #[serde(default)]
+    pub warn_before: Option<Span>,
     /// The attributes of a user object and their types.
     pub user_schema: UserSchema,
 }
@@ -41,6 +45,7 @@ impl Default for Settings {
             max_session_age: Some(Span::days(30)),
             max_idle: None,
             multiple_devices_per_user: false,
+            warn_before: None,
             user_schema: UserSchema::default(),
         }
     }
@@ -54,6 +59,10 @@ impl Settings {
 
     fn check(&self) -> Result<()> {
         self.limits().check()?;
+        let most = Span::days(3_660);
+        if self.warn_before.is_some_and(|span| span < Span::seconds(1) || span > most) {
+            return Err(Error::invalid("warn_before", "must be between \"1s\" and \"3660d\""));
+        }
         self.user_schema.check()
     }
 }

@@ -17,13 +17,20 @@ use crate::values::time::Time;
 pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
     let applied = match &entry.change {
         Change::AppCreated { settings, .. } => entry.app.and_then(|app| {
-            view.add_app(app, Time::ZERO);
+            view.add_app(app, Time::ZERO, settings.warn_before);
             view.app_mut(app).map(|app| app.add_era(entry.at, settings.limits()))
         }),
         Change::PoliciesSet { policies, found } => policies_set(view, entry, policies, found)?,
-        Change::LimitsSet { limits, .. } => {
+        Change::LimitsSet { limits, settings, .. } => {
             let app = entry.app.and_then(|app| view.app_mut(app));
-            app.map(|app| app.add_era(entry.at, *limits))
+            app.map(|app| {
+                app.warn_before = settings.warn_before;
+                app.add_era(entry.at, *limits);
+            })
+        }
+        Change::AppChanged { settings, .. } => {
+            let app = entry.app.and_then(|app| view.app_mut(app));
+            app.map(|app| app.warn_before = settings.warn_before)
         }
         Change::CutOffSet { scope } => cut_off(view, entry, scope),
         Change::UserCreated { joined, .. } => user(entry).and_then(|(app, user)| {
@@ -41,18 +48,13 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         }
         Change::GroupMemberAdded { group } => join(view, entry, group),
         Change::GroupMemberRemoved { group, ended } => leave(view, entry, group, ended),
-        Change::SessionEnrolled { session, secret_sha256, traits, replaced, labels, .. } => {
-            let kind = entry.user.and_then(|user| view.kind_of(user, traits, labels));
-            kind.and_then(|kind| {
-                let secret = (*secret_sha256, view.kinds.number(kind));
-                enrolled(view, entry, *session, secret, replaced)
-            })
-        }
-        Change::SessionReAuthenticate { session } => {
-            end(view, entry, *session, Because::ReAuthenticate)
-        }
-        Change::SessionWiped { session } => end(view, entry, *session, Because::Wiped),
-        Change::SessionSignedOut { session } => end(view, entry, *session, Because::SignedOut),
+        Change::SessionEnrolled { .. }
+        | Change::SessionReAuthenticate { .. }
+        | Change::SessionEnded { .. }
+        | Change::SessionEndingSoon { .. }
+        | Change::SessionsForgotten { .. }
+        | Change::SessionWiped { .. }
+        | Change::SessionSignedOut { .. } => of_session(view, entry),
         Change::TokenCreated { .. } | Change::RunStarted { .. } => {
             add_token(view, entry);
             Some(())
@@ -69,7 +71,7 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             Some(())
         }
         Change::StoreCreated
-        | Change::AppChanged { .. }
+        | Change::ClockJumped { .. }
         | Change::EnrolmentIssued { .. }
         | Change::ActivityNoted { .. }
         | Change::TaskPut { .. }
@@ -77,6 +79,35 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         | Change::RunQueued { .. } => Some(()),
     };
     applied.ok_or_else(|| Error::Internal(format!("entry {} does not fit Live", entry.seq)))
+}
+
+fn of_session(view: &mut View, entry: &Entry) -> Option<()> {
+    match &entry.change {
+        Change::SessionEnrolled { session, secret_sha256, traits, replaced, labels, .. } => {
+            let kind = entry.user.and_then(|user| view.kind_of(user, traits, labels));
+            kind.and_then(|kind| {
+                let secret = (*secret_sha256, view.kinds.number(kind));
+                enrolled(view, entry, *session, secret, replaced)
+            })
+        }
+        Change::SessionReAuthenticate { session } => {
+            end(view, entry, *session, Because::ReAuthenticate)
+        }
+        Change::SessionEnded { session, at, because, .. } => {
+            let one = EndedSession { session: *session, at: *at, because: because.clone() };
+            entry.user.and_then(|user| end_all(view, user, &[one]))
+        }
+        Change::SessionEndingSoon { session, .. } => {
+            let at = entry.user.and_then(|user| view.session_of(user, *session));
+            at.map(|at| view.session_mut(at).set_warned(true))
+        }
+        Change::SessionsForgotten { sessions, .. } => {
+            sessions.iter().try_for_each(|(user, session)| view.forget_session(*user, *session))
+        }
+        Change::SessionWiped { session } => end(view, entry, *session, Because::Wiped),
+        Change::SessionSignedOut { session } => end(view, entry, *session, Because::SignedOut),
+        _ => None,
+    }
 }
 
 fn policies_set(

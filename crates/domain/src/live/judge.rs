@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use super::policies::Rule;
 use super::traits::Kind;
 use super::view::{Session, User, View, position};
-use super::{Checked, Explained, KnownEnd, Room};
+use super::{Checked, Due, Explained, KnownEnd, Room};
 use crate::access::{
-    CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Verdict, decide, each_end, end,
+    Because, CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Verdict, decide, each_end, end,
 };
 use crate::apps::policies::{OverMax, Policy};
 use crate::values::ids::{SessionId, UserId};
@@ -28,12 +28,18 @@ impl View {
         let session = &self.sessions[at as usize];
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
+        let verdict = self.with_facts(session, user, &app.rules, |facts| decide(facts, now));
+        let warn_at = match verdict {
+            Verdict::Valid { ends_at: Some(end) } => app.warn_before.map(|before| end - before),
+            _ => None,
+        };
         Checked {
             app: app.id,
             user: UserId::from_uuid(user.id),
             session: SessionId::from_uuid(session.id),
             authenticated_at: session.authenticated_at,
-            verdict: self.with_facts(session, user, &app.rules, |facts| decide(facts, now)),
+            verdict,
+            warn_at,
         }
     }
 
@@ -210,6 +216,60 @@ impl View {
             (CutOffKind::Group, group.unwrap_or(Time::ZERO)),
             (CutOffKind::User, user.not_before),
         ]
+    }
+
+    /// What the sweep must write of a session: its end, or a warning of it.
+    fn due_of(&self, session: &Session, now: Time) -> Option<(Due, bool)> {
+        if session.ended().is_some() {
+            return None;
+        }
+        let user = &self.users[session.user as usize];
+        let app = &self.apps[user.app as usize];
+        let ended = self.with_facts(session, user, &app.rules, end)?;
+        let is_over = ended.at <= now;
+        let is_soon = !session.is_warned()
+            && ended.because != Because::Idle
+            && app.warn_before.is_some_and(|warn_before| ended.at <= now + warn_before);
+        let due = || Due {
+            app: app.id,
+            user: UserId::from_uuid(user.id),
+            session: SessionId::from_uuid(session.id),
+            ended,
+            policy: None,
+        };
+        (is_over || is_soon).then(|| (due(), is_over))
+    }
+
+    /// Looks at up to `rows_max` sessions from a position on for what is due; answers the next
+    /// position, if there is one.
+    pub(super) fn due(
+        &self,
+        from: usize,
+        rows_max: usize,
+        now: Time,
+        (ended, ending_soon): (&mut Vec<Due>, &mut Vec<Due>),
+    ) -> Option<usize> {
+        let until = from.saturating_add(rows_max);
+        for at in from..until {
+            let due = self.sessions.get(at).and_then(|session| self.due_of(session, now));
+            match due {
+                Some((due, true)) => ended.push(due),
+                Some((due, false)) => ending_soon.push(due),
+                None => {}
+            }
+        }
+        (until < self.sessions.capacity()).then_some(until)
+    }
+
+    /// What is due of a session now, with the policy that asks for it; none when it is another
+    /// thing, or nothing any more.
+    pub(super) fn due_still(&self, due: &Due, now: Time) -> Option<Due> {
+        let at = self.session_of(due.user, due.session)?;
+        let (found, _) = self.due_of(&self.sessions[at as usize], now)?;
+        let policy = self.explain(at).ends.first().and_then(|end| end.policy.clone());
+        let was_over = due.ended.at <= now;
+        let is_over = found.ended.at <= now;
+        (was_over == is_over).then_some(Due { policy, ..found })
     }
 
     /// The positions of all sessions, for those who look at each.

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::view::{Token, View};
 use crate::access::{Because, Ended, Limits};
+use crate::apps::Settings;
 use crate::apps::selectors::{self, Found};
 use crate::store::{Read, Row, args};
 use crate::tokens::TokenKind;
@@ -46,9 +47,10 @@ fn missing(what: &str) -> Error {
 }
 
 async fn load_apps(read: &mut Read, view: &mut View) -> Result<()> {
-    let sql = "select id, not_before from apps order by created_at, id";
+    let sql = "select id, not_before, settings from apps order by created_at, id";
     read.each(sql, args![], |row| {
-        view.add_app(row.parsed(0)?, row.time(1)?);
+        let settings: Settings = row.json(2)?;
+        view.add_app(row.parsed(0)?, row.time(1)?, settings.warn_before);
         Ok(())
     })
     .await?;
@@ -137,9 +139,9 @@ async fn load_dates(read: &mut Read, view: &mut View) -> Result<()> {
 
 const SESSIONS: &str = "select max(id), string_agg(concat_ws(' ', id, user_id, secret_hash,
     traits, authenticated_at, connected_at, coalesce(cast(ended_at as text), '-'),
-    coalesce(ended_by, '-')), ' ')
+    coalesce(ended_by, '-'), coalesce(cast(warned_at as text), '-')), ' ')
     from (select id, user_id, secret_hash, traits, authenticated_at, connected_at, ended_at,
-          ended_by from sessions where id > $1 order by id limit $2) as page";
+          ended_by, warned_at from sessions where id > $1 order by id limit $2) as page";
 
 fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     let id: SessionId = fields.next()?;
@@ -149,7 +151,8 @@ fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     let times = (fields.time()?, fields.time()?);
     let (ended_at, ended_by) = (fields.time_or_null()?, fields.text()?);
     let ended = ended_at.map(|at| Ended { at, because: because(ended_by) });
-    view.add_session(user, id, (secret, kind), times, ended);
+    let is_warned = fields.time_or_null()?.is_some();
+    view.add_session(user, id, (secret, kind), times, ended).set_warned(is_warned);
     Ok(())
 }
 

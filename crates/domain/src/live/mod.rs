@@ -53,6 +53,8 @@ pub struct Checked {
     pub authenticated_at: Time,
     /// The decision.
     pub verdict: Verdict,
+    /// From when on the app wants its user to be told that the session ends soon.
+    pub warn_at: Option<Time>,
 }
 
 /// An end that is known of a session.
@@ -84,6 +86,17 @@ pub struct Admitted {
     pub scopes: Scopes,
     /// Who acts, for the ledger.
     pub by: By,
+}
+
+/// A session whose end the sweep must write, or warn of.
+#[derive(Clone, Debug)]
+pub(crate) struct Due {
+    pub(crate) app: AppId,
+    pub(crate) user: UserId,
+    pub(crate) session: SessionId,
+    pub(crate) ended: Ended,
+    /// The policy that asks for it; known once it is written.
+    pub(crate) policy: Option<String>,
 }
 
 /// How many sessions a user may have, by the strictest policy.
@@ -191,6 +204,23 @@ impl Live {
     /// The label patterns that the app's policies ever named.
     pub(crate) fn patterns(&self, app: AppId) -> Result<Vec<String>> {
         Ok(self.known()?.kinds.patterns(app))
+    }
+
+    /// Looks at up to `rows_max` sessions for what is due: ends to write, ends to warn of. Answers
+    /// where to go on.
+    pub(crate) fn due(
+        &self,
+        from: usize,
+        rows_max: usize,
+        now: Time,
+        found: (&mut Vec<Due>, &mut Vec<Due>),
+    ) -> Result<Option<usize>> {
+        Ok(self.known()?.due(from, rows_max, now, found))
+    }
+
+    /// What is due of a session still, with the policy that asks for it.
+    pub(crate) fn due_still(&self, due: &Due, now: Time) -> Result<Option<Due>> {
+        Ok(self.known()?.due_still(due, now))
     }
 
     /// The strictest limit on how many sessions the user has, if there is one.

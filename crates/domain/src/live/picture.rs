@@ -18,7 +18,7 @@ impl View {
         let mut lines = BTreeMap::new();
         lines.insert("everyone".into(), format!("{:?}", self.everyone_not_before));
         for app in &self.apps {
-            let line = format!("{:?} {:?}", app.not_before, app.eras);
+            let line = format!("{:?} {:?} {:?}", app.not_before, app.warn_before, app.eras);
             lines.insert(format!("app {}", app.id), line);
             for rule in &app.rules {
                 let key = format!("policy {} {} {:?}", app.id, rule.policy.name, rule.set_at);
@@ -45,7 +45,8 @@ impl View {
             let session = &self.sessions[at as usize];
             let (checked, active) = (self.judge(at, now), self.active_at(at));
             let (secret, traits) = (hex(&session.secret), self.traits_of(session));
-            let line = format!("{checked:?} {active:?} {:?} {secret} {traits}", session.ended());
+            let (ended, is_warned) = (session.ended(), session.is_warned());
+            let line = format!("{checked:?} {active:?} {ended:?} {secret} {traits} {is_warned}");
             lines.insert(format!("session {}", session.id), line);
         }
         for (secret, token) in &self.tokens {

@@ -2,7 +2,7 @@
 //! two indexes hold positions only and find them by hashes that are random already.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
 use hashbrown::HashTable;
 use slab::Slab;
@@ -16,7 +16,7 @@ use crate::live::{Activity, Admitted};
 use crate::tokens::{Scopes, TokenKind};
 use crate::values::ids::{AppId, RunId, SessionId, TokenId, UserId};
 use crate::values::secret::SecretHash;
-use crate::values::time::Time;
+use crate::values::time::{Span, Time};
 
 /// The end of a user's list of sessions.
 pub(super) const NONE: u32 = u32::MAX;
@@ -40,6 +40,8 @@ pub(super) struct View {
 pub(super) struct App {
     pub(super) id: AppId,
     pub(super) not_before: Time,
+    /// How long before an end it is told so.
+    pub(super) warn_before: Option<Span>,
     /// The limits of its settings over time.
     pub(super) eras: Vec<Era>,
     /// The versions of its policies.
@@ -82,8 +84,14 @@ pub(super) struct Session {
     /// When it was last active; of a session whose end is written: when it ended.
     last_at: AtomicI64,
     ended_because: Option<Because>,
-    is_dirty: AtomicBool,
+    /// `DIRTY` and `WARNED`.
+    flags: AtomicU8,
 }
+
+/// It was active since its activity was last written down.
+const DIRTY: u8 = 1;
+/// Its app was told that it ends soon.
+const WARNED: u8 = 2;
 
 /// The first 160 bits of a secret's SHA-256: as many as the secret itself has at least.
 type ShortHash = [u8; 20];
@@ -129,6 +137,16 @@ impl Session {
         self.ended_because = Some(ended.because);
     }
 
+    /// Whether its app was told that it ends soon.
+    pub(super) fn is_warned(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & WARNED != 0
+    }
+
+    pub(super) fn set_warned(&mut self, is_warned: bool) {
+        let flags = self.flags.get_mut();
+        *flags = if is_warned { *flags | WARNED } else { *flags & !WARNED };
+    }
+
     pub(super) fn last_at(&self) -> Time {
         Time::from_micros(self.last_at.load(Ordering::Relaxed))
     }
@@ -169,9 +187,10 @@ impl View {
         view
     }
 
-    pub(super) fn add_app(&mut self, id: AppId, not_before: Time) {
+    pub(super) fn add_app(&mut self, id: AppId, not_before: Time, warn_before: Option<Span>) {
         let at = position(self.apps.len());
-        self.apps.push(App { id, not_before, eras: Vec::new(), rules: Vec::new() });
+        let (eras, rules) = (Vec::new(), Vec::new());
+        self.apps.push(App { id, not_before, warn_before, eras, rules });
         self.app_at.insert(id, at);
     }
 
@@ -284,7 +303,7 @@ impl View {
         (secret, kind): (SecretHash, u16),
         (authenticated_at, active_at): (Time, Time),
         ended: Option<Ended>,
-    ) {
+    ) -> &mut Session {
         let owner = &mut self.users[user as usize];
         let session = Session {
             secret: short(&secret),
@@ -295,11 +314,12 @@ impl View {
             authenticated_at,
             last_at: AtomicI64::new(ended.map_or(active_at, |ended| ended.at).micros()),
             ended_because: ended.map(|ended| ended.because),
-            is_dirty: AtomicBool::new(false),
+            flags: AtomicU8::new(0),
         };
         let at = position(self.sessions.insert(session));
         owner.first_session = at;
         self.index_session(at);
+        &mut self.sessions[at as usize]
     }
 
     fn index_session(&mut self, at: u32) {
@@ -319,10 +339,33 @@ impl View {
         let session = &mut self.sessions[at as usize];
         session.secret = short(&secret);
         session.kind = kind;
+        session.set_warned(false);
         session.authenticated_at = now;
         *session.last_at.get_mut() = now.micros();
         session.ended_because = None;
         self.index_session(at);
+    }
+
+    /// Takes a session out for good. None: there is no such session.
+    pub(super) fn forget_session(&mut self, user: UserId, session: SessionId) -> Option<()> {
+        let at = self.session_of(user, session)?;
+        let next = self.sessions[at as usize].next;
+        let owner = self.user_mut(user)?;
+        if owner.first_session == at {
+            owner.first_session = next;
+        } else {
+            let mut before = owner.first_session;
+            while self.sessions[before as usize].next != at {
+                before = self.sessions[before as usize].next;
+            }
+            self.sessions[before as usize].next = next;
+        }
+        let hash = hash_of_secret(&self.sessions[at as usize].secret);
+        if let Ok(found) = self.session_at.find_entry(hash, |other| *other == at) {
+            found.remove();
+        }
+        self.sessions.remove(at as usize);
+        Some(())
     }
 
     pub(super) fn session_by_secret(&self, secret: &SecretHash) -> Option<u32> {
@@ -357,13 +400,13 @@ impl View {
     pub(super) fn note_activity(&self, at: u32, now: Time) -> bool {
         let session = &self.sessions[at as usize];
         session.last_at.fetch_max(now.micros(), Ordering::Relaxed);
-        !session.is_dirty.swap(true, Ordering::Relaxed)
+        session.flags.fetch_or(DIRTY, Ordering::Relaxed) & DIRTY == 0
     }
 
     pub(super) fn take_activity(&self, taken: &[u32]) -> Activity {
         let sessions = taken.iter().filter_map(|at| {
             let session = self.sessions.get(*at as usize)?;
-            session.is_dirty.store(false, Ordering::Relaxed);
+            session.flags.fetch_and(!DIRTY, Ordering::Relaxed);
             Some((SessionId::from_uuid(session.id), self.active_at(*at)?))
         });
         let tokens = self.tokens.values().filter_map(|token| {

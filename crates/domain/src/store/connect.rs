@@ -50,12 +50,17 @@ pub(super) enum Readers {
 
 impl Place {
     /// Takes the directory for this process alone, and creates it when it is missing (0700). The
-    /// lock ends with the process, however it ends.
-    pub(super) fn claim(&self) -> Result<Option<File>> {
+    /// lock ends with the process, however it ends. A server that is just ending is waited for.
+    pub(super) async fn claim(&self) -> Result<Option<File>> {
         let Self::Directory(dir) = self else { return Ok(None) };
         private_directory(dir)?;
         let file = private_file(&dir.join("reauth.lock"))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        let take = async {
+            while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(LOCK_WAIT, take).await.map_err(|_| {
             let why = format!("another server uses {}: stop it first", dir.display());
             Error::Conflict(why)
         })?;

@@ -13,7 +13,7 @@ use crate::ledger::{By, Change, Head, Subject};
 use crate::live::{Live, Picture};
 use crate::store::args;
 use crate::values::error::{Error, Result};
-use crate::values::time::{Clock, Time};
+use crate::values::time::{Clock, Span, Time};
 
 /// How long a change waits for its turn before it is refused as busy.
 const WRITER_WAIT: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ impl Db {
     /// another server has it, when its tables are newer than this binary, or when others could
     /// read its files.
     pub async fn open(place: Place, clock: Clock) -> Result<Self> {
-        let claim = place.claim()?;
+        let claim = place.claim().await?;
         let mut conn = place.writer().await?;
         migrate::migrate(&mut conn).await?;
         let writer = Writer { conn: Some(conn), head: Head::empty(), is_open: false };
@@ -141,6 +141,16 @@ impl Db {
             self.inner.live.set_doubt(true);
         }
         done
+    }
+
+    /// Writes down that the machine's clock was moved, if it was; answers by how much.
+    pub async fn note_jump(&self) -> Result<Option<Span>> {
+        let Some(by) = self.inner.clock.jumped() else { return Ok(None) };
+        let mut tx = self.write(By::System).await?;
+        let change = Change::ClockJumped { by_s: by.whole_seconds() };
+        tx.record(Subject::none(), None, change);
+        tx.commit().await?;
+        Ok(Some(by))
     }
 
     /// The writer's turn, on a connection that works and with a Live view that is up to date.

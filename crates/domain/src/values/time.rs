@@ -4,8 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Instant, SystemTime};
 
 use chrono::{DateTime, Datelike as _, NaiveDate, SecondsFormat, Timelike as _, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -223,31 +223,57 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// The clock: the only reader of the machine's time. It never goes back: not below its floor, and
-/// not below a moment that it has already told. Clones share one state.
+/// The clock: the only reader of the machine's time. It never goes back, not below its floor and
+/// not below a moment that it has already told, and it never stands still: when the machine's time
+/// is set back, it goes on by the time that really passes. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    told: Arc<AtomicI64>,
-    /// Where a manual clock stands; `FOLLOWS` when it follows the machine's.
-    stands_at: Arc<AtomicI64>,
+    state: Arc<State>,
 }
 
-/// No manual clock stands at this moment, 290 000 years ago.
-const FOLLOWS: i64 = i64::MIN;
+#[derive(Debug)]
+struct State {
+    /// When a manual clock stands at a time of its own: it does not follow the machine's.
+    is_manual: AtomicBool,
+    began: Instant,
+    /// A manual clock's time of day, and what has passed on it.
+    wall: AtomicI64,
+    passed: AtomicI64,
+    /// How far the told time is ahead of what has passed; it only grows.
+    ahead: AtomicI64,
+    /// How far the time of day was ahead of what had passed when that was last looked at.
+    seen: AtomicI64,
+}
+
+/// A step of the machine's clock beyond this is told.
+const JUMP: Span = Span::minutes(1);
+/// Nobody has looked yet.
+const UNSEEN: i64 = i64::MIN;
 
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        let (told, stands_at) = (AtomicI64::new(0), AtomicI64::new(FOLLOWS));
-        Self { told: Arc::new(told), stands_at: Arc::new(stands_at) }
+        Self::new(false)
     }
 
     /// A clock that stands at `start` until it is moved: for stories, simulations and the demo.
     pub fn manual(start: Time) -> Self {
-        let clock = Self::system();
-        clock.raise_floor(start);
+        let clock = Self::new(true);
         clock.set(start);
         clock
+    }
+
+    fn new(is_manual: bool) -> Self {
+        let began = Instant::now();
+        let state = State {
+            is_manual: AtomicBool::new(is_manual),
+            began,
+            wall: AtomicI64::new(0),
+            passed: AtomicI64::new(0),
+            ahead: AtomicI64::new(0),
+            seen: AtomicI64::new(UNSEEN),
+        };
+        Self { state: Arc::new(state) }
     }
 
     /// The machine's own idea of now, without a floor.
@@ -257,34 +283,61 @@ impl Clock {
         Time(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
+    /// The time of day, and what has passed since some moment: both in microseconds.
+    fn read(&self) -> (i64, i64) {
+        let state = &self.state;
+        if state.is_manual.load(Ordering::SeqCst) {
+            return (state.wall.load(Ordering::SeqCst), state.passed.load(Ordering::SeqCst));
+        }
+        let passed = i64::try_from(state.began.elapsed().as_micros()).unwrap_or(i64::MAX);
+        (Self::machine_time().0, passed)
+    }
+
     /// The present moment; never earlier than any moment told before.
     pub fn now(&self) -> Time {
-        let wall = match self.stands_at.load(Ordering::SeqCst) {
-            FOLLOWS => Self::machine_time().0,
-            stands_at => stands_at,
-        };
-        Time(self.told.fetch_max(wall, Ordering::SeqCst).max(wall))
+        let (wall, passed) = self.read();
+        let ahead = wall.saturating_sub(passed);
+        Time(passed + self.state.ahead.fetch_max(ahead, Ordering::SeqCst).max(ahead))
     }
 
     /// From here on, no moment before `floor` is told.
     pub fn raise_floor(&self, floor: Time) {
-        self.told.fetch_max(floor.0, Ordering::SeqCst);
+        let (_, passed) = self.read();
+        self.state.ahead.fetch_max(floor.0.saturating_sub(passed), Ordering::SeqCst);
     }
 
-    /// Stands at `moment` from here on. Setting a clock back is how a story turns the machine's
-    /// clock back: `now` does not follow.
+    /// By how much the time of day was moved since this was last asked, if by more than a minute;
+    /// at first: by how much it is behind the clock's floor.
+    pub fn jumped(&self) -> Option<Span> {
+        let (wall, passed) = self.read();
+        let ahead = wall.saturating_sub(passed);
+        let before = match self.state.seen.swap(ahead, Ordering::SeqCst) {
+            UNSEEN => self.state.ahead.load(Ordering::SeqCst).max(ahead),
+            seen => seen,
+        };
+        let by = Span(ahead.saturating_sub(before));
+        (by.0.abs() > JUMP.0).then_some(by)
+    }
+
+    /// Sets a manual clock's time of day, as someone sets a machine's: when it is set back, `now`
+    /// does not follow.
     pub fn set(&self, moment: Time) {
-        self.stands_at.store(moment.0, Ordering::SeqCst);
+        self.state.wall.store(moment.0, Ordering::SeqCst);
     }
 
-    /// Moves a manual clock on.
+    /// Time passes on a manual clock.
     pub fn pass(&self, span: Span) {
-        self.set(self.now() + span);
+        self.state.passed.fetch_add(span.0, Ordering::SeqCst);
+        self.state.wall.fetch_add(span.0, Ordering::SeqCst);
     }
 
     /// Follows the machine's clock from here on.
     pub fn follow_machine(&self) {
-        self.stands_at.store(FOLLOWS, Ordering::SeqCst);
+        let told = self.now();
+        self.state.is_manual.store(false, Ordering::SeqCst);
+        let (_, passed) = self.read();
+        self.state.ahead.store(told.0.saturating_sub(passed), Ordering::SeqCst);
+        self.state.seen.store(UNSEEN, Ordering::SeqCst);
     }
 }
 
@@ -312,17 +365,38 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_never_goes_back() {
+    fn the_clock_never_goes_back_and_never_stands_still() {
         let start = Time::from_micros(1_000_000);
         let clock = Clock::manual(start);
         clock.pass(Span::hours(2));
         let later = clock.now();
+        assert_eq!(later, start + Span::hours(2));
         clock.set(start);
         assert_eq!(clock.now(), later);
+        clock.pass(Span::hours(1));
+        assert_eq!(clock.now(), later + Span::hours(1), "an hour is an hour on a clock set back");
         clock.raise_floor(later + Span::days(1));
         assert_eq!(clock.now(), later + Span::days(1));
         assert!(Clock::system().now() > later);
         clock.follow_machine();
         assert!(clock.now() > later + Span::days(365));
+    }
+
+    #[test]
+    fn a_jump_is_told_once_and_the_passing_of_time_is_none() {
+        let clock = Clock::manual(Time::from_micros(1_000_000) + Span::days(9));
+        assert_eq!(clock.jumped(), None);
+        clock.pass(Span::days(3));
+        assert_eq!(clock.jumped(), None);
+        clock.set(clock.now() + Span::hours(2));
+        assert_eq!((clock.jumped(), clock.jumped()), (Some(Span::hours(2)), None));
+        clock.set(clock.now() - Span::minutes(90));
+        assert_eq!(clock.jumped(), Some(Span::minutes(-90)));
+        clock.set(clock.now() - Span::minutes(90) + Span::seconds(59));
+        assert_eq!(clock.jumped(), None);
+        // It stood behind its floor when the server began: someone set it back meanwhile.
+        let late = Clock::manual(Time::from_micros(1_000_000));
+        late.raise_floor(Time::from_micros(1_000_000) + Span::hours(1));
+        assert_eq!(late.jumped(), Some(Span::hours(-1)));
     }
 }

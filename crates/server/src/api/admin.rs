@@ -63,6 +63,8 @@ pub(crate) struct SettingsPatch {
     #[serde(deserialize_with = "given")]
     max_idle: Option<Option<Span>>,
     multiple_devices_per_user: Option<bool>,
+    #[serde(deserialize_with = "given")]
+    warn_before: Option<Option<Span>>,
     user_schema: Option<Value>,
 }
 
@@ -80,6 +82,9 @@ impl SettingsPatch {
         }
         if let Some(multiple) = self.multiple_devices_per_user {
             settings.multiple_devices_per_user = multiple;
+        }
+        if let Some(warn_before) = self.warn_before {
+            settings.warn_before = warn_before;
         }
         if let Some(schema) = self.user_schema {
             settings.user_schema = json(schema.to_string().as_bytes())?;

@@ -16,7 +16,8 @@ const USER: HeaderName = HeaderName::from_static("reauth-user");
 const SESSION: HeaderName = HeaderName::from_static("reauth-session");
 const AUTHENTICATED_AT: HeaderName = HeaderName::from_static("reauth-authenticated-at");
 const ENDS_AT: HeaderName = HeaderName::from_static("reauth-ends-at");
-/// What the five values need: two ids of 36 characters, one of 24, two moments of 20.
+const WARN_AT: HeaderName = HeaderName::from_static("reauth-warn-at");
+/// What the six values need: two ids of 36 characters, one of 24, three moments of 20.
 const VALUES_BYTES: usize = 160;
 
 /// For the OpenAPI document: the route is not in the router's table.
@@ -28,7 +29,8 @@ pub(crate) fn path_item() -> utoipa::openapi::PathItem {
 
 /// Whether a device's session token is valid right now: 200, 401 with `WWW-Authenticate`
 /// (RFC 6750, RFC 9470), or 503 when it cannot be known. The body is always empty. On 200 the
-/// headers Reauth-App, -User, -Session, -Authenticated-At and -Ends-At say who it is.
+/// headers Reauth-App, -User, -Session, -Authenticated-At and -Ends-At say who it is, and -Warn-At
+/// from when on the user should be told that the end is near (setting `warn_before`).
 #[utoipa::path(get, path = "/check", tag = "devices",
     responses((status = 200), (status = 401), (status = 503)))]
 #[expect(dead_code, reason = "the macro makes the document from it")]
@@ -93,6 +95,9 @@ fn valid(checked: &Checked, ends_at: Option<Time>) -> Response<Body> {
     headers.insert(AUTHENTICATED_AT, values.next(checked.authenticated_at));
     if let Some(ends_at) = ends_at {
         headers.insert(ENDS_AT, values.next(ends_at));
+    }
+    if let Some(warn_at) = checked.warn_at {
+        headers.insert(WARN_AT, values.next(warn_at));
     }
     response
 }

@@ -50,6 +50,8 @@ pub(crate) struct ConnectView {
     /// `ENROLLED`.
     state: &'static str,
     ends_at: Option<String>,
+    /// From when on the user should be told that the end is near (setting `warn_before`).
+    warn_at: Option<String>,
     server_time: String,
 }
 
@@ -122,10 +124,11 @@ pub(crate) async fn connect(
     who: DeviceApp,
     headers: HeaderMap,
 ) -> Result<Json<ConnectView>, Answer> {
-    let (_, ends_at) = require(of_this_app(&who, &headers)?)?;
+    let (checked, ends_at) = require(of_this_app(&who, &headers)?)?;
     Ok(Json(ConnectView {
         state: "ENROLLED",
         ends_at: ends_at.map(|at| at.to_string()),
+        warn_at: checked.warn_at.map(|at| at.to_string()),
         server_time: who.state.db.now().to_string(),
     }))
 }

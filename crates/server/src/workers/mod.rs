@@ -5,6 +5,7 @@ pub(crate) mod anchor;
 mod pulse;
 mod run;
 mod schedule;
+mod sweep;
 
 use reauth_domain::tokens;
 use tokio::sync::watch;
@@ -34,5 +35,6 @@ pub(crate) async fn start(
     done.spawn(pulse::work(app.clone(), stopped.clone()));
     done.spawn(schedule::work(app.clone(), stopped.clone()));
     done.spawn(run::work(app.clone(), stopped.clone()));
+    done.spawn(sweep::work(app.clone(), stopped.clone()));
     Ok(())
 }

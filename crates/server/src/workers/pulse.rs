@@ -22,11 +22,25 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
             () = tokio::time::sleep(EVERY) => {}
             _ = stopped.changed() => return,
         }
+        note_jump(&app).await;
         match app.db.pulse().await {
             Ok(()) if beat == FLUSH_BEATS => flush(&app).await,
             Ok(()) => note_end(&app).await,
             Err(error) => tracing::error!(%error, "the database does not answer: checks say 503"),
         }
+    }
+}
+
+/// A clock that was set shortens access or changes nothing; someone should know of it.
+async fn note_jump(app: &App) {
+    match app.db.note_jump().await {
+        Ok(None) => {}
+        Ok(Some(by)) => {
+            app.metrics.count_clock_jump();
+            let by_s = by.whole_seconds();
+            tracing::warn!(by_s, "the machine's clock was set: access is not prolonged by that");
+        }
+        Err(error) => tracing::warn!(%error, "a jump of the clock was not written down"),
     }
 }
 

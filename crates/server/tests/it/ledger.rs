@@ -71,7 +71,14 @@ const WITHOUT_ENTRY: [&str; 2] =
     ["post /device/{app}/connect", "post /api/v4/{app}/policies/preview"];
 
 /// Kinds that no operation makes: the beginning, and what the server notes by itself.
-const BY_ITSELF: [&str; 2] = ["store.created", "activity.noted"];
+const BY_ITSELF: [&str; 6] = [
+    "store.created",
+    "activity.noted",
+    "session.ended",
+    "session.ending_soon",
+    "sessions.forgotten",
+    "clock.jumped",
+];
 
 /// The request of a row, about a user with a device, as the operator or as the device.
 async fn request(lab: &Lab, (method, path, body, _): Mutation) -> RequestBuilder {

@@ -3,14 +3,15 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use reauth_server::domain::access::{CutOffScope, Methods};
+use reauth_server::domain::access::{CutOffScope, Methods, Verdict};
 use reauth_server::domain::apps::policies::{self, Policy};
 use reauth_server::domain::apps::{self, App, Settings};
 use reauth_server::domain::devices::{self, Device, Proof};
 use reauth_server::domain::ledger::By;
+use reauth_server::domain::sessions::sweep;
 use reauth_server::domain::{
-    AppId, Clock, Db, Error, Place, Result, SessionId, Span, Tx, UserId, cutoffs, groups, sessions,
-    tokens, users,
+    AppId, Checked, Clock, Db, Error, Place, Result, SessionId, Span, Tx, UserId, cutoffs, groups,
+    sessions, tokens, users,
 };
 use serde_json::{Map, Value, json};
 
@@ -258,6 +259,38 @@ fn told_by(device: u8) -> Device {
     }
 }
 
+/// No more and no less, at the very same moments and for the same reasons.
+async fn the_sweep_ends_what_the_decision_refuses(world: &World) -> Result<(), TestCaseError> {
+    let fail = |error: Error| TestCaseError::fail(error.to_string());
+    // To look is activity: only ends are compared.
+    let ended = |it: Checked| match it.verdict {
+        Verdict::Ended(ended) => (it.session, Some(ended)),
+        Verdict::Valid { .. } => (it.session, None),
+    };
+    let verdicts = |world: &World| -> Result<Vec<_>, TestCaseError> {
+        let sessions = world.devices.iter().map(|(.., token)| devices::check(&world.db, token));
+        let all: Result<Vec<_>> = sessions.collect();
+        Ok(all.map_err(fail)?.into_iter().flatten().map(ended).collect())
+    };
+    let before = verdicts(world)?;
+    let mut found = sweep::look(&world.db).await.map_err(fail)?;
+    while !found.is_empty() {
+        found.write(&world.db).await.map_err(fail)?;
+    }
+    prop_assert_eq!(&before, &verdicts(world)?);
+    let mut read = world.db.read().await.map_err(fail)?;
+    for (session, ended) in before {
+        let found = match sessions::explain(&mut read, world.app.id, session).await {
+            Ok((found, _)) => found,
+            // Nobody is shown what a deleted user had.
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) => return Err(fail(error)),
+        };
+        prop_assert_eq!(ended.map(|ended| ended.because), found.ended_by);
+    }
+    Ok(())
+}
+
 async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
     let fail = |error: Error| TestCaseError::fail(error.to_string());
     for act in acts {
@@ -267,6 +300,7 @@ async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
             Err(error) => return Err(fail(error)),
         }
     }
+    the_sweep_ends_what_the_decision_refuses(world).await?;
     while devices::flush_activity(&world.db).await.map_err(fail)? {}
     let now = world.db.now();
     for now in [now, now + Span::hours(3), now + Span::hours(30), now + Span::days(90)] {

@@ -1,6 +1,7 @@
 //! Policies and cut-offs: rules for some, and "everyone in this scope must sign in again".
 
 mod selectors;
+mod sweep;
 
 use reauth_server::domain::{Span, Time};
 use reqwest::{Method, StatusCode};

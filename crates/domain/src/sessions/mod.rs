@@ -1,5 +1,7 @@
 //! Device sessions: how they read, and how they end. How one begins is in `devices`.
 
+pub mod sweep;
+
 use std::collections::HashMap;
 
 use serde_json::Value;

@@ -1,0 +1,124 @@
+//! The sweep writes down what the decision says already: sessions that have ended by themselves, in
+//! the order of their ends; warnings before an end; and it forgets what ended long ago. It decides
+//! nothing: with the sweep stopped every verdict is the same.
+
+use crate::access::Ended;
+use crate::ledger::{By, Change, Subject, Warning};
+use crate::live::Due;
+use crate::store::{Db, Tx, args};
+use crate::values::error::Result;
+use crate::values::ids::{SessionId, UserId};
+use crate::values::time::Span;
+
+/// SQLite has one writer: a batch of this size holds it for some tens of milliseconds.
+const BATCH_ROWS: usize = 100;
+/// Of so many sessions Live is asked at once: others change it in between.
+const LOOK_ROWS: usize = 20_000;
+
+/// What a sweep has found, in the order in which it is to be written.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    ended: Vec<Due>,
+    ending_soon: Vec<Due>,
+}
+
+impl Sweep {
+    /// How much is left to write.
+    pub fn len(&self) -> usize {
+        self.ended.len() + self.ending_soon.len()
+    }
+
+    /// Whether all is written.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the next batch down. What has changed since it was found is judged anew.
+    pub async fn write(&mut self, db: &Db) -> Result<()> {
+        let mut tx = db.write(By::System).await?;
+        if self.ended.is_empty() {
+            let rest = self.ending_soon.len().saturating_sub(BATCH_ROWS);
+            for due in self.ending_soon.split_off(rest) {
+                warn(&mut tx, due).await?;
+            }
+        } else {
+            let rest = self.ended.len().saturating_sub(BATCH_ROWS);
+            for due in self.ended.split_off(rest).into_iter().rev() {
+                end(&mut tx, due).await?;
+            }
+        }
+        tx.commit().await.map(|_| ())
+    }
+}
+
+/// Looks for all that is due, without holding anyone up.
+pub async fn look(db: &Db) -> Result<Sweep> {
+    let (mut sweep, mut from, now) = (Sweep::default(), Some(0), db.now());
+    while let Some(at) = from {
+        from = db.live().due(at, LOOK_ROWS, now, (&mut sweep.ended, &mut sweep.ending_soon))?;
+        tokio::task::yield_now().await;
+    }
+    // The first to end comes last: batches are taken from there.
+    sweep.ended.sort_unstable_by_key(|due| std::cmp::Reverse((due.ended.at, due.session)));
+    sweep.ending_soon.sort_unstable_by_key(|due| std::cmp::Reverse((due.ended.at, due.session)));
+    Ok(sweep)
+}
+
+async fn end(tx: &mut Tx, due: Due) -> Result<()> {
+    let now = tx.now();
+    // It may have been written, or authenticated anew, since it was found.
+    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
+        return Ok(());
+    };
+    super::write_end(tx, (user, session), ended, ended.at).await?;
+    let because = ended.because.name().to_owned();
+    let change = Change::SessionEnded { session, at: ended.at, because, policy };
+    tx.record(Subject::user(app, user), None, change);
+    Ok(())
+}
+
+async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
+    let now = tx.now();
+    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
+        return Ok(());
+    };
+    tx.change("update sessions set warned_at = $1 where id = $2", args![now, session]).await?;
+    let Ended { at: ends_at, because } = ended;
+    let warning = Warning { ends_at, because: because.name().to_owned(), policy };
+    let change = Change::SessionEndingSoon { session, warning };
+    tx.record(Subject::user(app, user), None, change);
+    Ok(())
+}
+
+/// Forgets a batch of sessions that ended longer ago than `kept`, and of authentication tokens;
+/// their ledger entries stay. Answers whether there may be more. To be asked when a sweep has
+/// written all that it found.
+pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
+    let before = db.now() - kept;
+    let sql = "select id, user_id from sessions where ended_at < $1 order by ended_at limit $2";
+    let limit = i64::try_from(BATCH_ROWS).unwrap_or(i64::MAX);
+    let rows = db.read().await?.rows(sql, args![before, limit]).await?;
+    let mut found: Vec<(SessionId, UserId)> = Vec::new();
+    for row in &rows {
+        found.push((row.parsed(0)?, row.parsed(1)?));
+    }
+    let sql = "select count(*) from enrolments where expires_at < $1";
+    let tokens = db.read().await?.count(sql, args![before]).await?;
+    if found.is_empty() && tokens == 0 {
+        return Ok(false);
+    }
+    let mut tx = db.write(By::System).await?;
+    tx.change("delete from enrolments where expires_at < $1", args![before]).await?;
+    let mut sessions = Vec::new();
+    for (session, user) in found {
+        let sql = "delete from sessions where id = $1 and ended_at < $2";
+        if tx.change(sql, args![session, before]).await? > 0 {
+            sessions.push((user, session));
+        }
+    }
+    let is_more = sessions.len() == BATCH_ROWS;
+    let tokens = u64::try_from(tokens).unwrap_or(0);
+    tx.record(Subject::none(), None, Change::SessionsForgotten { sessions, tokens });
+    tx.commit().await?;
+    Ok(is_more)
+}

@@ -1,0 +1,51 @@
+//! The sweep: writes down ends that the decision says already, warns of ends that come soon,
+//! forgets what ended long ago. With it stopped every verdict is the same.
+
+use std::time::Duration;
+
+use reauth_domain::Result;
+use reauth_domain::sessions::sweep;
+use tokio::sync::watch;
+
+use crate::app::App;
+
+/// Between two batches others have the writer.
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let every = Duration::from_secs(app.config.sweep.every.whole_seconds().unsigned_abs());
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = app.sweep_wake.notified() => {}
+            _ = stopped.changed() => return,
+        }
+        let swept = tokio::select! {
+            swept = once(&app) => swept,
+            _ = stopped.changed() => return,
+        };
+        if let Err(error) = swept {
+            tracing::warn!(%error, "the sweep goes on later");
+        }
+    }
+}
+
+/// One sweep, to its end.
+async fn once(app: &App) -> Result<()> {
+    let mut found = sweep::look(&app.db).await?;
+    if !found.is_empty() {
+        tracing::info!(due = found.len(), "the sweep writes ends and warnings down");
+    }
+    while !found.is_empty() {
+        app.metrics.set_sweep_backlog(found.len());
+        found.write(&app.db).await?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    app.metrics.set_sweep_backlog(0);
+    // Only now: what was not written down could be revived by what is forgotten.
+    while sweep::forget(&app.db, app.config.sweep.keep_ended).await? {
+        tokio::time::sleep(PAUSE).await;
+    }
+    app.metrics.count_sweep();
+    Ok(())
+}
