@@ -192,6 +192,8 @@ mod tests {
             "reauth group add contractors 0190",
             "reauth revoke --everyone --yes --reason leak",
             "reauth revoke --group contractors",
+            "reauth revoke --group g --platform ios --label till-* --wipe --dry-run",
+            "reauth revoke --authenticated-before 2026-05-01 --device phone-7",
             "reauth policy preview policies.toml --chart forecast.svg",
             "reauth policy apply policies.toml --allow-endless --yes --reason audit",
             "reauth session explain 0191",

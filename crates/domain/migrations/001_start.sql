@@ -50,6 +50,14 @@ create table policies (
     primary key (app_id, name, from_at)
 );
 
+-- Those by a filter, until the sweep has written their ends.
+create table revocations (
+    app_id text not null references apps (id),
+    set_at bigint not null,
+    body text not null,
+    primary key (app_id, set_at)
+);
+
 create table users (
     id text primary key,
     app_id text not null references apps (id),
@@ -113,6 +121,7 @@ create table sessions (
     unique (user_id, device_id)
 );
 create index sessions_ended on sessions (ended_at);
+create index sessions_device on sessions (device_id);
 
 create table enrolments (
     hash bytea primary key,

@@ -9,6 +9,7 @@ use crate::access::{CutOffScope, Limits, Traits};
 use crate::apps::Settings;
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
+use crate::cutoffs::revocations::{Filter, Met};
 use crate::store::{Read, Row, Tx, args};
 use crate::tasks::RunState;
 use crate::tokens::Scopes;
@@ -157,6 +158,15 @@ pub enum Change {
     },
     #[serde(rename = "sessions.forgotten")]
     SessionsForgotten { sessions: Vec<(UserId, SessionId)>, tokens: u64 },
+    #[serde(rename = "revocation.set")]
+    RevocationSet {
+        filter: Filter,
+        wipes: bool,
+        #[serde(skip)]
+        met: Met,
+    },
+    #[serde(rename = "revocation.done")]
+    RevocationDone { set_at: Time },
     #[serde(rename = "clock.jumped")]
     ClockJumped { by_s: i64 },
     #[serde(rename = "cut_off.set")]
@@ -223,7 +233,8 @@ pub struct Entry {
     pub v: u32,
     /// The place in the order: 1, 2, 3… without a gap.
     pub seq: i64,
-    /// When, in microseconds since 1970; strictly later than the entry before.
+    /// When, in microseconds since 1970: the moment of its transaction, strictly later than that of
+    /// the one before. Entries of one transaction share it.
     pub at: Time,
     /// The app it is about.
     pub app: Option<AppId>,
@@ -483,8 +494,8 @@ fn follows(previous: &Head, row: &Row) -> Result<Head, String> {
     if !agrees {
         return Err("the entry's columns were edited: they contradict its body".into());
     }
-    if at <= previous.at {
-        return Err("the entry is not later than the one before".into());
+    if at < previous.at {
+        return Err("the entry is earlier than the one before".into());
     }
     Ok(Head { seq, hash: stored.hash, at })
 }

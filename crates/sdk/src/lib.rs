@@ -44,7 +44,8 @@ pub use policies::{
     PolicySet, Selector,
 };
 pub use sessions::{
-    Container, CutOff, DeviceId, Filter, Runtime, Session, SessionState, SyncStatus,
+    Container, CutOff, DeviceId, Filter, Revocation, Revoked, Runtime, Session, SessionState,
+    SyncStatus,
 };
 pub use tasks::{LogLine, NewTask, Run, RunError, RunState, Schedule, Task, Trigger};
 pub use time::{Moment, NotAMoment, NotASpan, Span};

@@ -98,17 +98,61 @@ pub struct SyncStatus {
     pub last_full_sync: Option<Moment>,
 }
 
-/// Whose sessions a cut-off ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Filter {
+/// Whose sessions a revocation ends: those that meet all that is given. Nothing given is every user
+/// of the app. A group, a user or everyone alone is one moment whatever the number of sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Filter {
     /// The members of the group with this name.
-    Group(String),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The user with this id.
-    User(String),
-    /// Every user of the app.
-    #[serde(untagged)]
-    Everyone {},
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Sessions on one of these platforms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<Vec<String>>,
+    /// Sessions whose label fits one of these: `*` is any text, `?` any character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Authenticated at this moment or before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authenticated_before: Option<Moment>,
+    /// First signed in at this moment or before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_before: Option<Moment>,
+    /// On the device with this id of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+}
+
+/// A revocation that is to be looked at or done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// Whose sessions.
+    pub filter: Filter,
+    /// Whether the devices wipe their data at the next connect.
+    pub wipe: bool,
+    /// Why, for the ledger.
+    pub reason: Option<String>,
+    /// The set that was seen in a dry run, and by how many percent it may have changed since.
+    pub expect: Option<(String, u32)>,
+}
+
+/// What a revocation did, or in a dry run would do.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Revoked {
+    /// Its entry in the ledger; none in a dry run.
+    pub seq: Option<u64>,
+    /// The moment from which on none of the sessions is accepted; none in a dry run.
+    pub not_before: Option<Moment>,
+    /// How many sessions, where they were counted.
+    pub sessions: Option<u64>,
+    /// Of how many users.
+    pub users: Option<u64>,
+    /// Of a dry run: a hundred of the users at most, by their ids.
+    pub who: Option<Vec<String>>,
+    /// Of a dry run: names the set in [`Revocation::expect`].
+    pub preview_id: Option<String>,
 }
 
 /// A cut-off that has been set: whoever signed in at or before it must sign in again.
@@ -145,12 +189,26 @@ impl InApp {
         self.request(Method::POST, &segments).reason(reason).nothing().await
     }
 
-    /// Makes everyone whom the filter covers sign in again; one commit, however many they are.
+    /// Ends the sessions that meet a filter: from the answer on none is accepted.
     /// `POST /revocations`, scope `sessions:end`.
-    pub async fn revoke(&self, filter: &Filter, reason: Option<&str>) -> Result<CutOff> {
-        let mut body = json!({ "filter": filter, "action": "re-authenticate" });
+    pub async fn revoke(&self, revocation: &Revocation) -> Result<Revoked> {
+        self.send_revocation(revocation, false).await
+    }
+
+    /// Says whom a revocation would end. Nothing is changed. Scope `sessions:end`.
+    pub async fn preview_revocation(&self, revocation: &Revocation) -> Result<Revoked> {
+        self.send_revocation(revocation, true).await
+    }
+
+    async fn send_revocation(&self, wanted: &Revocation, dry_run: bool) -> Result<Revoked> {
+        let Revocation { filter, wipe, reason, expect } = wanted;
+        let action = if *wipe { "wipe" } else { "re-authenticate" };
+        let mut body = json!({ "filter": filter, "action": action, "dry_run": dry_run });
         if let Some(reason) = reason {
-            body["reason"] = reason.into();
+            body["reason"] = reason.as_str().into();
+        }
+        if let Some((preview_id, percent)) = expect {
+            body["expect"] = json!({ "preview_id": preview_id, "tolerance_percent": percent });
         }
         self.request(Method::POST, &["revocations"]).body(&body).json().await
     }
@@ -183,9 +241,10 @@ mod tests {
     #[test]
     fn filters_are_written_as_the_api_wants_them() {
         let text = |filter: &Filter| serde_json::to_string(filter).unwrap();
-        assert_eq!(text(&Filter::Everyone {}), "{}");
-        assert_eq!(text(&Filter::Group("contractors".into())), r#"{"group":"contractors"}"#);
-        assert_eq!(text(&Filter::User("ann".into())), r#"{"user":"ann"}"#);
+        assert_eq!(text(&Filter::default()), "{}");
+        let group = Some("contractors".to_owned());
+        let filter = Filter { group, platforms: Some(vec!["ios".into()]), ..Filter::default() };
+        assert_eq!(text(&filter), r#"{"group":"contractors","platforms":["ios"]}"#);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use tracing::Instrument as _;
 
 use crate::api;
 use crate::api::answer::{Answer, Kind};
+use crate::api::policies::revocations::Previews;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::workers;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub schedule_wake: Notify,
     /// Woken when someone wants the sweep to look now.
     pub sweep_wake: Notify,
+    /// Sets of sessions that were looked at before they are revoked.
+    pub(crate) previews: Previews,
     /// Wakes the worker that carries out runs.
     pub run_wake: Notify,
     /// Tells those who wait for a run that one has ended.
@@ -136,6 +139,7 @@ impl Server {
                 address,
                 schedule_wake: Notify::new(),
                 sweep_wake: Notify::new(),
+                previews: Previews::default(),
                 run_wake: Notify::new(),
                 run_ended: watch::Sender::new(()),
             }),

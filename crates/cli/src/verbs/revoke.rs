@@ -1,7 +1,7 @@
-//! `reauth revoke`: many users must sign in again, by one cut-off.
+//! `reauth revoke`: many users must sign in again, or wipe their data.
 
 use clap::{ArgGroup, Args};
-use reauth_sdk::Filter;
+use reauth_sdk::{Filter, InApp, Moment, Revocation, Revoked};
 use serde_json::json;
 
 use crate::confirm;
@@ -9,30 +9,55 @@ use crate::connect::Context;
 use crate::failure::Result;
 
 const EXAMPLES: &str = "\
-It is one commit, however many users there are. When this returns, no session from before is
-accepted. On a terminal, the wide ones (--everyone, --app-wide, --group) ask you to type what you
-are about to revoke; --yes leaves that out. A script is not asked.
+When this returns, no session that was meant is accepted. On a terminal you see first how many
+sessions end, and type what you are about to revoke; --yes leaves that out. A script is not asked.
 
-Example:
-  reauth revoke --group contractors --reason \"the contract ended\"";
+Examples:
+  reauth revoke --group contractors --reason \"the contract ended\"
+  reauth revoke --platform android --authenticated-before 2026-05-01 --dry-run";
+
+/// By how many percent the set may change while a person reads.
+const TOLERANCE_PERCENT: u32 = 5;
 
 /// Whom, and why.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group(ArgGroup::new("whom").required(true).multiple(false)))]
+#[command(group(ArgGroup::new("whom").required(true).multiple(true)))]
 pub(crate) struct Arguments {
     /// Every user of every app; needs the operator's token
-    #[arg(long, group = "whom")]
+    #[arg(long, group = "whom", conflicts_with_all = ["app_wide", "group", "user", "platform",
+        "label", "device", "authenticated_before", "created_before", "wipe", "dry_run"])]
     everyone: bool,
     /// Every user of the app
-    #[arg(long, group = "whom")]
+    #[arg(long, group = "whom", conflicts_with_all = ["group", "user"])]
     app_wide: bool,
     /// The members of the group with this name
     #[arg(long, value_name = "NAME", group = "whom")]
     group: Option<String>,
     /// The user with this id
-    #[arg(long, value_name = "ID", group = "whom")]
+    #[arg(long, value_name = "ID", group = "whom", conflicts_with = "group")]
     user: Option<String>,
+    /// Only on this platform; several times: on one of them
+    #[arg(long, value_name = "NAME", group = "whom")]
+    platform: Vec<String>,
+    /// Only with a label that fits this, such as 'till-*'; several times: one of them
+    #[arg(long, value_name = "PATTERN", group = "whom")]
+    label: Vec<String>,
+    /// Only on the device with this id of its own
+    #[arg(long, value_name = "ID", group = "whom")]
+    device: Option<String>,
+    /// Only if signed in at this moment or before it
+    #[arg(long, value_name = "WHEN", group = "whom")]
+    authenticated_before: Option<Moment>,
+    /// Only if first signed in on the device at this moment or before it
+    #[arg(long, value_name = "WHEN", group = "whom")]
+    created_before: Option<Moment>,
+    /// The devices wipe their data at the next connect
+    #[arg(long)]
+    wipe: bool,
+    /// Only say whom it would end
+    #[arg(long)]
+    dry_run: bool,
     /// Why, for the ledger
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -41,34 +66,68 @@ pub(crate) struct Arguments {
     yes: bool,
 }
 
-pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
-    let Arguments { everyone, group, user, reason, yes, .. } = arguments;
-    let reason = reason.as_deref();
-    let (whom, cut_off) = if everyone {
-        let client = context.client()?;
-        ask(yes, "every user of every app", "everyone")?;
-        ("everyone".to_owned(), client.revoke_everyone(reason).await?)
-    } else {
-        let app = context.app().await?;
-        let (whom, filter) = match (group, user) {
-            (Some(group), _) => {
-                let whom = format!("everyone in the group {group}");
-                ask(yes, &whom, &group)?;
-                (whom, Filter::Group(group))
-            }
-            (None, Some(user)) => (format!("user {user}"), Filter::User(user)),
-            (None, None) => {
-                let whom = format!("every user of the app {}", app.id());
-                ask(yes, &whom, app.id())?;
-                (whom, Filter::Everyone {})
-            }
+impl Arguments {
+    fn filter(&self) -> Filter {
+        let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+        Filter {
+            group: self.group.clone(),
+            user: self.user.clone(),
+            platforms: some(&self.platform),
+            labels: some(&self.label),
+            authenticated_before: self.authenticated_before,
+            created_before: self.created_before,
+            device_id: self.device.clone(),
+        }
+    }
+
+    /// Whose sessions, in words, and the word that confirms it.
+    fn whom(&self, app: &InApp) -> (String, String) {
+        let (whose, word) = match (&self.group, &self.user) {
+            (Some(group), _) => (format!("everyone in the group {group}"), group.clone()),
+            (None, Some(user)) => (format!("user {user}"), user.clone()),
+            (None, None) => (format!("every user of the app {}", app.id()), app.id().to_owned()),
         };
-        (whom, app.revoke(&filter, reason).await?)
-    };
-    let sentence = format!("{whom} must sign in again (entry {} in the ledger)", cut_off.seq);
-    context.output.done(&sentence, json!({ "seq": cut_off.seq, "not_before": cut_off.not_before }))
+        let is_narrower = Filter { group: None, user: None, ..self.filter() } != Filter::default();
+        (if is_narrower { format!("{whose}, where it fits,") } else { whose }, word)
+    }
 }
 
-fn ask(yes: bool, whom: &str, word: &str) -> Result<()> {
-    confirm::by_word(yes, &format!("This makes {whom} sign in again"), word)
+pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
+    if arguments.everyone {
+        let client = context.client()?;
+        let what = "This makes every user of every app sign in again";
+        confirm::by_word(arguments.yes, what, "everyone")?;
+        let cut_off = client.revoke_everyone(arguments.reason.as_deref()).await?;
+        let seq = cut_off.seq;
+        let sentence = format!("everyone must sign in again (entry {seq} in the ledger)");
+        let fields = json!({ "seq": seq, "not_before": cut_off.not_before });
+        return context.output.done(&sentence, fields);
+    }
+    let app = context.app().await?;
+    let (whom, word) = arguments.whom(&app);
+    let Arguments { wipe, dry_run, yes, .. } = arguments;
+    let filter = arguments.filter();
+    let mut wanted = Revocation { filter, wipe, reason: arguments.reason, expect: None };
+    let is_asked = !yes && confirm::is_person();
+    if dry_run || is_asked {
+        let seen = app.preview_revocation(&wanted).await?;
+        let what = format!("This ends {}", counted(&seen));
+        if dry_run {
+            return context.output.either(&seen, &what);
+        }
+        confirm::by_word(yes, &format!("{what}: {whom}"), &word)?;
+        wanted.expect = seen.preview_id.map(|id| (id, TOLERANCE_PERCENT));
+    }
+    let done = app.revoke(&wanted).await?;
+    let must = if wipe { "must sign in again and wipe" } else { "must sign in again" };
+    let seq = done.seq.unwrap_or_default();
+    let sentence = format!("{whom} {must} (entry {seq} in the ledger)");
+    let fields = json!({ "seq": done.seq, "not_before": done.not_before,
+        "sessions": done.sessions, "users": done.users });
+    context.output.done(&sentence, fields)
+}
+
+fn counted(seen: &Revoked) -> String {
+    let number = |count: Option<u64>| count.unwrap_or_default();
+    format!("{} sessions of {} users", number(seen.sessions), number(seen.users))
 }

@@ -100,7 +100,14 @@ fn an_operator_keeps_the_policies_in_a_file() {
     let why = plain(&["session", "explain", &phone]);
     assert!(why.contains("max_session_age") && why.contains("contractors"), "{why}");
     let bound = operator(&["user", "access-bound", &ann]);
-    assert_eq!((&bound["items"][0]["id"], bound["ends_by"].is_string()), (&phone.into(), true));
+    assert_eq!(bound["items"][0]["id"], phone);
+    assert!(bound["ends_by"].is_string(), "{bound}");
+
+    let dry = ["revoke", "--group", "contractors", "--device", "phone", "--dry-run"];
+    assert_eq!(operator(&dry)["sessions"], 1);
+    let wipe = ["revoke", "--group", "contractors", "--device", "phone", "--wipe", "--yes"];
+    assert_eq!(operator(&wipe)["users"], 1);
+    assert!(plain(&["session", "explain", &phone]).contains("wiped"));
 
     operator(&["user", "not-after", &ann, "2026-12-01", "--reason", "contract"]);
     operator(&["user", "not-after", &ann, "none"]);

@@ -35,6 +35,9 @@ pub struct Limits {
     /// Who did not prove themselves by all of these signs in again.
     #[serde(skip)]
     pub require_methods: Methods,
+    /// Whoever signed in at this moment or before it signs in again, or wipes their data.
+    #[serde(skip)]
+    pub cut: Option<Cut>,
     /// By up to how many percent `max_age` is shorter, by the session's phase.
     #[serde(skip)]
     pub spread_percent: u8,
@@ -67,6 +70,15 @@ impl Limits {
         let less = |age: Span| age.micros() / (100 * (i64::from(u16::MAX) + 1)) * share;
         self.max_age.map(|age| Span::from_micros(age.micros() - less(age)))
     }
+}
+
+/// What a revocation by a filter ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cut {
+    /// The sign-ins at this moment or before it.
+    pub authenticated_by: Time,
+    /// Whether their devices wipe their data.
+    pub wipes: bool,
 }
 
 /// Limits and the time during which they hold. Those that hold no longer are kept, so that a longer
@@ -354,6 +366,10 @@ pub fn each_end(facts: &Facts<'_>, mut say: impl FnMut(Ended, Option<usize>)) {
         limit(calendar.map(|times| times.next_after(facts.authenticated_at)), Because::Calendar);
         limit(not_after, Because::NotAfter);
         limit(max_sessions.and_then(|max| full_at(facts.newer, max, era.from)), Because::TooMany);
+        let cut = era.limits.cut.filter(|cut| facts.authenticated_at <= cut.authenticated_by);
+        let cut_as =
+            if cut.is_some_and(|cut| cut.wipes) { Because::Wiped } else { Because::ReAuthenticate };
+        limit(cut.map(|_| era.from), cut_as);
         let lacks = !facts.methods.contains(require_methods);
         limit(lacks.then_some(facts.authenticated_at), Because::MethodMissing);
     }

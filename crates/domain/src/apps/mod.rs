@@ -35,6 +35,12 @@ pub struct Settings {
     /// is not told.
     #[serde(default)]
     pub warn_before: Option<Span>,
+    /// A revocation of more sessions needs a preview. None: however many.
+    #[serde(default)]
+    pub unseen_sessions_max: Option<u64>,
+    /// A revocation of more percent of the users needs a preview. None: however many.
+    #[serde(default)]
+    pub unseen_percent_max: Option<u64>,
     /// The attributes of a user object and their types.
     pub user_schema: UserSchema,
 }
@@ -46,6 +52,8 @@ impl Default for Settings {
             max_idle: None,
             multiple_devices_per_user: false,
             warn_before: None,
+            unseen_sessions_max: None,
+            unseen_percent_max: None,
             user_schema: UserSchema::default(),
         }
     }

@@ -176,6 +176,7 @@ impl PolicyLimits {
             not_after: moment("limits.not_after", self.not_after.as_deref())?,
             max_sessions: self.max_sessions,
             require_methods: self.require_methods.unwrap_or_default(),
+            cut: None,
             spread_percent: self.spread_percent()?,
         };
         if self.require_methods.is_some_and(Methods::is_empty) {

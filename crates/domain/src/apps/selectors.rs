@@ -53,7 +53,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let wrong = |field: &str, why: String| {
             let dot = if field.is_empty() { "" } else { "." };
             Err(Error::invalid(format!("applies_to{dot}{field}"), why))
@@ -170,8 +170,9 @@ pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Fou
         }
     }
     let known = read.live().patterns(app.id)?;
-    let named = policies.iter().flat_map(|policy| policy.applies_to.labels.iter().flatten());
-    let mut patterns: Vec<String> = named.filter(|it| !known.contains(it)).cloned().collect();
+    let named = policies.iter().filter_map(|policy| policy.applies_to.labels.as_ref());
+    let new = named.filter(|all| all.iter().any(|pattern| !known.contains(pattern)));
+    let mut patterns: Vec<String> = new.flatten().cloned().collect();
     patterns.sort_unstable();
     patterns.dedup();
     if !patterns.is_empty() {
@@ -181,7 +182,7 @@ pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Fou
 }
 
 /// The users who have this value of an attribute.
-async fn having(
+pub(crate) async fn having(
     read: &mut Read,
     app: &App,
     (name, value): (&String, &Value),

@@ -3,10 +3,12 @@
 
 use std::sync::atomic::AtomicI64;
 
+use super::policies::Rule;
 use super::view::{Token, View};
 use crate::access::{Because, CutOffScope, Ended};
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
+use crate::cutoffs::revocations::{Filter, Met};
 use crate::ledger::{Change, EndedSession, Entry};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
@@ -33,6 +35,14 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             app.map(|app| app.warn_before = settings.warn_before)
         }
         Change::CutOffSet { scope } => cut_off(view, entry, scope),
+        Change::RevocationSet { filter, wipes, met } => {
+            revocation_set(view, entry, (filter, met), *wipes)
+        }
+        Change::RevocationDone { set_at } => {
+            let app = entry.app.and_then(|app| view.app_mut(app));
+            let is_left = |rule: &Rule| rule.policy().is_some() || rule.set_at != *set_at;
+            app.map(|app| app.rules.retain(is_left))
+        }
         Change::UserCreated { joined, .. } => user(entry).and_then(|(app, user)| {
             view.add_user(user, app, None, Time::ZERO)?;
             joined.iter().try_for_each(|group| join(view, entry, group))
@@ -59,17 +69,7 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             add_token(view, entry);
             Some(())
         }
-        Change::TokenRevoked { secret_sha256, .. } => view
-            .tokens
-            .get_mut(secret_sha256)
-            .map(|token| token.ended = Some(Ended { at: entry.at, because: Because::Revoked })),
-        Change::RunEnded { secret_sha256, .. } => {
-            // The token dies with its run; nobody asks for it again.
-            if let Some(secret) = secret_sha256 {
-                view.tokens.remove(secret);
-            }
-            Some(())
-        }
+        Change::TokenRevoked { .. } | Change::RunEnded { .. } => end_token(view, entry),
         Change::StoreCreated
         | Change::ClockJumped { .. }
         | Change::EnrolmentIssued { .. }
@@ -110,6 +110,23 @@ fn of_session(view: &mut View, entry: &Entry) -> Option<()> {
     }
 }
 
+fn end_token(view: &mut View, entry: &Entry) -> Option<()> {
+    match &entry.change {
+        Change::TokenRevoked { secret_sha256, .. } => view
+            .tokens
+            .get_mut(secret_sha256)
+            .map(|token| token.ended = Some(Ended { at: entry.at, because: Because::Revoked })),
+        Change::RunEnded { secret_sha256, .. } => {
+            // The token dies with its run; nobody asks for it again.
+            if let Some(secret) = secret_sha256 {
+                view.tokens.remove(secret);
+            }
+            Some(())
+        }
+        _ => None,
+    }
+}
+
 fn policies_set(
     view: &mut View,
     entry: &Entry,
@@ -121,6 +138,17 @@ fn policies_set(
     let rules = view.amended(app, policies, found, entry.at)?;
     let met = view.meet(app, found, entry.at);
     Ok(met.and_then(|()| view.app_mut(app)).map(|app| app.rules = rules))
+}
+
+fn revocation_set(
+    view: &mut View,
+    entry: &Entry,
+    (filter, met): (&Filter, &Met),
+    wipes: bool,
+) -> Option<()> {
+    let app = entry.app?;
+    let rule = view.cut(app, filter, met, wipes, entry.at);
+    view.app_mut(app).map(|app| app.rules.push(rule))
 }
 
 fn user_changed(

@@ -11,6 +11,7 @@ use crate::access::{
     Because, CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Verdict, decide, each_end, end,
 };
 use crate::apps::policies::{OverMax, Policy};
+use crate::sessions::State;
 use crate::values::ids::{SessionId, UserId};
 use crate::values::time::Time;
 
@@ -100,7 +101,7 @@ impl View {
         let kind = session.map(|session| self.kinds.kind(session.kind));
         let of_policies = rules.iter().filter_map(move |rule| {
             let from = rule.since(user, session, kind)?;
-            Some((Some(&rule.policy), Era { from, ..rule.era }))
+            Some((rule.policy(), Era { from, ..rule.era }))
         });
         app.eras.iter().map(|era| (None, *era)).chain(of_policies).chain(self.date_of(user))
     }
@@ -220,12 +221,22 @@ impl View {
 
     /// What the sweep must write of a session: its end, or a warning of it.
     fn due_of(&self, session: &Session, now: Time) -> Option<(Due, bool)> {
-        if session.ended().is_some() {
-            return None;
-        }
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
-        let ended = self.with_facts(session, user, &app.rules, end)?;
+        let ended = match session.ended() {
+            None => self.with_facts(session, user, &app.rules, end)?,
+            // It has ended for another reason; that its device wipes its data is still to be told.
+            Some(written) => {
+                let wipes = |rule: &&Rule| rule.era.limits.cut.is_some_and(|cut| cut.wipes);
+                let mut wiping = app.rules.iter().filter(wipes);
+                let is_wiped = State::after(written.because) == State::Reset
+                    || !wiping.any(|rule| self.is_cut(session, user, rule));
+                if is_wiped {
+                    return None;
+                }
+                Ended { at: now, because: Because::Wiped }
+            }
+        };
         let is_over = ended.at <= now;
         let is_soon = !session.is_warned()
             && ended.because != Because::Idle

@@ -10,6 +10,7 @@ use super::view::{Token, View};
 use crate::access::{Because, Ended, Limits};
 use crate::apps::Settings;
 use crate::apps::selectors::{self, Found};
+use crate::cutoffs::revocations;
 use crate::store::{Read, Row, args};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
@@ -38,6 +39,10 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
     view = packed(read, SESSIONS, view, add_session).await?;
     load_labels(read, &mut view).await?;
     load_dates(read, &mut view).await?;
+    for one in revocations::open(read).await? {
+        let rule = view.cut(one.app, &one.stored.filter, &one.met, one.stored.wipes, one.set_at);
+        view.app_mut(one.app).ok_or_else(|| missing("an app"))?.rules.push(rule);
+    }
     load_tokens(read, &mut view).await?;
     Ok(view)
 }

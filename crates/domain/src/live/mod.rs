@@ -17,6 +17,7 @@ use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::access::{Because, Ended, Traits, Verdict, decide};
 use crate::apps::policies::{OverMax, Policy};
 use crate::apps::selectors::Found;
+use crate::cutoffs::revocations::{Filter, Met};
 use crate::ledger::{By, Entry};
 use crate::store::Read;
 use crate::tokens::{Scopes, TokenKind};
@@ -189,6 +190,18 @@ impl Live {
         now: Time,
     ) -> Result<Preview> {
         self.known()?.preview(app, policies, found, now)
+    }
+
+    /// The sessions that a revocation would end now, each with its user.
+    pub fn met_by(
+        &self,
+        app: AppId,
+        (filter, met): (&Filter, &Met),
+        wipes: bool,
+        now: Time,
+    ) -> Result<Vec<(UserId, SessionId)>> {
+        let view = self.known()?;
+        Ok(view.met_by(app, &view.cut(app, filter, met, wipes, now), now))
     }
 
     /// Whether the group is known.

@@ -22,7 +22,8 @@ impl View {
             lines.insert(format!("app {}", app.id), line);
             for rule in &app.rules {
                 let key = format!("policy {} {} {:?}", app.id, rule.policy.name, rule.set_at);
-                lines.insert(key, format!("{:?} {:?}", rule.policy, rule.era));
+                let line = format!("{:?} {:?}", rule.policy(), rule.era);
+                lines.insert(key, line);
             }
         }
         for group in &self.groups {

@@ -6,10 +6,12 @@ use super::Preview;
 use super::forecast::Forecaster;
 use super::traits::{Asked, Kind};
 use super::view::{Group, Session, User, View};
-use crate::access::{Era, Traits, decide};
-use crate::apps::policies::Policy;
+use crate::access::{Cut, Era, Limits, Traits, decide};
+use crate::apps::policies::{Policy, PolicyLimits};
 use crate::apps::selectors::Found;
+use crate::cutoffs::revocations::{Filter, Met};
 use crate::groups;
+use crate::sessions::State;
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
@@ -34,7 +36,8 @@ pub(super) struct Rule {
     all_groups: Box<[u32]>,
     users: Option<HashSet<UserId>>,
     asked: Option<Asked>,
-    /// In a preview: the sessions whose labels fit patterns that nobody has named before.
+    /// Of a revocation: the sessions that meet what only the tables know. In a preview: those whose
+    /// labels fit patterns that nobody has named before.
     sessions: Option<HashSet<SessionId>>,
 }
 
@@ -42,6 +45,11 @@ impl Rule {
     fn replace(&mut self, now: Time) {
         self.replaced_at = Some(now);
         self.era.until = Some(self.era.until.map_or(now, |until| until.min(now)));
+    }
+
+    /// The policy; none for a revocation.
+    pub(super) fn policy(&self) -> Option<&Policy> {
+        self.era.limits.cut.is_none().then_some(&self.policy)
     }
 
     /// Whether it tells the sessions of a user apart.
@@ -145,6 +153,70 @@ impl View {
         let (valid_from, valid_until) = policy.validity()?;
         let until = [replaced_at, valid_until].into_iter().flatten().min();
         let era = Era { from: set_at.max(valid_from), until, limits };
+        Ok(Rule { set_at, replaced_at, ..self.selected(app, policy, era, found) })
+    }
+
+    /// A revocation by a filter, as a rule like any other.
+    pub(super) fn cut(
+        &self,
+        app: AppId,
+        filter: &Filter,
+        met: &Met,
+        wipes: bool,
+        at: Time,
+    ) -> Rule {
+        let authenticated_by = filter.authenticated_before.map_or(at, |before| before.min(at));
+        let limits = Limits { cut: Some(Cut { authenticated_by, wipes }), ..Limits::default() };
+        let era = Era { from: at, until: None, limits };
+        let mut applies_to = filter.applies_to.clone();
+        (applies_to.attributes, applies_to.labels) = (None, None);
+        let policy = Policy {
+            name: String::new(),
+            applies_to,
+            limits: PolicyLimits::default(),
+            valid_from: None,
+            valid_until: None,
+        };
+        let mut rule = self.selected(app, policy, era, &Found::default());
+        if let Some(met) = &met.users {
+            let met: HashSet<UserId> = met.iter().copied().collect();
+            rule.users = Some(match rule.users {
+                Some(users) => users.intersection(&met).copied().collect(),
+                None => met,
+            });
+        }
+        rule.sessions.clone_from(&met.sessions);
+        rule
+    }
+
+    /// The sessions that a revocation would end, each with its user.
+    pub(super) fn met_by(&self, app: AppId, rule: &Rule, now: Time) -> Vec<(UserId, SessionId)> {
+        let wipes = rule.era.limits.cut.is_some_and(|cut| cut.wipes);
+        let mut found = Vec::new();
+        for at in self.all_sessions_of(app) {
+            let session = &self.sessions[at as usize];
+            let user = &self.users[session.user as usize];
+            let is_open = if wipes {
+                session.ended().is_none_or(|ended| State::after(ended.because) != State::Reset)
+            } else {
+                self.judge(at, now).verdict.is_valid()
+            };
+            if is_open && self.is_cut(session, user, rule) {
+                found.push((UserId::from_uuid(user.id), SessionId::from_uuid(session.id)));
+            }
+        }
+        found
+    }
+
+    /// Whether a revocation is about the session as it was authenticated last.
+    pub(super) fn is_cut(&self, session: &Session, user: &User, rule: &Rule) -> bool {
+        let Some(cut) = rule.era.limits.cut else { return false };
+        let kind = Some(self.kinds.kind(session.kind));
+        session.authenticated_at <= cut.authenticated_by
+            && rule.since(user, Some(session), kind).is_some()
+    }
+
+    fn selected(&self, app: AppId, policy: Policy, era: Era, found: &Found) -> Rule {
         let selector = &policy.applies_to;
         let find = |name: &String| self.find_group(app, name).unwrap_or(NOBODY);
         let groups = selector.groups.as_ref().map(|names| names.iter().map(find).collect());
@@ -167,7 +239,8 @@ impl View {
         let named = selector.labels.iter().flatten();
         let new: HashSet<&String> = named.filter(|text| pattern(text).is_none()).collect();
         let sessions = (!new.is_empty()).then(|| {
-            let fits = found.labels.iter().filter(|(.., text)| new.contains(text));
+            let mut named = selector.labels.iter().flatten();
+            let fits = found.labels.iter().filter(|(.., text)| named.any(|it| it == text));
             fits.map(|(_, session, _)| *session).collect()
         });
         let mut asked = Asked::of(&policy, pattern);
@@ -175,7 +248,8 @@ impl View {
             asked = asked.map(Asked::without_labels);
         }
         let all_groups = all_groups.into();
-        Ok(Rule { policy, set_at, replaced_at, era, groups, all_groups, users, asked, sessions })
+        let (set_at, replaced_at) = (era.from, None);
+        Rule { policy, set_at, replaced_at, era, groups, all_groups, users, asked, sessions }
     }
 
     /// The versions of an app's policies, once the whole set has been stated anew at a moment.
@@ -189,7 +263,8 @@ impl View {
         let unknown = || Error::not_found(format!("app {app}"));
         let mut rules = self.app(app).ok_or_else(unknown)?.rules.clone();
         let mut new: Vec<&Policy> = policies.iter().collect();
-        for rule in rules.iter_mut().filter(|rule| rule.replaced_at.is_none()) {
+        let holds = |rule: &&mut Rule| rule.replaced_at.is_none() && rule.policy().is_some();
+        for rule in rules.iter_mut().filter(holds) {
             match new.iter().position(|policy| **policy == rule.policy) {
                 Some(same) => drop(new.swap_remove(same)),
                 None => rule.replace(now),

@@ -112,7 +112,8 @@ pub async fn page(
     Ok((users?, total))
 }
 
-pub(crate) async fn count(read: &mut Read, app: AppId) -> Result<i64> {
+/// How many users the app has.
+pub async fn count(read: &mut Read, app: AppId) -> Result<i64> {
     let sql = "select count(*) from users where app_id = $1 and deleted_at is null";
     read.count(sql, args![app]).await
 }

@@ -1,6 +1,6 @@
 //! Each noun asks for what the API has: method, address and body.
 
-use reauth_sdk::{AppChange, Filter, NewApp, NewTask, NewToken, Wanted};
+use reauth_sdk::{AppChange, Filter, NewApp, NewTask, NewToken, Revocation, Wanted};
 use serde_json::{Map, Value, json as value};
 
 use crate::peer::{APP, Peer, full, json};
@@ -106,17 +106,22 @@ async fn apps_and_tokens_are_administered() {
 async fn many_sessions_end_with_one_request() {
     let peer = Peer::new(vec![json(200, CUT_OFF); 3]).await;
     assert_eq!(peer.client().revoke_everyone(Some("leak")).await.unwrap().seq, 9);
-    peer.app().revoke(&Filter::Everyone {}, None).await.unwrap();
-    peer.app().revoke(&Filter::Group("a b".into()), Some("left")).await.unwrap();
+    let everyone = Revocation::default();
+    peer.app().revoke(&everyone).await.unwrap();
+    let filter = Filter { group: Some("a b".into()), ..Filter::default() };
+    let (reason, expect) = (Some("left".to_owned()), Some(("seen".to_owned(), 5)));
+    let group = Revocation { filter, wipe: true, reason, expect };
+    peer.app().revoke(&group).await.unwrap();
     let asked = peer.asked();
     assert_eq!(asked[0].line, "POST /admin/revocations");
     assert_eq!(asked[0].body, r#"{"reason":"leak"}"#);
     assert_eq!(asked[1].line, format!("POST /api/v4/{APP}/revocations"));
     let bodies = [&asked[1].body, &asked[2].body]
         .map(|body| -> Value { serde_json::from_str(body).unwrap() });
-    assert_eq!(bodies[0], value!({"filter": {}, "action": "re-authenticate"}));
+    assert_eq!(bodies[0], value!({"filter": {}, "action": "re-authenticate", "dry_run": false}));
     let filter = value!({"group": "a b"});
-    let wanted = value!({"filter": filter, "action": "re-authenticate", "reason": "left"});
+    let wanted = value!({"filter": filter, "action": "wipe", "reason": "left", "dry_run": false,
+        "expect": {"preview_id": "seen", "tolerance_percent": 5}});
     assert_eq!(bodies[1], wanted);
 }
 

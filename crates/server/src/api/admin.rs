@@ -12,7 +12,6 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody};
-use super::ledger::CutOffView;
 use super::read::{Body, List, MaybeBody, Page, PageQuery, PathOf, Reason, json};
 use super::who::{AppAdmin, Backend, Operator};
 
@@ -65,11 +64,17 @@ pub(crate) struct SettingsPatch {
     multiple_devices_per_user: Option<bool>,
     #[serde(deserialize_with = "given")]
     warn_before: Option<Option<Span>>,
+    #[serde(deserialize_with = "given")]
+    unseen_sessions_max: Option<Option<u64>>,
+    #[serde(deserialize_with = "given")]
+    unseen_percent_max: Option<Option<u64>>,
     user_schema: Option<Value>,
 }
 
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Span>>, D::Error> {
-    Option::<Span>::deserialize(value).map(Some)
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(value).map(Some)
 }
 
 impl SettingsPatch {
@@ -85,6 +90,12 @@ impl SettingsPatch {
         }
         if let Some(warn_before) = self.warn_before {
             settings.warn_before = warn_before;
+        }
+        if let Some(max) = self.unseen_sessions_max {
+            settings.unseen_sessions_max = max;
+        }
+        if let Some(max) = self.unseen_percent_max {
+            settings.unseen_percent_max = max;
         }
         if let Some(schema) = self.user_schema {
             settings.user_schema = json(schema.to_string().as_bytes())?;
@@ -229,6 +240,14 @@ pub(crate) async fn revoke_token(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The moment at or before which no authentication counts any more.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CutOffView {
+    /// The place of its ledger entry.
+    seq: i64,
+    not_before: String,
+}
+
 /// Everyone, in every app, must sign in again: one entry whatever the number of sessions. For the
 /// operator.
 #[utoipa::path(post, path = "/admin/revocations", tag = "admin",
@@ -241,5 +260,5 @@ pub(crate) async fn revoke_everyone(
     let mut tx = who.write().await?;
     let not_before = cutoffs::set(&mut tx, CutOffScope::Everyone, why.reason).await?;
     let seq = tx.commit().await?;
-    Ok(Json(CutOffView::new(seq, not_before)))
+    Ok(Json(CutOffView { seq, not_before: not_before.to_string() }))
 }

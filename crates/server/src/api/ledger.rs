@@ -1,16 +1,15 @@
 //! The ledger for those who may read it, and cut-offs: the widest changes that it knows.
 
 use axum::Json;
-use reauth_domain::access::CutOffScope;
 use reauth_domain::ledger::{self, Head, Stored, Wanted};
-use reauth_domain::{AppId, Error, Time, UserId, cutoffs};
+use reauth_domain::{AppId, Error, Time, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Answer, ErrorBody, Kind};
-use super::read::{Body, QueryOf, number, why};
-use super::who::{Backend, LedgerRead, Operator, SessionsEnd};
+use super::read::{QueryOf, number};
+use super::who::{Backend, LedgerRead, Operator};
 
 /// One entry. `hash` is SHA-256(the hash before ‖ `body`), in bytes; the first hash before is 32
 /// zero bytes.
@@ -202,78 +201,4 @@ pub(crate) async fn verify(
         head: HeadView::new(&found.head),
         problem: found.problem.map(|(seq, why)| ProblemView { seq, why }),
     }))
-}
-
-/// Who must sign in again.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Revocation {
-    filter: RevocationFilter,
-    /// `re-authenticate`.
-    action: RevocationAction,
-    /// A sentence for the ledger: at most 1000 characters.
-    #[serde(default, deserialize_with = "why")]
-    #[schema(value_type = Option<String>)]
-    reason: Option<String>,
-}
-
-/// `{}` is everyone in the app.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RevocationFilter {
-    /// The members of this group.
-    #[serde(default)]
-    group: Option<String>,
-    /// This user.
-    #[serde(default)]
-    user: Option<String>,
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum RevocationAction {
-    ReAuthenticate,
-}
-
-/// The moment at or before which no authentication counts any more.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct CutOffView {
-    /// The place of its ledger entry.
-    seq: i64,
-    not_before: String,
-}
-
-impl CutOffView {
-    pub(crate) fn new(seq: i64, not_before: Time) -> Self {
-        Self { seq, not_before: not_before.to_string() }
-    }
-}
-
-/// Everyone in the app, in a group, or one user must sign in again: one entry whatever the number
-/// of sessions. Scope: `sessions:end`.
-#[utoipa::path(post, path = "/api/v4/{app}/revocations", tag = "ledger",
-    params(("app" = String, Path)), request_body = Revocation,
-    responses((status = 200, body = CutOffView), (status = 422, body = ErrorBody)))]
-pub(crate) async fn revoke(
-    who: Backend<SessionsEnd>,
-    Body(wanted): Body<Revocation>,
-) -> Result<Json<CutOffView>, Answer> {
-    let RevocationAction::ReAuthenticate = wanted.action;
-    let app = who.app;
-    let mut tx = who.write().await?;
-    let scope = match (wanted.filter.group, wanted.filter.user) {
-        (None, None) => CutOffScope::App { app },
-        (Some(name), None) => CutOffScope::Group { app, name },
-        (None, Some(user)) => {
-            let unknown = || Error::not_found(format!("user {user}"));
-            let user = user.parse().map_err(|_| unknown())?;
-            cutoffs::of_user(&mut tx, app, user).await?
-        }
-        (Some(_), Some(_)) => {
-            return Err(Error::invalid("filter", "name a group or a user, not both").into());
-        }
-    };
-    let not_before = cutoffs::set(&mut tx, scope, wanted.reason).await?;
-    let seq = tx.commit().await?;
-    Ok(Json(CutOffView::new(seq, not_before)))
 }

@@ -8,7 +8,7 @@ mod groups;
 mod ledger;
 mod objects;
 mod ops;
-mod policies;
+pub(crate) mod policies;
 mod read;
 mod tasks;
 mod users;
@@ -43,13 +43,14 @@ fn table() -> OpenApiRouter<App> {
         // Groups, cut-offs, the ledger
         .routes(routes!(groups::list))
         .routes(routes!(groups::add, groups::remove))
-        .routes(routes!(ledger::revoke))
         .routes(routes!(ledger::list))
         // Policies and what they lead to
         .routes(routes!(policies::list, policies::put))
         .routes(routes!(policies::preview))
         .routes(routes!(policies::explain))
         .routes(routes!(policies::access_bound))
+        .routes(routes!(policies::revocations::revoke))
+        .routes(routes!(policies::revocations::preview))
         // Tasks (contract, section 4)
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::show, tasks::put, tasks::delete))

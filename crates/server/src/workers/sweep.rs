@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use reauth_domain::Result;
+use reauth_domain::cutoffs::revocations;
 use reauth_domain::sessions::sweep;
 use tokio::sync::watch;
 
@@ -32,6 +33,7 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
 
 /// One sweep, to its end.
 async fn once(app: &App) -> Result<()> {
+    let open = revocations::open_now(&app.db).await?;
     let mut found = sweep::look(&app.db).await?;
     if !found.is_empty() {
         tracing::info!(due = found.len(), "the sweep writes ends and warnings down");
@@ -42,6 +44,9 @@ async fn once(app: &App) -> Result<()> {
         tokio::time::sleep(PAUSE).await;
     }
     app.metrics.set_sweep_backlog(0);
+    for revocation in open {
+        revocations::finish(&app.db, revocation).await?;
+    }
     // Only now: what was not written down could be revived by what is forgotten.
     while sweep::forget(&app.db, app.config.sweep.keep_ended).await? {
         tokio::time::sleep(PAUSE).await;

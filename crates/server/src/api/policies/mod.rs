@@ -1,5 +1,7 @@
 //! Policies, what they would do, and why a session ends when it does.
 
+pub(crate) mod revocations;
+
 use std::collections::BTreeMap;
 
 use axum::Json;
@@ -12,9 +14,9 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-use super::answer::{Answer, ErrorBody};
-use super::read::{Body, PathOf, UserInPath};
-use super::who::{AppAdmin, Backend, UsersRead};
+use crate::api::answer::{Answer, ErrorBody};
+use crate::api::read::{Body, PathOf, UserInPath};
+use crate::api::who::{AppAdmin, Backend, UsersRead};
 
 static PREVIEWS: Semaphore = Semaphore::const_new(1);
 
@@ -220,7 +222,7 @@ pub(crate) struct PoliciesWanted {
     #[serde(default)]
     allow_endless: bool,
     /// A sentence for the ledger: at most 1000 characters.
-    #[serde(default, deserialize_with = "super::read::why")]
+    #[serde(default, deserialize_with = "crate::api::read::why")]
     #[schema(value_type = Option<String>)]
     reason: Option<String>,
 }

@@ -1,6 +1,8 @@
 //! Cut-offs: "everyone in this scope must sign in again", one durable moment whatever the number of
 //! sessions. Sessions themselves are not touched: the decision compares.
 
+pub mod revocations;
+
 use crate::access::CutOffScope;
 use crate::groups;
 use crate::ledger::{Change, Subject};

@@ -1,0 +1,177 @@
+//! Revocations by a filter: whoever meets it must sign in again, or wipes their data. Like a policy
+//! it is one row that every check looks at, so that all of it holds at once however many sessions
+//! there are; the sweep then writes the ends down, and when all are written the row is done.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::apps::App;
+use crate::apps::selectors::{self, Selector};
+use crate::ledger::{By, Change, Subject};
+use crate::store::{Db, Read, Tx, args};
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::time::Time;
+
+/// Each is looked at by every check until the sweep has written its ends.
+const OPEN_MAX: i64 = 100;
+
+/// Whose sessions: those that meet all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// As in a policy.
+    pub applies_to: Selector,
+    /// Authenticated at this moment or before it.
+    pub authenticated_before: Option<Time>,
+    /// First signed in at this moment or before it.
+    pub created_before: Option<Time>,
+    /// On the device with this id of its own.
+    pub device_id: Option<String>,
+}
+
+impl Filter {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<()> {
+        self.applies_to.check().map_err(|error| match error {
+            Error::Invalid { field, why } => {
+                let field = field.replacen("applies_to", "filter", 1);
+                Error::Invalid { field, why }
+            }
+            other => other,
+        })
+    }
+
+    /// Whether only the tables know which sessions meet it.
+    fn asks_tables(&self) -> bool {
+        self.applies_to.labels.is_some()
+            || self.created_before.is_some()
+            || self.device_id.is_some()
+    }
+}
+
+/// Who meets a filter, as far as Live cannot know it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Met {
+    /// The users who have its attributes; none if it names no attribute.
+    pub users: Option<Vec<UserId>>,
+    /// The sessions with its label, device or beginning; none if it names none of them.
+    pub sessions: Option<HashSet<SessionId>>,
+}
+
+/// What is stored of a revocation. Attributes may change before the sweep has come by: who has them
+/// is stored. What else the tables know of a session does not change before it signs in again.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) filter: Filter,
+    pub(crate) wipes: bool,
+    users: Option<Vec<UserId>>,
+}
+
+/// Looks up who meets a filter.
+pub async fn find(read: &mut Read, app: &App, filter: &Filter) -> Result<Met> {
+    filter.check()?;
+    let mut users: Option<HashSet<UserId>> = None;
+    for attribute in filter.applies_to.attributes.iter().flatten() {
+        let having = selectors::having(read, app, attribute).await?;
+        let having: HashSet<UserId> = having.into_iter().collect();
+        users = Some(match users {
+            Some(users) => users.intersection(&having).copied().collect(),
+            None => having,
+        });
+    }
+    let users = users.map(|users| users.into_iter().collect());
+    Ok(Met { users, sessions: sessions(read, app.id, filter).await? })
+}
+
+async fn sessions(
+    read: &mut Read,
+    app: AppId,
+    filter: &Filter,
+) -> Result<Option<HashSet<SessionId>>> {
+    if !filter.asks_tables() {
+        return Ok(None);
+    }
+    let sql = "select s.id, s.label from sessions s join users u on u.id = s.user_id
+               where u.app_id = $1 and (cast($2 as text) is null or s.device_id = $2)
+               and (cast($3 as bigint) is null or s.created_at <= $3)";
+    let patterns = filter.applies_to.labels.as_deref();
+    let mut found = HashSet::new();
+    read.each(sql, args![app, filter.device_id.clone(), filter.created_before], |row| {
+        let label = row.text_or_null(1)?.unwrap_or_default();
+        if patterns.is_none_or(|any| selectors::fitting(any, &label).next().is_some()) {
+            found.insert(row.parsed(0)?);
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(Some(found))
+}
+
+/// Ends the sessions that meet a filter: from this commit on no check accepts one.
+pub async fn set(
+    tx: &mut Tx,
+    app: AppId,
+    (filter, met): (Filter, Met),
+    wipes: bool,
+    why: Option<String>,
+) -> Result<()> {
+    let sql = "select count(*) from revocations where app_id = $1";
+    if tx.count(sql, args![app]).await? >= OPEN_MAX {
+        return Err(Error::Busy {
+            why: "too many revocations are being written down".into(),
+            retry_after_s: 60,
+        });
+    }
+    let now = tx.now();
+    let stored = Stored { filter: filter.clone(), wipes, users: met.users.clone() };
+    let body = serde_json::to_string(&stored)
+        .map_err(|error| Error::Internal(format!("a revocation: {error}")))?;
+    tx.change(
+        "insert into revocations (app_id, set_at, body) values ($1, $2, $3)",
+        args![app, now, body],
+    )
+    .await?;
+    let change = Change::RevocationSet { filter, wipes, met };
+    tx.record(Subject::app(app), why, change);
+    Ok(())
+}
+
+/// A revocation whose ends are being written down.
+pub(crate) struct Open {
+    pub(crate) app: AppId,
+    pub(crate) set_at: Time,
+    pub(crate) stored: Stored,
+    pub(crate) met: Met,
+}
+
+/// All that are not done.
+pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
+    let sql = "select app_id, set_at, body from revocations order by app_id, set_at";
+    let mut list = Vec::new();
+    for row in read.rows(sql, args![]).await? {
+        let (app, set_at, stored): (_, _, Stored) = (row.parsed(0)?, row.time(1)?, row.json(2)?);
+        let found = sessions(read, app, &stored.filter).await?;
+        let met = Met { users: stored.users.clone(), sessions: found };
+        list.push(Open { app, set_at, stored, met });
+    }
+    Ok(list)
+}
+
+/// The revocations that a sweep which begins now will have written, when it has come to its end.
+pub async fn open_now(db: &Db) -> Result<Vec<(AppId, Time)>> {
+    let sql = "select app_id, set_at from revocations order by app_id, set_at";
+    let rows = db.read().await?.rows(sql, args![]).await?;
+    rows.iter().map(|row| Ok((row.parsed(0)?, row.time(1)?))).collect()
+}
+
+/// Forgets a revocation all of whose ends are written.
+pub async fn finish(db: &Db, (app, set_at): (AppId, Time)) -> Result<()> {
+    let mut tx = db.write(By::System).await?;
+    let sql = "delete from revocations where app_id = $1 and set_at = $2";
+    if tx.change(sql, args![app, set_at]).await? > 0 {
+        tx.record(Subject::app(app), None, Change::RevocationDone { set_at });
+    }
+    tx.commit().await.map(|_| ())
+}

@@ -1,0 +1,169 @@
+//! Revocations by a filter, looked at before they are done.
+
+use reauth_server::domain::Span;
+use reauth_server::domain::cutoffs::revocations;
+use reauth_server::domain::sessions::sweep;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::both;
+use crate::lab::{Lab, good, refused, text};
+
+both!(
+    a_filter_ends_whoever_meets_it_at_once_and_nobody_else,
+    a_wipe_reaches_devices_that_are_locked_already,
+    what_was_seen_is_what_is_done_or_nothing,
+    a_large_revocation_can_need_a_look_first,
+    a_revocation_that_is_not_written_down_yet_holds_over_a_restart,
+);
+
+async fn a_filter_ends_whoever_meets_it_at_once_and_nobody_else(lab: Lab) {
+    for filter in [
+        json!({ "platforms": ["iOS"], "device_id": "old" }),
+        json!({ "created_before": "{then}", "users": ["{ann}"] }),
+        json!({ "authenticated_before": "{then}" }),
+        json!({ "labels": ["the o?d"] }),
+        json!({ "attributes": { "name": "ann" }, "device_id": "old" }),
+        json!({ "group": "g", "device_id": "old" }),
+    ] {
+        let old = lab.sign_in("ann", "old").await;
+        super::join(&lab, "g", &old.user).await;
+        let then = (lab.clock.now() + Span::seconds(1)).to_string();
+        lab.pass(Span::hours(1));
+        let new = lab.sign_in("ann", "new").await;
+        let filter = filter.to_string().replace("{ann}", &old.user).replace("{then}", &then);
+        revoke(&lab, &serde_json::from_str(&filter).expect("JSON"), "re-authenticate").await;
+        old.must_sign_in_again("LOCKED", "re_authenticate").await;
+        new.must_be_signed_in().await;
+        let again = lab.sign_in("ann", "old").await;
+        again.must_be_signed_in().await;
+        write_down(&lab).await;
+        again.must_be_signed_in().await;
+        // Both sessions begin anew for the next filter.
+        for device in [again, new] {
+            lab.act(&format!("{}/wipe", device.path())).await;
+        }
+        lab.pass(Span::days(2));
+        let db = &lab.server().app().db;
+        sweep::forget(db, Span::days(1)).await.expect("it forgets");
+    }
+}
+
+/// The sweep comes by, and the revocations are done.
+async fn write_down(lab: &Lab) {
+    let db = &lab.server().app().db;
+    let open = revocations::open_now(db).await.expect("they are found");
+    let mut found = sweep::look(db).await.expect("it looks");
+    while !found.is_empty() {
+        found.write(db).await.expect("it writes");
+    }
+    for one in open {
+        revocations::finish(db, one).await.expect("it is done");
+    }
+}
+
+async fn revoke(lab: &Lab, filter: &Value, action: &str) -> Value {
+    let body = json!({ "filter": filter, "action": action, "reason": "a leak" });
+    lab.post("/revocations", body).await
+}
+
+async fn a_wipe_reaches_devices_that_are_locked_already(lab: Lab) {
+    let locked = lab.sign_in("ann", "locked").await;
+    lab.act(&format!("{}/re-authenticate", locked.path())).await;
+    let live = lab.sign_in("ann", "live").await;
+    let bob = lab.sign_in("bob", "phone").await;
+    let done = revoke(&lab, &json!({ "user": locked.user }), "wipe").await;
+    assert_eq!((&done["sessions"], &done["users"]), (&json!(2), &json!(1)));
+    live.must_sign_in_again("RESET", "wipe").await;
+    bob.must_be_signed_in().await;
+    write_down(&lab).await;
+    locked.must_sign_in_again("RESET", "wipe").await;
+    let again = lab.sign_in("ann", "locked").await;
+    write_down(&lab).await;
+    again.must_be_signed_in().await;
+}
+
+async fn what_was_seen_is_what_is_done_or_nothing(lab: Lab) {
+    let (a, b) = (lab.sign_in("ann", "a").await, lab.sign_in("bob", "a").await);
+    let head = lab.head().await;
+    let mut wanted = json!({ "filter": { "platforms": ["ios"] }, "action": "re-authenticate",
+        "dry_run": true });
+    let seen = lab.post("/revocations", wanted.clone()).await;
+    assert_eq!((&seen["sessions"], &seen["users"]), (&json!(2), &json!(2)), "{seen}");
+    assert_eq!(lab.head().await, head, "nothing is changed");
+    a.must_be_signed_in().await;
+    let id = text(&seen["preview_id"]);
+    let page = lab.get(&format!("/revocations/previews/{id}?limit=1&skip=1")).await;
+    assert_eq!(
+        (&page["total"], page["objects"].as_array().map(Vec::len)),
+        (&json!(2), Some(1)),
+        "{page}"
+    );
+
+    let c = lab.sign_in("eve", "a").await;
+    wanted["dry_run"] = false.into();
+    wanted["expect"] = json!({ "preview_id": id });
+    let request = lab.api(Method::POST, "/revocations").json(&wanted);
+    let body = refused(request, 409, "CONFLICT").await;
+    assert!(text(&body["detail"]).contains("1 sessions are new"), "{body}");
+    c.must_be_signed_in().await;
+    wanted["expect"]["tolerance_percent"] = 50.into();
+    let done = lab.post("/revocations", wanted.clone()).await;
+    assert_eq!(done["sessions"], 3);
+    for device in [a, b, c] {
+        device.must_sign_in_again("LOCKED", "re_authenticate").await;
+    }
+    lab.pass(Span::minutes(16));
+    let request = lab.api(Method::POST, "/revocations").json(&wanted);
+    refused(request, 404, "OBJECT_NOT_FOUND").await;
+}
+
+async fn a_large_revocation_can_need_a_look_first(lab: Lab) {
+    lab.set(json!({ "unseen_sessions_max": 1, "unseen_percent_max": 60 })).await;
+    let ann = lab.sign_in("ann", "a").await;
+    lab.user("bob").await;
+    let everyone = json!({ "filter": {}, "action": "re-authenticate" });
+    lab.post("/revocations", everyone.clone()).await;
+    ann.must_sign_in_again("LOCKED", "cut_off_app").await;
+    let devices = [lab.sign_in("ann", "a").await, lab.sign_in("bob", "a").await];
+    let body =
+        refused(lab.api(Method::POST, "/revocations").json(&everyone), 409, "CONFLICT").await;
+    assert!(text(&body["detail"]).contains("dry_run"), "{body}");
+    devices[0].must_be_signed_in().await;
+    let mut seen = everyone.clone();
+    seen["dry_run"] = true.into();
+    let id = lab.post("/revocations", seen).await["preview_id"].clone();
+    let mut known = everyone;
+    known["expect"] = json!({ "preview_id": id });
+    lab.post("/revocations", known).await;
+    for device in devices {
+        device.must_sign_in_again("LOCKED", "cut_off_app").await;
+    }
+    lab.set(json!({ "unseen_sessions_max": null, "unseen_percent_max": null })).await;
+}
+
+async fn a_revocation_that_is_not_written_down_yet_holds_over_a_restart(mut lab: Lab) {
+    let (ann, bob) = (lab.sign_in("ann", "a").await, lab.sign_in("bob", "b").await);
+    let paths = [ann.path(), bob.path()];
+    let filter = json!({ "attributes": { "name": "ann" }, "labels": ["the *"] });
+    revoke(&lab, &filter, "re-authenticate").await;
+    // Whoever loses the attribute before it is written down is out all the same.
+    let path = format!("/objects/user/{}", ann.user);
+    good(lab.api(Method::PATCH, &path).json(&json!({ "user": { "name": "zoe" } }))).await;
+    drop((ann, bob));
+    lab.restart().await;
+    assert_eq!(lab.get(&paths[0]).await["ended_by"], "re_authenticate");
+    assert_eq!(lab.get(&paths[1]).await["state"], "ENROLLED");
+    for wrong in [
+        json!({ "groups": [] }),
+        json!({ "everyone": true, "platforms": ["ios"] }),
+        json!({ "created_before": "soon" }),
+        json!({ "group": "g", "groups": ["g"] }),
+        json!({ "ip": "10.0.0.1" }),
+    ] {
+        let body = json!({ "filter": wrong, "action": "wipe" });
+        let request = lab.api(Method::POST, "/revocations").json(&body);
+        let body = refused(request, 422, "INVALID_VALUE").await;
+        assert!(text(&body["field"]).starts_with("filter"), "{body}");
+    }
+}
