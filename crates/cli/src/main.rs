@@ -44,6 +44,15 @@ enum Verb {
     Serve(verbs::serve::Serve),
     /// Create a store and print the operator's token, this once, as JSON
     Init(verbs::serve::Init),
+    /// Copy the embedded database to a file, while the server runs
+    #[command(after_help = verbs::backup::BACKUP_EXAMPLES)]
+    Backup(verbs::backup::Backup),
+    /// Put a backup in place; all sessions and tokens from before are void
+    #[command(after_help = verbs::backup::RESTORE_EXAMPLES)]
+    Restore(verbs::backup::Restore),
+    /// Make all sessions and tokens of a store void, as after a restore by hand
+    #[command(after_help = verbs::backup::FENCE_EXAMPLES)]
+    Fence(verbs::backup::Fence),
     /// Show the main job on a sample: old sessions must sign in again
     Demo(verbs::demo::Demo),
     /// Print the API as OpenAPI 3.1
@@ -108,6 +117,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let made = serving().map_err(failed)?.block_on(verbs::serve::init(&args));
             made.map_err(Failure::new)
         }
+        Verb::Backup(args) => serving().map_err(failed)?.block_on(verbs::backup::backup(&args)),
+        Verb::Restore(args) => serving().map_err(failed)?.block_on(verbs::backup::restore(&args)),
+        Verb::Fence(args) => serving().map_err(failed)?.block_on(verbs::backup::fence(&args)),
         Verb::Demo(args) => {
             let shown = serving()
                 .map_err(failed)?
@@ -140,9 +152,14 @@ async fn ask(cli: Cli) -> Result<(), Failure> {
         Verb::Ledger(verb) => verbs::ledger::run(&context, verb).await,
         Verb::Doctor => verbs::doctor::run(&context).await,
         // See `run`: these never come here.
-        Verb::Serve(_) | Verb::Init(_) | Verb::Demo(_) | Verb::Openapi | Verb::SandboxChild => {
-            Ok(())
-        }
+        Verb::Serve(_)
+        | Verb::Init(_)
+        | Verb::Backup(_)
+        | Verb::Restore(_)
+        | Verb::Fence(_)
+        | Verb::Demo(_)
+        | Verb::Openapi
+        | Verb::SandboxChild => Ok(()),
     }
 }
 

@@ -1,13 +1,14 @@
 -- One text for SQLite and PostgreSQL. Moments and spans are microseconds. Ids are text.
 
--- One row: the end of the ledger, the clock's floor, and the cut-off for everyone.
+-- One row: the end of the ledger, the clock's floor, the cut-off for everyone, the restore fence.
 create table store_head (
     id bigint primary key check (id = 1),
     seq bigint not null,
     hash bytea not null,
     at bigint not null,
     floor_at bigint not null,
-    not_before bigint not null
+    not_before bigint not null,
+    fence_at bigint not null
 );
 
 create table ledger (

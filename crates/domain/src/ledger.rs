@@ -93,6 +93,8 @@ impl Subject {
 pub enum Change {
     #[serde(rename = "store.created")]
     StoreCreated,
+    #[serde(rename = "store.fenced")]
+    StoreFenced,
     #[serde(rename = "app.created")]
     AppCreated { name: String, settings: Settings },
     #[serde(rename = "app.changed")]
@@ -323,8 +325,8 @@ pub(crate) async fn append(tx: &mut Tx, head: &Head, entry: &mut Entry) -> Resul
 pub(crate) async fn move_head(tx: &mut Tx, old: &Head, new: &Head) -> Result<()> {
     if old.seq == 0 {
         tx.change(
-            "insert into store_head (id, seq, hash, at, floor_at, not_before)
-             values (1, 0, $1, 0, 0, 0)",
+            "insert into store_head (id, seq, hash, at, floor_at, not_before, fence_at)
+             values (1, 0, $1, 0, 0, 0, 0)",
             args![old.hash],
         )
         .await?;

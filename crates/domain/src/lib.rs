@@ -25,7 +25,7 @@ mod values;
 pub use live::{
     Activity, Admitted, Checked, Explained, Forecast, KnownEnd, Live, Picture, Preview,
 };
-pub use store::{Db, Place, Read, Tx};
+pub use store::{Db, Place, Read, Tx, backup};
 pub use values::error::{Error, Result};
 pub use values::ids::{AppId, NotAnId, RunId, SessionId, TokenId, UserId, hex, unhex};
 pub use values::secret::{Secret, SecretHash, SecretKind, kind_of_secret};

@@ -250,9 +250,8 @@ pub async fn page(read: &mut Read, app: AppId, limit: i64, skip: i64) -> Result<
 }
 
 /// Whether an operator's token exists: whether the store was initialised.
-pub async fn has_operator(read: &mut Read) -> Result<bool> {
-    let sql = "select count(*) from tokens where app_id is null";
-    Ok(read.count(sql, args![]).await? > 0)
+pub fn has_operator(read: &Read) -> Result<bool> {
+    Ok(read.live().valid_tokens(TokenKind::Operator, read.now())? > 0)
 }
 
 fn token(row: &Row) -> Result<Token> {

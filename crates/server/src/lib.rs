@@ -3,6 +3,7 @@
 
 mod api;
 mod app;
+mod backup;
 mod config;
 mod metrics;
 mod workers;
@@ -13,6 +14,7 @@ use reauth_domain::{Clock, Db};
 
 pub use api::openapi;
 pub use app::{App, Child, Parts, Server};
+pub use backup::{Backup, Restored, backup, fence, restore};
 pub use config::{AppDefaults, Config, Requests, Tasks};
 pub use metrics::Metrics;
 pub use reauth_domain as domain;
@@ -31,7 +33,7 @@ pub async fn init(config: &Config, clock: Clock) -> Result<Initialised, String> 
     config.check()?;
     let make = async {
         let db = Db::open(config.place(), clock).await?;
-        if tokens::has_operator(&mut db.read().await?).await? {
+        if tokens::has_operator(&db.read().await?)? {
             return Ok(None);
         }
         let mut tx = db.write(By::System).await?;

@@ -64,7 +64,7 @@ pub enum LogForm {
 }
 
 impl Store {
-    fn config(&self) -> Result<Config, String> {
+    pub(crate) fn config(&self) -> Result<Config, String> {
         let mut config = match &self.config {
             Some(file) => Config::from_file(file)?,
             None => Config::default(),

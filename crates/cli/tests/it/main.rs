@@ -3,6 +3,7 @@
 #[path = "../../../server/tests/it/postgres.rs"]
 mod postgres;
 
+mod backup;
 mod crash;
 mod demo;
 mod serve;
@@ -72,6 +73,11 @@ impl Shop {
     }
 
     fn serve(&self) -> Serving {
+        self.try_serve().expect("the server begins")
+    }
+
+    /// None: it refuses to start.
+    fn try_serve(&self) -> Option<Serving> {
         let mut command = reauth();
         self.store(command.arg("serve")).args(["--listen", "127.0.0.1:0"]);
         let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -79,9 +85,13 @@ impl Shop {
         let mut stdout = BufReader::new(process.stdout.take().expect("a pipe"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("a line");
+        if line.is_empty() {
+            assert!(!process.wait().expect("it ends").success());
+            return None;
+        }
         let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
         assert_eq!(ready["ready"], true);
-        Serving { process, _stdout: stdout, url: text(&ready["url"]) }
+        Some(Serving { process, _stdout: stdout, url: text(&ready["url"]) })
     }
 }
 

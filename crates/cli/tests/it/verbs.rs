@@ -75,7 +75,7 @@ fn an_operator_keeps_the_policies_in_a_file() {
     let ann = text(&operator(&["user", "create", "--name", "Ann"])["id"]);
     operator(&["group", "add", "contractors", &ann]);
     end_sessions(&serving, &shop.operator, &app, &ann);
-    let phone = sign_in(&serving, &shop.operator, &app, &ann, "phone");
+    let (phone, _) = sign_in(&serving, &shop.operator, &app, &ann, "phone");
 
     let file = shop.path("policies.toml");
     let rules = "[[policy]]\nname = \"contractors\"\napplies_to = { groups = [\"contractors\"] }\n\
@@ -141,8 +141,14 @@ fn end_sessions(serving: &crate::Serving, token: &str, app: &str, user: &str) {
     assert_eq!(states, ["RESET", "LOCKED"], "{all}");
 }
 
-/// A device signs in; answers the session's id.
-fn sign_in(serving: &crate::Serving, token: &str, app: &str, user: &str, device: &str) -> String {
+/// A device signs in; answers the session's id and token.
+pub(crate) fn sign_in(
+    serving: &crate::Serving,
+    token: &str,
+    app: &str,
+    user: &str,
+    device: &str,
+) -> (String, String) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = reauth_sdk::Client::new(&serving.url, token).expect("a client");
     let issued = serving.json(token, &["user", "token", user]);
@@ -154,7 +160,8 @@ fn sign_in(serving: &crate::Serving, token: &str, app: &str, user: &str, device:
         runtime: None,
     };
     let made = runtime.block_on(reauth_sdk::Device::enroll(&client, app, &enrolment));
-    made.expect("it is enrolled").1.session_id
+    let (_, made) = made.expect("it is enrolled");
+    (made.session_id, made.session_token)
 }
 
 #[test]

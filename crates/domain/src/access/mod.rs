@@ -126,6 +126,7 @@ pub enum CutOffKind {
     App,
     Group,
     User,
+    Restore,
 }
 
 /// Why a credential may not be used.
@@ -168,7 +169,7 @@ pub enum Because {
 }
 
 impl Because {
-    const ALL: [(Self, &'static str, &'static str); 20] = [
+    const ALL: [(Self, &'static str, &'static str); 21] = [
         (Self::Unknown, "unknown", "this credential is not known"),
         (Self::ReAuthenticate, "re_authenticate", "the user was asked to sign in again"),
         (Self::Wiped, "wipe", "the device was told to wipe its data"),
@@ -180,6 +181,7 @@ impl Because {
         (Self::CutOff(CutOffKind::App), "cut_off_app", "all users of the app must sign in again"),
         (Self::CutOff(CutOffKind::Group), "cut_off_group", "the user's group must sign in again"),
         (Self::CutOff(CutOffKind::User), "cut_off_user", "the user must sign in again"),
+        (Self::CutOff(CutOffKind::Restore), "restored", "all from before the restore is void"),
         (Self::TooOld, "max_session_age", "the sign-in is older than is allowed"),
         (Self::Idle, "max_idle", "the device was not used for longer than is allowed"),
         (

@@ -40,6 +40,15 @@ pub async fn set(tx: &mut Tx, scope: CutOffScope, why: Option<String>) -> Result
     Ok(now)
 }
 
+/// Raises the restore fence: every session, every unused authentication token and every API token,
+/// the operator's too, that was made at or before this moment is void.
+pub async fn fence(tx: &mut Tx, why: Option<String>) -> Result<()> {
+    let now = tx.now();
+    tx.change("update store_head set fence_at = $1 where id = 1", args![now]).await?;
+    tx.record(Subject::none(), why, Change::StoreFenced);
+    Ok(())
+}
+
 async fn subject(tx: &mut Tx, scope: &CutOffScope) -> Result<Subject> {
     Ok(match scope {
         CutOffScope::Everyone => Subject::none(),

@@ -34,6 +34,10 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             let app = entry.app.and_then(|app| view.app_mut(app));
             app.map(|app| app.warn_before = settings.warn_before)
         }
+        Change::StoreFenced => {
+            view.fence_at = entry.at;
+            Some(())
+        }
         Change::CutOffSet { scope } => cut_off(view, entry, scope),
         Change::RevocationSet { filter, wipes, met } => {
             revocation_set(view, entry, (filter, met), *wipes)

@@ -207,7 +207,7 @@ impl View {
         Some(decide(&facts, now))
     }
 
-    fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 4] {
+    fn cut_offs(&self, user: &User) -> [(CutOffKind, Time); 5] {
         let app = &self.apps[user.app as usize];
         let groups = user.groups.iter();
         let group = groups.map(|place| self.groups[place.group as usize].not_before).max();
@@ -216,6 +216,7 @@ impl View {
             (CutOffKind::App, app.not_before),
             (CutOffKind::Group, group.unwrap_or(Time::ZERO)),
             (CutOffKind::User, user.not_before),
+            (CutOffKind::Restore, self.fence_at),
         ]
     }
 

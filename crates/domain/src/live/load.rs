@@ -28,13 +28,15 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
     let sessions = read.count("select count(*) from sessions", args![]).await?;
     let size = |rows: i64| usize::try_from(rows).unwrap_or(0);
     let mut view = View::with_capacity(size(users), size(sessions));
-    let head = read.first("select not_before from store_head where id = 1", args![]).await?;
+    let head =
+        read.first("select not_before, fence_at from store_head where id = 1", args![]).await?;
     if let Some(head) = head {
-        view.everyone_not_before = head.time(0)?;
+        (view.everyone_not_before, view.fence_at) = (head.time(0)?, head.time(1)?);
     }
     load_apps(read, &mut view).await?;
     view = packed(read, USERS, view, add_user).await?;
     load_groups(read, &mut view).await?;
+    view = packed(read, MEMBERS, view, add_member).await?;
     load_policies(read, &mut view).await?;
     view = packed(read, SESSIONS, view, add_session).await?;
     load_labels(read, &mut view).await?;
@@ -96,13 +98,24 @@ async fn load_groups(read: &mut Read, view: &mut View) -> Result<()> {
         Ok(())
     })
     .await?;
-    let sql = "select app_id, name, user_id, joined_at from group_members order by user_id, name";
-    read.each(sql, args![], |row| {
-        let at = view.group(row.parsed::<AppId>(0)?, &row.text(1)?);
-        let at = at.ok_or_else(|| missing("an app"))?;
-        view.join(row.parsed(2)?, at, row.time(3)?).ok_or_else(|| missing("a member"))
-    })
-    .await
+    Ok(())
+}
+
+/// A group's name may have spaces: its place in the order of all groups, in which `load_groups`
+/// made them known, stands for it.
+const MEMBERS: &str = "select max(user_id),
+    string_agg(concat_ws(' ', user_id, joined_at, place), ' ')
+    from (select m.user_id, m.joined_at, g.place from
+            (select distinct user_id from group_members where user_id > $1
+             order by user_id limit $2) as page
+          join group_members m on m.user_id = page.user_id
+          join (select app_id, name, row_number() over (order by app_id, name) - 1 as place
+                from user_groups) as g on g.app_id = m.app_id and g.name = m.name
+          order by m.user_id, m.name) as members";
+
+fn add_member(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
+    let (user, joined_at, group) = (fields.next()?, fields.time()?, fields.next()?);
+    view.join(user, group, joined_at).ok_or_else(|| missing("a member"))
 }
 
 /// A policy that cannot be read might be about anyone: then nothing is known, and nobody is let in.

@@ -14,7 +14,7 @@ mod view;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::access::{Because, Ended, Traits, Verdict, decide};
+use crate::access::{Because, Ended, Traits, Verdict};
 use crate::apps::policies::{OverMax, Policy};
 use crate::apps::selectors::Found;
 use crate::cutoffs::revocations::{Filter, Met};
@@ -269,7 +269,7 @@ impl Live {
     pub fn admit(&self, secret: &SecretHash, now: Time) -> Result<Result<Admitted, Because>> {
         let view = self.known()?;
         let Some(token) = view.token(secret) else { return Ok(Err(Because::Unknown)) };
-        match decide(&token.facts(), now) {
+        match view.judge_token(token, now) {
             Verdict::Ended(ended) => Ok(Err(ended.because)),
             Verdict::Valid { .. } => {
                 token.note_use(now);

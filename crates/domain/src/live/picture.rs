@@ -16,7 +16,10 @@ pub struct Picture {
 impl View {
     pub(super) fn picture(&self, now: Time) -> Picture {
         let mut lines = BTreeMap::new();
-        lines.insert("everyone".into(), format!("{:?}", self.everyone_not_before));
+        lines.insert(
+            "everyone".into(),
+            format!("{:?} {:?}", self.everyone_not_before, self.fence_at),
+        );
         for app in &self.apps {
             let line = format!("{:?} {:?} {:?}", app.not_before, app.warn_before, app.eras);
             lines.insert(format!("app {}", app.id), line);
@@ -51,7 +54,7 @@ impl View {
             lines.insert(format!("session {}", session.id), line);
         }
         for (secret, token) in &self.tokens {
-            let line = format!("{} {:?} {:?}", token.name, token.scopes, token.facts());
+            let line = format!("{} {:?} {:?}", token.name, token.scopes, token.facts(&[]));
             lines.insert(format!("token {secret:?}"), line);
         }
         Picture { lines }

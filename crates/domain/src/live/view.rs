@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::access::{Because, Ended, Era, Facts, Limits, decide};
+use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide};
 use crate::ledger::By;
 use crate::live::policies::Rule;
 use crate::live::traits::Kinds;
@@ -24,6 +24,8 @@ pub(super) const NONE: u32 = u32::MAX;
 #[derive(Default)]
 pub(super) struct View {
     pub(super) everyone_not_before: Time,
+    /// What was made at or before this moment was restored from a backup.
+    pub(super) fence_at: Time,
     pub(super) apps: Vec<App>,
     app_at: HashMap<AppId, u32>,
     pub(super) groups: Vec<Group>,
@@ -153,9 +155,9 @@ impl Session {
 }
 
 impl Token {
-    pub(super) fn facts(&self) -> Facts<'static> {
+    pub(super) fn facts<'a>(&self, cut_offs: &'a [(CutOffKind, Time)]) -> Facts<'a> {
         let (ended, expires_at) = (self.ended, self.expires_at);
-        Facts { ended, expires_at, ..Facts::made_at(self.created_at) }
+        Facts { ended, expires_at, cut_offs, ..Facts::made_at(self.created_at) }
     }
 
     pub(super) fn note_use(&self, now: Time) {
@@ -428,9 +430,14 @@ impl View {
         self.tokens.get(secret)
     }
 
+    /// The decision on a token.
+    pub(super) fn judge_token(&self, token: &Token, now: Time) -> Verdict {
+        decide(&token.facts(&[(CutOffKind::Restore, self.fence_at)]), now)
+    }
+
     pub(super) fn valid_tokens(&self, kind: TokenKind, now: Time) -> usize {
         let is_valid =
-            |token: &&Token| token.kind == kind && decide(&token.facts(), now).is_valid();
+            |token: &&Token| token.kind == kind && self.judge_token(token, now).is_valid();
         self.tokens.values().filter(is_valid).count()
     }
 

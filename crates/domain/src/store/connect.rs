@@ -170,7 +170,7 @@ async fn lock_postgres(conn: &mut PgConnection) -> Result<()> {
     tokio::time::timeout(LOCK_WAIT, take).await.unwrap_or(Err(refused))
 }
 
-fn private_directory(dir: &Path) -> Result<()> {
+pub(super) fn private_directory(dir: &Path) -> Result<()> {
     let explain = |error: std::io::Error| {
         Error::Conflict(format!("cannot use the data directory {}: {error}", dir.display()))
     };
@@ -192,7 +192,7 @@ fn private_directory(dir: &Path) -> Result<()> {
 }
 
 /// Opens, or creates for the owner alone, a file of the data directory.
-fn private_file(path: &Path) -> Result<File> {
+pub(super) fn private_file(path: &Path) -> Result<File> {
     let explain =
         |error: std::io::Error| Error::Conflict(format!("cannot open {}: {error}", path.display()));
     let mut options = OpenOptions::new();

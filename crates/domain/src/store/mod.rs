@@ -2,6 +2,7 @@
 //! nouns; how a database is reached, and where the two differ, is here and nowhere else.
 
 mod args;
+pub mod backup;
 mod connect;
 mod db;
 mod migrate;

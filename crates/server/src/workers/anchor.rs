@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use reauth_domain::{Error, Place, Read, Result, ledger};
+use reauth_domain::ledger::By;
+use reauth_domain::{Error, Place, Read, Result, cutoffs, ledger};
 
 use crate::app::App;
 
@@ -28,6 +29,22 @@ pub(super) async fn drop_anchor(app: &App) -> Result<()> {
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     tokio::fs::set_permissions(&next, private).await.map_err(failed)?;
     tokio::fs::rename(&next, &path).await.map_err(failed)
+}
+
+/// A database that is not the one beside which the anchor was left is a copy, or an older one: the
+/// restore fence is raised, so that nothing it knows lets anyone in.
+pub(super) async fn fence_if_older(app: &App) -> Result<()> {
+    let found = contradicts(app, &mut app.db.read().await?).await?;
+    let Some((_, why)) = found else { return Ok(()) };
+    let mut tx = app.db.write(By::System).await?;
+    cutoffs::fence(&mut tx, Some(why.clone())).await?;
+    tx.commit().await?;
+    drop_anchor(app).await?;
+    tracing::error!(
+        why,
+        "all sessions and tokens are void: `reauth init` makes a new operator's token"
+    );
+    Ok(())
 }
 
 /// What the anchor says against the ledger, if anything.

@@ -21,9 +21,10 @@ pub(crate) async fn start(
     stopped: &watch::Receiver<bool>,
     done: &mut JoinSet<()>,
 ) -> Result<(), String> {
-    let mut read = app.db.read().await.map_err(|error| error.to_string())?;
-    if !tokens::has_operator(&mut read).await.map_err(|error| error.to_string())? {
-        return Err("there is no operator yet: run `reauth init` first".into());
+    anchor::fence_if_older(app).await.map_err(|error| error.to_string())?;
+    let read = app.db.read().await.map_err(|error| error.to_string())?;
+    if !tokens::has_operator(&read).map_err(|error| error.to_string())? {
+        return Err("there is no operator's token that is valid: run `reauth init` first".into());
     }
     drop(read);
     run::recover(app).await.map_err(|error| error.to_string())?;

@@ -74,7 +74,8 @@ const WITHOUT_ENTRY: [&str; 2] =
     ["post /device/{app}/connect", "post /api/v4/{app}/policies/preview"];
 
 /// Kinds that no operation makes: the beginning, and what the server notes by itself.
-const BY_ITSELF: [&str; 7] = [
+const BY_ITSELF: [&str; 8] = [
+    "store.fenced",
     "revocation.done",
     "store.created",
     "activity.noted",

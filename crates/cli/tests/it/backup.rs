@@ -1,0 +1,110 @@
+//! Backups: what was restored lets nobody in.
+
+use std::fs;
+
+use crate::{Kind, Shop, error_of, json, text};
+
+/// What a check with a device's token answers: the status and the challenge.
+fn check(url: &str, token: &str) -> (u16, String) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = reauth_sdk::Client::new(url, "none").expect("a client");
+    match runtime.block_on(client.check(token)).expect("an answer") {
+        reauth_sdk::Checked::Valid { .. } => (200, String::new()),
+        reauth_sdk::Checked::Refused { because, .. } => (401, because),
+    }
+}
+
+#[test]
+fn a_restored_backup_lets_nobody_in_and_loses_nothing_else() {
+    let mut shop = Shop::new(Kind::Sqlite);
+    let mut serving = shop.serve();
+    let app = text(&serving.json(&shop.operator, &["app", "create", "Field"])["id"]);
+    let ann = text(&serving.json(&shop.operator, &["user", "create", "--name", "Ann"])["id"]);
+    let (_, secret) = crate::verbs::sign_in(&serving, &shop.operator, &app, &ann, "phone");
+    let token = ["token", "create", "backend", "--scope", "users:read"];
+    let token = text(&serving.json(&shop.operator, &token)["token"]);
+    let file = shop.path("backup.sqlite");
+    let backup = |shop: &Shop| {
+        let mut command = crate::reauth();
+        command.args(["backup", &file, "--data"]).arg(shop.data()).output().expect("it runs")
+    };
+    let made = json(&backup(&shop));
+    assert!(made["seq"].as_u64().is_some_and(|seq| seq > 4), "{made}");
+    assert!(error_of(&backup(&shop)).contains("exists already"));
+    // Ann is locked after the backup was made.
+    serving.json(&shop.operator, &["user", "lock", &ann]);
+    let restore = |shop: &Shop, more: &[&str]| {
+        let mut command = crate::reauth();
+        command.args(["restore", &file, "--data"]).arg(shop.data()).args(more);
+        command.stdin(std::process::Stdio::null()).output().expect("it runs")
+    };
+    assert!(error_of(&restore(&shop, &[])).contains("--replace"));
+    assert!(error_of(&restore(&shop, &["--replace"])).contains("another server"));
+    serving.terminate();
+    assert!(error_of(&restore(&shop, &["--replace", "--keep-access"])).contains("let them in"));
+    let restored = json(&restore(&shop, &["--replace"]));
+    assert_eq!(restored["seq"], made["seq"]);
+    assert!(fs::metadata(text(&restored["kept"])).expect("it is kept").is_dir());
+
+    let old = std::mem::replace(&mut shop.operator, text(&restored["operator_token"]));
+    let serving = shop.serve();
+    let (status, why) = check(&serving.url, &secret);
+    assert_eq!(status, 401);
+    assert!(why.contains("restore"), "{why}");
+    for void in [&old, &token] {
+        assert!(!serving.verb(void, &["user", "list"]).status.success());
+    }
+    let users = serving.json(&shop.operator, &["user", "list"]);
+    assert_eq!((&users[0]["display"], &users[0]["enrolled"]), (&"Ann".into(), &false.into()));
+    let (_, again) = crate::verbs::sign_in(&serving, &shop.operator, &app, &ann, "phone");
+    assert_eq!(check(&serving.url, &again).0, 200);
+    assert_eq!(serving.json(&shop.operator, &["ledger", "verify"])["ok"], true);
+}
+
+#[test]
+fn a_database_that_was_put_back_by_hand_is_noticed_and_fenced() {
+    let mut shop = Shop::new(Kind::Sqlite);
+    let mut serving = shop.serve();
+    let app = text(&serving.json(&shop.operator, &["app", "create", "Field"])["id"]);
+    let ann = text(&serving.json(&shop.operator, &["user", "create", "--name", "Ann"])["id"]);
+    let (_, secret) = crate::verbs::sign_in(&serving, &shop.operator, &app, &ann, "phone");
+    serving.terminate();
+    let files = ["reauth.sqlite", "reauth.sqlite-wal"].map(|name| shop.data().join(name));
+    let old = files.clone().map(|file| fs::read(file).unwrap_or_default());
+    let mut serving = shop.serve();
+    serving.json(&shop.operator, &["user", "lock", &ann]);
+    serving.terminate();
+    for (file, bytes) in files.iter().zip(old) {
+        fs::write(file, bytes).expect("it is put back");
+    }
+    let _ = fs::remove_file(shop.data().join("reauth.sqlite-shm"));
+    let mut refused = crate::reauth();
+    let refused = shop.store(refused.arg("serve")).args(["--listen", "127.0.0.1:0"]).output();
+    assert!(error_of(&refused.expect("it runs")).contains("reauth init"));
+    let mut init = crate::reauth();
+    let made = json(&shop.store(init.arg("init")).output().expect("it runs"));
+    shop.operator = text(&made["operator_token"]);
+    let serving = shop.serve();
+    assert_eq!(check(&serving.url, &secret).0, 401);
+    assert_eq!(serving.json(&shop.operator, &["user", "list"])[0]["display"], "Ann");
+}
+
+#[test]
+fn the_fence_is_raised_by_hand_on_either_database() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let shop = Shop::new(kind);
+        let mut serving = shop.serve();
+        let app = text(&serving.json(&shop.operator, &["app", "create", "Field"])["id"]);
+        let ann = text(&serving.json(&shop.operator, &["user", "create", "--name", "Ann"])["id"]);
+        let (_, secret) = crate::verbs::sign_in(&serving, &shop.operator, &app, &ann, "phone");
+        serving.terminate();
+        let mut fence = crate::reauth();
+        let made = json(&shop.store(fence.arg("fence")).output().expect("it runs"));
+        let serving = shop.serve();
+        assert!(!serving.verb(&shop.operator, &["app", "list"]).status.success());
+        let operator = text(&made["operator_token"]);
+        assert_eq!(check(&serving.url, &secret).0, 401);
+        let shown = serving.json(&operator, &["ledger", "show", "--limit", "100"]);
+        assert!(shown.to_string().contains("store.fenced"), "{shown}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Backups and what they may let in: a restored store has the restore fence, so that all sessions
+//! and tokens from before are void.
+
+use std::path::{Path, PathBuf};
+
+use reauth_domain::ledger::{self, By, Head};
+use reauth_domain::tokens::{self, Scope, Scopes};
+use reauth_domain::{Clock, Db, Error, Result, backup as files, cutoffs};
+
+use crate::config::Config;
+
+/// Entries that are verified at once.
+const VERIFY_ROWS: i64 = 10_000;
+
+/// What a backup holds.
+#[derive(Debug)]
+pub struct Backup {
+    /// The place of its last ledger entry.
+    pub seq: i64,
+    /// That entry's hash, as hex.
+    pub hash: String,
+}
+
+/// What a restore made.
+#[derive(Debug)]
+pub struct Restored {
+    /// The end of the ledger as it was in the backup.
+    pub backup: Backup,
+    /// The new operator's token, shown this once; none if access was kept.
+    pub operator_token: Option<String>,
+    /// Where what was there before is kept.
+    pub kept: Option<PathBuf>,
+}
+
+impl Backup {
+    fn new(head: &Head) -> Self {
+        Self { seq: head.seq, hash: head.hash_hex() }
+    }
+}
+
+/// Writes a consistent copy of the embedded database to a new file, while the server runs.
+pub async fn backup(config: &Config, to: &Path) -> Result<Backup, String> {
+    let make = async {
+        files::backup(&config.place(), to).await?;
+        // What cannot be opened and proved is no backup.
+        let staged = files::stage(to, &to.with_extension("verified"), false).await?;
+        let db = Db::open(staged.place(), Clock::system()).await?;
+        let head = verified(&db).await;
+        drop(db);
+        staged.discard()?;
+        head
+    };
+    make.await.map(|head| Backup::new(&head)).map_err(|error: Error| error.to_string())
+}
+
+/// Puts a backup in the place of the embedded database, behind the fence unless access is kept.
+pub async fn restore(
+    config: &Config,
+    from: &Path,
+    replaces: bool,
+    keeps_access: bool,
+) -> Result<Restored, String> {
+    if config.database.is_some() {
+        return Err("PostgreSQL has its own tools: use pg_restore, then `reauth fence`".into());
+    }
+    let make = async {
+        let staged = files::stage(from, &config.data, replaces).await?;
+        let db = Db::open(staged.place(), Clock::system()).await?;
+        let backup = Backup::new(&verified(&db).await?);
+        let operator_token =
+            if keeps_access { None } else { Some(raise(&db, "a backup was restored").await?) };
+        drop(db);
+        let kept = staged.put_in_place()?;
+        Ok(Restored { backup, operator_token, kept })
+    };
+    make.await.map_err(|error: Error| error.to_string())
+}
+
+/// Raises the fence on a store that no server uses; answers the new operator's token.
+pub async fn fence(config: &Config, why: &str) -> Result<String, String> {
+    let make = async { raise(&Db::open(config.place(), Clock::system()).await?, why).await };
+    make.await.map_err(|error| error.to_string())
+}
+
+/// All sessions and tokens are void; there is one new token, the operator's.
+async fn raise(db: &Db, why: &str) -> Result<String> {
+    let mut tx = db.write(By::System).await?;
+    cutoffs::fence(&mut tx, Some(why.to_owned())).await?;
+    tx.commit().await?;
+    let mut tx = db.write(By::System).await?;
+    let scopes = Scopes::default().with(Scope::Operator);
+    let (_, secret) = tokens::create(&mut tx, None, "operator", scopes, None).await?;
+    tx.commit().await?;
+    Ok(secret.reveal().to_owned())
+}
+
+/// The end of a ledger whose chain holds.
+async fn verified(db: &Db) -> Result<Head> {
+    let mut read = db.read().await?;
+    let mut after = 0;
+    loop {
+        let found = ledger::verify(&mut read, after, VERIFY_ROWS).await?;
+        if let Some((seq, why)) = found.problem {
+            return Err(Error::Conflict(format!("its ledger does not hold at {seq}: {why}")));
+        }
+        if !found.more {
+            return Ok(found.head);
+        }
+        after = found.through;
+    }
+}
