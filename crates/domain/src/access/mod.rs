@@ -332,7 +332,8 @@ pub fn end(facts: &Facts<'_>) -> Option<Ended> {
     }
     let mut first: Option<Ended> = None;
     each_end(facts, |end, _| {
-        if first.is_none_or(|ended| end.at < ended.at) {
+        // Of two at one moment always the same is told.
+        if first.is_none_or(|ended| (end.at, end.because) < (ended.at, ended.because)) {
             first = Some(end);
         }
     });

@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicI64;
 
 use super::policies::Rule;
+use super::rules::Rules;
 use super::view::{Token, View};
 use crate::access::{Because, CutOffScope, Ended};
 use crate::apps::policies::Policy;
@@ -141,7 +142,7 @@ fn policies_set(
     policies.iter().try_for_each(|policy| view.name(app, policy))?;
     let rules = view.amended(app, policies, found, entry.at)?;
     let met = view.meet(app, found, entry.at);
-    Ok(met.and_then(|()| view.app_mut(app)).map(|app| app.rules = rules))
+    Ok(met.and_then(|()| view.app_mut(app)).map(|app| app.rules = Rules::new(rules)))
 }
 
 fn revocation_set(

@@ -55,6 +55,16 @@ impl Forecaster {
         *seconds.entry(second(end.at, self.now)).or_default() += 1;
     }
 
+    /// Takes the devices of another as well.
+    pub(super) fn merge(&mut self, other: Self) {
+        for (class, devices) in other.classes {
+            let mine = self.classes.entry(class).or_default();
+            for (second, count) in devices {
+                *mine.entry(second).or_default() += count;
+            }
+        }
+    }
+
     /// Looks ahead.
     pub(super) fn run(mut self) -> Forecast {
         let mut seconds = vec![0_u32; SECONDS];

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::policies::Rule;
+use super::rules::Rules;
 use super::traits::Kind;
 use super::view::{Session, User, View, position};
 use super::{Checked, Due, Explained, KnownEnd, Room};
@@ -49,7 +50,7 @@ impl View {
         &self,
         session: &Session,
         user: &User,
-        rules: &[Rule],
+        rules: &Rules,
         tell: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
         let cut_offs = self.cut_offs(user);
@@ -73,7 +74,7 @@ impl View {
 
     /// The user's sessions that were authenticated later. That they may be too many themselves need
     /// not be known: then there are as many that are newer still.
-    fn newer(&self, session: &Session, user: &User, rules: &[Rule]) -> Vec<Newer> {
+    fn newer(&self, session: &Session, user: &User, rules: &Rules) -> Vec<Newer> {
         let place = |session: &Session| (session.authenticated_at, session.id);
         let later = |other: &&Session| place(other) > place(session);
         let cut_offs = self.cut_offs(user);
@@ -95,11 +96,11 @@ impl View {
         &'a self,
         user: &'a User,
         session: Option<&'a Session>,
-        rules: &'a [Rule],
+        rules: &'a Rules,
     ) -> impl Iterator<Item = (Option<&'a Policy>, Era)> {
         let app = &self.apps[user.app as usize];
         let kind = session.map(|session| self.kinds.kind(session.kind));
-        let of_policies = rules.iter().filter_map(move |rule| {
+        let of_policies = rules.about(user).filter_map(move |rule| {
             let from = rule.since(user, session, kind)?;
             Some((rule.policy(), Era { from, ..rule.era }))
         });
@@ -117,7 +118,7 @@ impl View {
     }
 
     /// As `rules_of`, without a copy where there is nothing but the settings.
-    fn eras_of(&self, user: &User, session: Option<&Session>, rules: &[Rule]) -> Cow<'_, [Era]> {
+    fn eras_of(&self, user: &User, session: Option<&Session>, rules: &Rules) -> Cow<'_, [Era]> {
         if rules.is_empty() && self.dates.is_empty() {
             return Cow::Borrowed(&self.apps[user.app as usize].eras);
         }
@@ -141,7 +142,7 @@ impl View {
             });
         });
         let first = usize::from(session.ended().is_some());
-        ends[first..].sort_by_key(|end| end.ended.at);
+        ends[first..].sort_by_key(|end| (end.ended.at, end.ended.because));
         let open = named.iter().filter(|(_, era)| era.until.is_none());
         let max_age = open.filter_map(|(_, era)| era.limits.max_age).min();
         Explained { ends, max_age, active_at: session.last_at() }
@@ -159,7 +160,7 @@ impl View {
         let rules = &self.apps[user.app as usize].rules;
         let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
         if let Some(kind) = kind {
-            let asked = rules.iter().filter(|rule| rule.is_about_sessions());
+            let asked = rules.about(user).filter(|rule| rule.is_about_sessions());
             eras.extend(asked.filter_map(|rule| {
                 let from = rule.since_of(user, Some(Some(kind)))?;
                 Some(Era { from, ..rule.era })
@@ -229,7 +230,7 @@ impl View {
             // It has ended for another reason; that its device wipes its data is still to be told.
             Some(written) => {
                 let wipes = |rule: &&Rule| rule.era.limits.cut.is_some_and(|cut| cut.wipes);
-                let mut wiping = app.rules.iter().filter(wipes);
+                let mut wiping = app.rules.all().iter().filter(wipes);
                 let is_wiped = State::after(written.because) == State::Reset
                     || !wiping.any(|rule| self.is_cut(session, user, rule));
                 if is_wiped {

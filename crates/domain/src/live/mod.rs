@@ -8,6 +8,7 @@ mod judge;
 mod load;
 mod picture;
 mod policies;
+mod rules;
 mod traits;
 mod view;
 

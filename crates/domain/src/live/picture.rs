@@ -23,7 +23,7 @@ impl View {
         for app in &self.apps {
             let line = format!("{:?} {:?} {:?}", app.not_before, app.warn_before, app.eras);
             lines.insert(format!("app {}", app.id), line);
-            for rule in &app.rules {
+            for rule in app.rules.all() {
                 let key = format!("policy {} {} {:?}", app.id, rule.policy.name, rule.set_at);
                 let line = format!("{:?} {:?}", rule.policy(), rule.era);
                 lines.insert(key, line);

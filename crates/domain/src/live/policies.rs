@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 
+use uuid::Uuid;
+
 use super::Preview;
 use super::forecast::Forecaster;
+use super::rules::Rules;
 use super::traits::{Asked, Kind};
 use super::view::{Group, Session, User, View};
 use crate::access::{Cut, Era, Limits, Traits, decide};
@@ -18,6 +21,8 @@ use crate::values::time::Time;
 
 /// More users are not named: their number is told.
 const NAMED_MAX: usize = 100;
+/// A preview takes no more of the machine than this.
+const CORES_MAX: usize = 4;
 /// A group that nobody was ever in.
 const NOBODY: u32 = u32::MAX;
 
@@ -31,7 +36,7 @@ pub(super) struct Rule {
     replaced_at: Option<Time>,
     pub(super) era: Era,
     /// Users are in one of these.
-    groups: Option<Box<[u32]>>,
+    pub(super) groups: Option<Box<[u32]>>,
     /// Users are in all of these.
     all_groups: Box<[u32]>,
     users: Option<HashSet<UserId>>,
@@ -45,6 +50,10 @@ impl Rule {
     fn replace(&mut self, now: Time) {
         self.replaced_at = Some(now);
         self.era.until = Some(self.era.until.map_or(now, |until| until.min(now)));
+    }
+
+    pub(super) fn names_group(&self, group: u32) -> bool {
+        self.groups.as_ref().is_some_and(|groups| groups.contains(&group))
     }
 
     /// The policy; none for a revocation.
@@ -261,7 +270,7 @@ impl View {
         now: Time,
     ) -> Result<Vec<Rule>> {
         let unknown = || Error::not_found(format!("app {app}"));
-        let mut rules = self.app(app).ok_or_else(unknown)?.rules.clone();
+        let mut rules = self.app(app).ok_or_else(unknown)?.rules.all().to_vec();
         let mut new: Vec<&Policy> = policies.iter().collect();
         let holds = |rule: &&mut Rule| rule.replaced_at.is_none() && rule.policy().is_some();
         for rule in rules.iter_mut().filter(holds) {
@@ -284,42 +293,93 @@ impl View {
         found: &Found,
         now: Time,
     ) -> Result<Preview> {
-        let new = self.amended(app, policies, found, now)?;
+        let new = Rules::new(self.amended(app, policies, found, now)?);
         let old = &self.app(app).ok_or_else(|| Error::not_found(format!("app {app}")))?.rules;
-        let mut preview = Preview::default();
-        let (mut users, mut ended_users) = (HashSet::new(), HashSet::new());
-        let (mut before, mut after) = (Forecaster::new(now), Forecaster::new(now));
-        for at in self.sessions_of(app) {
-            let session = &self.sessions[at as usize];
+        let positions: Vec<u32> = self.sessions_of(app).collect();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX);
+        let share = positions.len().div_ceil(cores).max(1);
+        let rules = (old, &new);
+        let parts: Vec<Looked> = std::thread::scope(|scope| {
+            let look = |some| scope.spawn(move || self.look_at(some, rules, now));
+            // All begin before the first is waited for.
+            let begun: Vec<_> = positions.chunks(share).map(look).collect();
+            begun.into_iter().map(|part| part.join().expect("it does not panic")).collect()
+        });
+        let mut all = Looked::new(now);
+        for part in parts {
+            all.add(part);
+        }
+        let mut who: Vec<UserId> = all.ended_users.iter().copied().map(UserId::from_uuid).collect();
+        who.sort_unstable();
+        who.truncate(NAMED_MAX);
+        Ok(Preview {
+            sessions: all.sessions,
+            users: all.users.len(),
+            ended_sessions: all.ended_sessions,
+            ended_users: all.ended_users.len(),
+            who,
+            before: all.before.run(),
+            after: all.after.run(),
+        })
+    }
+
+    fn look_at(&self, positions: &[u32], (old, new): (&Rules, &Rules), now: Time) -> Looked {
+        let mut looked = Looked::new(now);
+        for at in positions {
+            let session = &self.sessions[*at as usize];
             let user = &self.users[session.user as usize];
             let is_valid = self.with_facts(session, user, old, |facts| {
                 let is_valid = decide(facts, now).is_valid();
                 if is_valid {
-                    before.add(facts);
+                    looked.before.add(facts);
                 }
                 is_valid
             });
             if !is_valid {
                 continue;
             }
-            preview.sessions += 1;
-            users.insert(user.id);
-            self.with_facts(session, user, &new, |facts| {
+            looked.sessions += 1;
+            looked.users.insert(user.id);
+            self.with_facts(session, user, new, |facts| {
                 if !decide(facts, now).is_valid() {
-                    preview.ended_sessions += 1;
-                    ended_users.insert(user.id);
+                    looked.ended_sessions += 1;
+                    looked.ended_users.insert(user.id);
                 }
-                after.add(facts);
+                looked.after.add(facts);
             });
         }
-        preview.users = users.len();
-        preview.ended_users = ended_users.len();
-        let mut who: Vec<UserId> = ended_users.into_iter().map(UserId::from_uuid).collect();
-        who.sort_unstable();
-        who.truncate(NAMED_MAX);
-        preview.who = who;
-        preview.before = before.run();
-        preview.after = after.run();
-        Ok(preview)
+        looked
+    }
+}
+
+/// What a preview has seen of some sessions.
+struct Looked {
+    sessions: usize,
+    ended_sessions: usize,
+    users: HashSet<Uuid>,
+    ended_users: HashSet<Uuid>,
+    before: Forecaster,
+    after: Forecaster,
+}
+
+impl Looked {
+    fn new(now: Time) -> Self {
+        Self {
+            sessions: 0,
+            ended_sessions: 0,
+            users: HashSet::new(),
+            ended_users: HashSet::new(),
+            before: Forecaster::new(now),
+            after: Forecaster::new(now),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.ended_sessions += other.ended_sessions;
+        self.users.extend(other.users);
+        self.ended_users.extend(other.ended_users);
+        self.before.merge(other.before);
+        self.after.merge(other.after);
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide};
 use crate::ledger::By;
-use crate::live::policies::Rule;
+use crate::live::rules::Rules;
 use crate::live::traits::Kinds;
 use crate::live::{Activity, Admitted};
 use crate::tokens::{Scopes, TokenKind};
@@ -47,7 +47,7 @@ pub(super) struct App {
     /// The limits of its settings over time.
     pub(super) eras: Vec<Era>,
     /// The versions of its policies.
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Rules,
 }
 
 /// A user's place in a group.
@@ -191,7 +191,7 @@ impl View {
 
     pub(super) fn add_app(&mut self, id: AppId, not_before: Time, warn_before: Option<Span>) {
         let at = position(self.apps.len());
-        let (eras, rules) = (Vec::new(), Vec::new());
+        let (eras, rules) = (Vec::new(), Rules::default());
         self.apps.push(App { id, not_before, warn_before, eras, rules });
         self.app_at.insert(id, at);
     }
