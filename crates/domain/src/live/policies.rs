@@ -100,6 +100,11 @@ impl Rule {
         if let (Some(asked), Some(Some(kind))) = (&self.asked, kind) {
             asked.is_met_by(kind).then_some(())?;
         }
+        if self.policy().is_none() && from > self.era.from {
+            // A revocation is about those who were in the group then. It is dropped when their ends
+            // are written: whoever it began to be about later would be revived by that.
+            return None;
+        }
         Some(from)
     }
 }

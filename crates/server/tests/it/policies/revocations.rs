@@ -11,6 +11,7 @@ use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_filter_ends_whoever_meets_it_at_once_and_nobody_else,
+    who_joins_after_a_revocation_is_not_meant_by_it,
     a_wipe_reaches_devices_that_are_locked_already,
     what_was_seen_is_what_is_done_or_nothing,
     a_large_revocation_can_need_a_look_first,
@@ -60,6 +61,22 @@ async fn write_down(lab: &Lab) {
     for one in open {
         revocations::finish(db, one).await.expect("it is done");
     }
+}
+
+async fn who_joins_after_a_revocation_is_not_meant_by_it(lab: Lab) {
+    let (ann, bob) = (lab.sign_in("ann", "old").await, lab.sign_in("bob", "old").await);
+    super::join(&lab, "g", &ann.user).await;
+    revoke(&lab, &json!({ "group": "g", "platforms": ["ios"] }), "re-authenticate").await;
+    super::join(&lab, "g", &bob.user).await;
+    bob.must_be_signed_in().await;
+    ann.must_sign_in_again("LOCKED", "re_authenticate").await;
+    // Who leaves before it is written down stays out.
+    let member = format!("/groups/g/members/{}", ann.user);
+    good(lab.api(Method::DELETE, &member)).await;
+    ann.must_sign_in_again("LOCKED", "re_authenticate").await;
+    write_down(&lab).await;
+    bob.must_be_signed_in().await;
+    ann.must_sign_in_again("LOCKED", "re_authenticate").await;
 }
 
 async fn revoke(lab: &Lab, filter: &Value, action: &str) -> Value {
