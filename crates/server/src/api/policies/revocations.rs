@@ -17,8 +17,10 @@ use crate::api::answer::{Answer, ErrorBody};
 use crate::api::read::{Body, List, Page, PageQuery, PathOf, why};
 use crate::api::who::{Backend, SessionsEnd, UsersRead};
 
-/// So many previews are remembered, of all apps.
+/// So many previews are remembered, of all apps, and in them so many sessions (32 bytes each); the
+/// newest is always kept.
 const PREVIEWS_MAX: usize = 16;
+const SESSIONS_MAX: usize = 2_000_000;
 /// A set that was looked at longer ago has to be looked at again.
 const PREVIEW_LIFE: Span = Span::minutes(15);
 /// Users that are named at once; the others come page by page.
@@ -319,6 +321,10 @@ impl Previews {
         let mut kept = self.kept.lock().map_err(poisoned)?;
         kept.truncate(PREVIEWS_MAX - 1);
         kept.push_front(Preview { id, app, made_at: now, found });
+        while kept.len() > 1 && kept.iter().map(|one| one.found.len()).sum::<usize>() > SESSIONS_MAX
+        {
+            kept.pop_back();
+        }
         Ok(view)
     }
 
