@@ -392,4 +392,6 @@ fn full_at(newer: &[Newer], max: u32, from: Time) -> Option<Time> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

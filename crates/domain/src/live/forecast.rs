@@ -124,3 +124,87 @@ fn second(end: Time, now: Time) -> usize {
     let micros = u64::try_from((end - now).micros()).unwrap_or(0);
     usize::try_from(micros.div_ceil(1_000_000)).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono_tz::Tz;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::access::{Calendar, Limits, Verdict, decide, time};
+
+    const STEP: Span = Span::minutes(30);
+
+    fn now() -> Time {
+        Time::parse("2026-10-01T00:00:00Z").expect("a moment")
+    }
+
+    fn limits() -> impl Strategy<Value = Limits> {
+        let none = Limits::default();
+        let otp = Methods::of(&["otp"]).expect("known");
+        let calendar = |hour: u32| {
+            let time = time(&format!("{hour:02}:30")).expect("a time");
+            Calendar { weekday: None, time, zone: Tz::Europe__Vienna }
+        };
+        prop_oneof![
+            4 => (1..900_i64)
+                .prop_map(move |hours| Limits { max_age: Some(Span::hours(hours)), ..none }),
+            2 => (0..24_u32).prop_map(move |at| Limits { calendar: Some(calendar(at)), ..none }),
+            1 => (0..2_000_i64).prop_map(move |hours| Limits {
+                not_after: Some(now() + Span::hours(hours)),
+                ..none
+            }),
+            1 => Just(Limits { max_idle: Some(Span::hours(1)), ..none }),
+            1 => Just(Limits { require_methods: otp, ..none }),
+        ]
+    }
+
+    fn sets() -> impl Strategy<Value = Vec<Era>> {
+        let era = (-900..900_i64, proptest::option::of(1..900_i64), limits());
+        let era = era.prop_map(|(from, held, limits)| {
+            let from = now() + Span::hours(from);
+            Era { from, until: held.map(|hours| from + Span::hours(hours)), limits }
+        });
+        proptest::collection::vec(era, 1..4)
+    }
+
+    /// The same told by time itself: half hour by half hour, every device that has to signs in.
+    fn lived(devices: &[i64], eras: &[Era]) -> Vec<u64> {
+        let all = Methods::of(&["pwd", "otp"]).expect("known");
+        let mut hours = vec![0_u64; HOURS];
+        for age in devices {
+            let mut facts = Facts { eras, ..Facts::made_at(now() - Span::hours(*age)) };
+            let mut at = now();
+            while let Some(hour) = hours.get_mut(
+                usize::try_from((at - now()).whole_seconds()).expect("time goes on")
+                    / SECONDS_AN_HOUR,
+            ) {
+                facts.active_at = at;
+                if let Verdict::Ended(ended) = decide(&facts, at) {
+                    facts = Facts { methods: all, eras, ..Facts::made_at(at) };
+                    if !asks_to_sign_in(ended) || !decide(&facts, at).is_valid() {
+                        break;
+                    }
+                    *hour += 1;
+                }
+                at = at + STEP;
+            }
+        }
+        hours
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn the_forecast_is_what_a_simulation_lives_through(
+            devices in proptest::collection::vec(0..500_i64, 1..4), eras in sets(),
+        ) {
+            let mut forecaster = Forecaster::new(now());
+            for age in &devices {
+                let made = Facts::made_at(now() - Span::hours(*age));
+                forecaster.add(&Facts { eras: &eras, active_at: now(), ..made });
+            }
+            prop_assert_eq!(forecaster.run().hours, lived(&devices, &eras));
+        }
+    }
+}
