@@ -22,6 +22,8 @@ create table ledger (
 );
 create index ledger_app on ledger (app_id, seq);
 create index ledger_user on ledger (user_id, seq);
+-- What is about an app as a whole, or about everything, among all that is about users.
+create index ledger_wide on ledger (kind, app_id) where user_id is null;
 
 create table apps (
     id text primary key,

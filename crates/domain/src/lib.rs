@@ -23,7 +23,8 @@ pub mod users;
 mod values;
 
 pub use live::{
-    Activity, Admitted, Checked, Explained, Forecast, KnownEnd, Live, Picture, Preview,
+    Activity, Admitted, Bounded, Checked, Explained, Forecast, KnownEnd, Live, OwnVerdict, Picture,
+    Preview,
 };
 pub use store::{Db, Place, Read, Tx, backup};
 pub use values::error::{Error, Result};

@@ -134,6 +134,9 @@ pub struct AppChange {
     /// Its new settings, where they change.
     #[serde(skip_serializing_if = "SettingsChange::is_empty")]
     pub settings: SettingsChange,
+    /// Agrees that nothing may end every session of the app.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_endless: bool,
 }
 
 impl Client {
@@ -212,7 +215,7 @@ mod tests {
             max_idle: Some("none".parse().unwrap()),
             ..SettingsChange::default()
         };
-        let change = AppChange { name: None, settings };
+        let change = AppChange { settings, ..AppChange::default() };
         let wanted = json!({"settings": {"max_session_age": "30d", "max_idle": null}});
         assert_eq!(serde_json::to_value(&change).unwrap(), wanted);
         assert_eq!(serde_json::to_value(AppChange::default()).unwrap(), json!({}));

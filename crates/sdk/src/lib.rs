@@ -40,8 +40,8 @@ pub use error::{Error, Result};
 pub use ledger::{By, Entries, Entry, Head, Problem, Verified, Wanted};
 pub use pages::{Page, Pages};
 pub use policies::{
-    AccessBound, AccessItem, End, Explained, Forecast, Group, Policy, PolicyLimits, PolicyPreview,
-    PolicySet, Selector,
+    AccessBound, AccessItem, End, Explained, Forecast, Group, OwnVerdict, Policy, PolicyLimits,
+    PolicyPreview, PolicySet, Selector, UserBound,
 };
 pub use sessions::{
     Container, CutOff, DeviceId, Filter, Revocation, Revoked, Runtime, Session, SessionState,

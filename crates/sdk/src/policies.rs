@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::apps::InApp;
 use crate::error::Result;
+use crate::ledger::Entry;
+use crate::pages::Pages;
 use crate::sessions::SessionState;
 use crate::time::{Moment, Span};
 
@@ -145,7 +147,7 @@ pub struct Forecast {
 }
 
 /// Why a session ends when it does.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Explained {
     /// The session's id.
     pub session: String,
@@ -159,6 +161,23 @@ pub struct Explained {
     pub last_connected_at: Moment,
     /// Every end that is known, the decisive one first.
     pub ends: Vec<End>,
+    /// What each policy that holds says by itself, by name.
+    #[serde(default)]
+    pub policies: Vec<OwnVerdict>,
+    /// The ledger entries that led here, the oldest first; none without the scope `ledger:read`.
+    #[serde(default)]
+    pub history: Option<Vec<Entry>>,
+}
+
+/// What one policy says of a session by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct OwnVerdict {
+    /// The policy's name.
+    pub policy: String,
+    /// `not_about_it`: the session does not meet its selector; `valid`, or `ended`.
+    pub verdict: String,
+    /// The first end that it asks for.
+    pub end: Option<End>,
 }
 
 /// One end of a session.
@@ -194,6 +213,17 @@ pub struct AccessItem {
     pub ends_at: Option<Moment>,
     /// The name of the reason for which it ends.
     pub because: Option<String>,
+}
+
+/// By when all access of one user surely ends.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct UserBound {
+    /// The user's id.
+    pub user: String,
+    /// None: there is no such moment.
+    pub ends_by: Option<Moment>,
+    /// How many sessions and unused authentication tokens can act for the user now.
+    pub credentials: u64,
 }
 
 /// A group of users. It comes to be with its first member or its first cut-off.
@@ -249,6 +279,12 @@ impl InApp {
     /// By when all access of a user surely ends. Scope `users:read`.
     pub async fn access_bound(&self, user: &str) -> Result<AccessBound> {
         self.request(Method::GET, &["users", user, "access-bound"]).json().await
+    }
+
+    /// Every user for whom someone can act now: first those whose access has no bound, then those
+    /// whose access lasts longest. Scope `users:read`.
+    pub fn access_bounds(&self) -> Pages<UserBound> {
+        Pages::new(self.request(Method::GET, &["access-bound"]))
     }
 
     /// All groups of the app by name. Scope `users:read`.

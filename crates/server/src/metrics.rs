@@ -33,6 +33,7 @@ pub struct Metrics {
     clock_jumps: Counter,
     sweeps: Counter,
     sweep_backlog: Gauge,
+    endless_users: Gauge,
     runs: Family<ByState, Counter>,
     db: Db,
 }
@@ -50,6 +51,9 @@ impl Metrics {
         registry.register("sweeps", "Sweeps that came to their end", sweeps.clone());
         let about = "Ends and warnings that the sweep has found and not yet written";
         registry.register("sweep_backlog", about, sweep_backlog.clone());
+        let endless_users = Gauge::<i64>::default();
+        let about = "Users with a session that nothing ends for sure, when the sweep last looked";
+        registry.register("users_without_bound", about, endless_users.clone());
         let mut check = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(format!("checks_{name}"), help, counter.clone());
@@ -70,6 +74,7 @@ impl Metrics {
             clock_jumps,
             sweeps,
             sweep_backlog,
+            endless_users,
             runs,
             db,
         }
@@ -99,6 +104,10 @@ impl Metrics {
 
     pub(crate) fn set_sweep_backlog(&self, rows: usize) {
         self.sweep_backlog.set(i64::try_from(rows).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn set_endless_users(&self, users: usize) {
+        self.endless_users.set(i64::try_from(users).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn count_run(&self, state: &'static str) {

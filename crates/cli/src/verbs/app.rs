@@ -41,6 +41,9 @@ pub(crate) enum Verb {
         name: Option<String>,
         #[command(flatten)]
         settings: Settings,
+        /// Agree that nothing may end every session of the app
+        #[arg(long)]
+        allow_endless: bool,
     },
 }
 
@@ -85,8 +88,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             let columns = ["id", "name", "session age", "idle", "devices", "created"];
             context.output.list(&apps, "apps", columns, row)
         }
-        Verb::Set { id, name, settings } => {
-            let change = AppChange { name, settings: settings.change() };
+        Verb::Set { id, name, settings, allow_endless } => {
+            let change = AppChange { name, settings: settings.change(), allow_endless };
             if change.name.is_none() && change.settings.is_empty() {
                 let help = "name a setting, such as --max-session-age 30d";
                 return Err(Failure::usage("nothing is to be changed").help(help));

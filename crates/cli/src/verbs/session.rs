@@ -20,7 +20,8 @@ Example:
   reauth session list --older-than 30d";
 
 const EXPLAIN_EXAMPLES: &str = "\
-Every end that is known of it, the earliest first: that is the one that counts.
+Every end that is known of it, the earliest first: that is the one that counts. Then what each
+policy says by itself, and the ledger entries that led here.
 
 Example:
   reauth session explain 01900000-0000-7000-8000-000000000001";
@@ -107,8 +108,20 @@ fn explained(found: &Explained) -> String {
         vec![at(end.at), end.because.clone(), policy, end.detail.clone()]
     });
     let table = output::table(&["ends", "because", "policy", "that is"], rows.collect());
+    let policies = found.policies.iter().map(|own| {
+        let ends = own.end.as_ref().map(|end| at(end.at)).unwrap_or_default();
+        vec![own.policy.clone(), own.verdict.replace('_', " "), ends]
+    });
+    let policies = output::table(&["policy", "by itself", "ends"], policies.collect());
+    let history = found.history.iter().flatten().map(|entry| {
+        let by = entry.by.name.clone().unwrap_or_else(|| entry.by.kind.clone());
+        let why = entry.why.clone().unwrap_or_default();
+        vec![entry.seq.to_string(), at(entry.at), entry.kind.clone(), by, why]
+    });
+    let history = output::table(&["entry", "at", "what", "by", "why"], history.collect());
     format!(
-        "session    {} of user {}\nstate      {}\nsigned in  {}\nactive     {}\n\n{}",
+        "session    {} of user {}\nstate      {}\nsigned in  {}\nactive     {}\n\n{}\n\n{policies}\
+         \n\n{history}",
         found.session,
         found.user,
         state(&found.state),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use reauth_sdk::{AccessBound, InApp, SessionState, Span, User, UserObject};
+use reauth_sdk::{AccessBound, InApp, SessionState, Span, User, UserBound, UserObject};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -32,6 +32,13 @@ A later moment revives no session that has ended.
 
 Example:
   reauth user not-after 01900000-0000-7000-8000-000000000001 2026-12-31 --reason \"contract\"";
+
+const BOUND_EXAMPLES: &str = "\
+Activity puts no bound off; a new sign-in begins a new one. The exit code is 0 whatever is found:
+`reauth doctor` warns of users without a bound.
+
+Example:
+  reauth user access-bound";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -84,10 +91,11 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Say by when all access of a user surely ends, item by item
+    /// Say by when all access surely ends: of one user item by item, or of all, the worst first
+    #[command(after_help = BOUND_EXAMPLES)]
     AccessBound {
-        /// The user's id
-        id: String,
+        /// The user's id; everyone who can get in now unless given
+        id: Option<String>,
     },
 }
 
@@ -146,7 +154,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             };
             output.done(&sentence, json!({ "user": id, "not_after": not_after }))
         }
-        Verb::AccessBound { id } => {
+        Verb::AccessBound { id: None } => bounds(context, &app).await,
+        Verb::AccessBound { id: Some(id) } => {
             let found = app.access_bound(&id).await?;
             output.either(&found, &bound(&found))
         }
@@ -157,6 +166,24 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             output.secret(&token, &token.token, &about)
         }
     }
+}
+
+async fn bounds(context: &Context, app: &InApp) -> Result<()> {
+    let found = paging::all(app.access_bounds(), "bounds").await?;
+    let names = paging::all(app.user_objects(), "names").await?;
+    let names: HashMap<String, Option<String>> =
+        names.into_iter().map(|object| (object.id, object.display)).collect();
+    let row = |bound: &UserBound| {
+        let name = names.get(&bound.user).cloned().flatten().unwrap_or_default();
+        let ends_by = at_or(bound.ends_by, "never: no bound");
+        [bound.user.clone(), name, bound.credentials.to_string(), ends_by]
+    };
+    context.output.list(
+        &found,
+        "users who can get in",
+        ["user", "name", "credentials", "ends by"],
+        row,
+    )
 }
 
 fn bound(found: &AccessBound) -> String {

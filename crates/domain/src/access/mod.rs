@@ -330,10 +330,24 @@ pub fn end(facts: &Facts<'_>) -> Option<Ended> {
     if facts.ended.is_some() {
         return facts.ended;
     }
+    earliest(facts, |_| true)
+}
+
+/// The end that nobody can put off, except by signing in again: the decisive one if activity never
+/// ceases.
+pub fn sure_end(facts: &Facts<'_>) -> Option<Ended> {
+    if facts.ended.is_some() {
+        return facts.ended;
+    }
+    earliest(facts, |end| end.because != Because::Idle)
+}
+
+fn earliest(facts: &Facts<'_>, counts: impl Fn(Ended) -> bool) -> Option<Ended> {
     let mut first: Option<Ended> = None;
     each_end(facts, |end, _| {
         // Of two at one moment always the same is told.
-        if first.is_none_or(|ended| (end.at, end.because) < (ended.at, ended.because)) {
+        let is_first = first.is_none_or(|one| (end.at, end.because) < (one.at, one.because));
+        if is_first && counts(end) {
             first = Some(end);
         }
     });

@@ -257,7 +257,7 @@ fn table() -> Vec<Row> {
         expires_at: None,
         user_ended: None,
         cut_offs: vec![],
-        methods: Methods::of(&["pwd"]).expect("known"),
+        methods: Methods::of(["pwd"]).expect("known"),
         phase: 0,
         newer: vec![],
         eras: vec![],
@@ -279,7 +279,7 @@ fn table() -> Vec<Row> {
         Some(Calendar { weekday, time, zone: Tz::UTC })
     };
     let cut = |wipes| Some(Cut { authenticated_by: at(9), wipes });
-    let otp = Methods::of(&["otp"]).expect("known");
+    let otp = Methods::of(["otp"]).expect("known");
     let from_nine = |limits| {
         let eras = vec![Era { from: at(9), until: None, limits }];
         Known { eras, ..clean() }

@@ -105,11 +105,23 @@ pub async fn create(tx: &mut Tx, name: &str, settings: Settings) -> Result<App> 
 }
 
 /// Changes an app's name and settings. A change of the limits begins a new era.
-pub async fn change(tx: &mut Tx, app: &App, name: &str, settings: Settings) -> Result<App> {
+pub async fn change(
+    tx: &mut Tx,
+    app: &App,
+    (name, settings): (&str, Settings),
+    may_be_endless: bool,
+) -> Result<App> {
     check_name(name)?;
     settings.check()?;
     if app.name == name && app.settings == settings {
         return Ok(app.clone());
+    }
+    if app.settings.max_session_age.is_some()
+        && !may_be_endless
+        && !policies::is_bounded(settings.max_session_age, &policies::all(tx, app.id).await?)
+    {
+        let why = "nothing would end every session: keep one, or say \"allow_endless\": true";
+        return Err(Error::invalid("max_session_age", why));
     }
     tx.change(
         "update apps set name = $1, settings = $2 where id = $3",

@@ -245,22 +245,26 @@ pub fn check(app: &App, policies: &[Policy], may_be_endless: bool) -> Result<()>
         return Err(Error::invalid("policies", why));
     }
     let mut names = BTreeSet::new();
-    let mut is_bounded = app.settings.max_session_age.is_some();
     for policy in policies {
-        let limits = policy.check()?;
+        policy.check()?;
         policy.applies_to.check_attributes(app).map_err(|error| policy.named(error))?;
         if !names.insert(&policy.name) {
             let why = format!("two have the name {:?}: rename one", policy.name);
             return Err(Error::invalid("policies", why));
         }
-        is_bounded |= policy.bounds_everyone(limits);
     }
-    if !is_bounded && !may_be_endless {
+    if !may_be_endless && !is_bounded(app.settings.max_session_age, policies) {
         let why = "nothing would end every session: keep a policy for everyone with max_age, or \
                    set max_session_age, or say \"allow_endless\": true";
         return Err(Error::invalid("policies", why));
     }
     Ok(())
+}
+
+/// Whether every session of the app surely ends, also those that begin later.
+pub fn is_bounded(max_session_age: Option<Span>, policies: &[Policy]) -> bool {
+    let bounds = |policy: &Policy| policy.check().is_ok_and(|it| policy.bounds_everyone(it));
+    max_session_age.is_some() || policies.iter().any(bounds)
 }
 
 /// States the whole set. Policies that are the same as before go on; the others end, or begin, now.

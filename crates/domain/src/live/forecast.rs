@@ -141,7 +141,7 @@ mod tests {
 
     fn limits() -> impl Strategy<Value = Limits> {
         let none = Limits::default();
-        let otp = Methods::of(&["otp"]).expect("known");
+        let otp = Methods::of(["otp"]).expect("known");
         let calendar = |hour: u32| {
             let time = time(&format!("{hour:02}:30")).expect("a time");
             Calendar { weekday: None, time, zone: Tz::Europe__Vienna }
@@ -170,7 +170,7 @@ mod tests {
 
     /// The same told by time itself: half hour by half hour, every device that has to signs in.
     fn lived(devices: &[i64], eras: &[Era]) -> Vec<u64> {
-        let all = Methods::of(&["pwd", "otp"]).expect("known");
+        let all = Methods::of(["pwd", "otp"]).expect("known");
         let mut hours = vec![0_u64; HOURS];
         for age in devices {
             let mut facts = Facts { eras, ..Facts::made_at(now() - Span::hours(*age)) };

@@ -7,13 +7,14 @@ use super::policies::Rule;
 use super::rules::Rules;
 use super::traits::Kind;
 use super::view::{Session, User, View, position};
-use super::{Checked, Due, Explained, KnownEnd, Room};
+use super::{Checked, Due, Explained, KnownEnd, Looked, Room};
 use crate::access::{
     Because, CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Verdict, decide, each_end, end,
+    sure_end,
 };
 use crate::apps::policies::{OverMax, Policy};
 use crate::sessions::State;
-use crate::values::ids::{SessionId, UserId};
+use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
 
 impl Session {
@@ -221,12 +222,25 @@ impl View {
         ]
     }
 
-    /// What the sweep must write of a session: its end, or a warning of it.
-    fn due_of(&self, session: &Session, now: Time) -> Option<(Due, bool)> {
+    /// What the sweep must write of a session: its end, or a warning of it. Without a bound it is
+    /// told as `endless`.
+    fn due_of(
+        &self,
+        session: &Session,
+        now: Time,
+        endless: impl FnOnce((AppId, UserId)),
+    ) -> Option<(Due, bool)> {
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
         let ended = match session.ended() {
-            None => self.with_facts(session, user, &app.rules, end)?,
+            None => self.with_facts(session, user, &app.rules, |facts| {
+                let ended = end(facts);
+                let is_valid = ended.is_none_or(|ended| now < ended.at);
+                if is_valid && sure_end(facts).is_none() {
+                    endless((app.id, UserId::from_uuid(user.id)));
+                }
+                ended
+            })?,
             // It has ended for another reason; that its device wipes its data is still to be told.
             Some(written) => {
                 let wipes = |rule: &&Rule| rule.era.limits.cut.is_some_and(|cut| cut.wipes);
@@ -260,14 +274,17 @@ impl View {
         from: usize,
         rows_max: usize,
         now: Time,
-        (ended, ending_soon): (&mut Vec<Due>, &mut Vec<Due>),
+        looked: &mut Looked,
     ) -> Option<usize> {
         let until = from.saturating_add(rows_max);
         for at in from..until {
-            let due = self.sessions.get(at).and_then(|session| self.due_of(session, now));
+            let Some(session) = self.sessions.get(at) else { continue };
+            let mut endless = None;
+            let due = self.due_of(session, now, |user| endless = Some(user));
+            looked.endless.extend(endless);
             match due {
-                Some((due, true)) => ended.push(due),
-                Some((due, false)) => ending_soon.push(due),
+                Some((due, true)) => looked.ended.push(due),
+                Some((due, false)) => looked.ending_soon.push(due),
                 None => {}
             }
         }
@@ -278,7 +295,7 @@ impl View {
     /// thing, or nothing any more.
     pub(super) fn due_still(&self, due: &Due, now: Time) -> Option<Due> {
         let at = self.session_of(due.user, due.session)?;
-        let (found, _) = self.due_of(&self.sessions[at as usize], now)?;
+        let (found, _) = self.due_of(&self.sessions[at as usize], now, |_| {})?;
         let policy = self.explain(at).ends.first().and_then(|end| end.policy.clone());
         let was_over = due.ended.at <= now;
         let is_over = found.ended.at <= now;

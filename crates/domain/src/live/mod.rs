@@ -3,6 +3,7 @@
 //! `access::decide`. A check reads it and touches no disk.
 
 mod apply;
+mod bounds;
 mod forecast;
 mod judge;
 mod load;
@@ -12,6 +13,7 @@ mod rules;
 mod traits;
 mod view;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -79,6 +81,28 @@ pub struct Explained {
     pub active_at: Time,
 }
 
+/// What one policy alone says of a session.
+#[derive(Clone, Debug)]
+pub struct OwnVerdict {
+    /// The policy's name.
+    pub policy: String,
+    /// Whether the session meets its selector.
+    pub is_about_it: bool,
+    /// The first end that it asks for.
+    pub end: Option<Ended>,
+    /// Whether that has come.
+    pub is_over: bool,
+}
+
+/// Until when someone can act for a user, unless they sign in again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounded {
+    /// By then all has surely ended; none: there is no such moment.
+    pub ends_by: Option<Time>,
+    /// Over how many credentials.
+    pub credentials: u32,
+}
+
 /// Who stands behind an API token.
 #[derive(Clone, Debug)]
 pub struct Admitted {
@@ -99,6 +123,17 @@ pub(crate) struct Due {
     pub(crate) ended: Ended,
     /// The policy that asks for it; known once it is written.
     pub(crate) policy: Option<String>,
+}
+
+/// What a sweep sees when it looks at every session.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Ends to write.
+    pub(crate) ended: Vec<Due>,
+    /// Ends to warn of.
+    pub(crate) ending_soon: Vec<Due>,
+    /// Users with a session that nothing ends for sure, by their apps.
+    pub(crate) endless: HashSet<(AppId, UserId)>,
 }
 
 /// How many sessions a user may have, by the strictest policy.
@@ -227,9 +262,9 @@ impl Live {
         from: usize,
         rows_max: usize,
         now: Time,
-        found: (&mut Vec<Due>, &mut Vec<Due>),
+        looked: &mut Looked,
     ) -> Result<Option<usize>> {
-        Ok(self.known()?.due(from, rows_max, now, found))
+        Ok(self.known()?.due(from, rows_max, now, looked))
     }
 
     /// What is due of a session still, with the policy that asks for it.
@@ -264,6 +299,32 @@ impl Live {
     ) -> Result<Option<Explained>> {
         let view = self.known()?;
         Ok(view.session_of(user, session).map(|at| view.explain(at)))
+    }
+
+    /// What each policy that holds says of a session by itself.
+    pub(crate) fn own_verdicts(
+        &self,
+        user: UserId,
+        session: SessionId,
+        now: Time,
+    ) -> Result<Vec<OwnVerdict>> {
+        let view = self.known()?;
+        let found = view.session_of(user, session);
+        Ok(found.map(|at| view.own_verdicts(at, now)).unwrap_or_default())
+    }
+
+    /// The sessions of a user that are valid now, each with the end that nobody can put off.
+    pub(crate) fn bounds_of(
+        &self,
+        user: UserId,
+        now: Time,
+    ) -> Result<Vec<(SessionId, Option<Ended>)>> {
+        Ok(self.known()?.bounds_of(user, now))
+    }
+
+    /// The users of an app who have a session that is valid now. It looks at every session.
+    pub(crate) fn bounds(&self, app: AppId, now: Time) -> Result<HashMap<UserId, Bounded>> {
+        Ok(self.known()?.bounds(app, now))
     }
 
     /// Judges an API token, a run's token or the operator's.

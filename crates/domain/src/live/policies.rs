@@ -52,6 +52,10 @@ impl Rule {
         self.era.until = Some(self.era.until.map_or(now, |until| until.min(now)));
     }
 
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replaced_at.is_some()
+    }
+
     pub(super) fn names_group(&self, group: u32) -> bool {
         self.groups.as_ref().is_some_and(|groups| groups.contains(&group))
     }

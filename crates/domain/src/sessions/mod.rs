@@ -1,5 +1,6 @@
 //! Device sessions: how they read, and how they end. How one begins is in `devices`.
 
+pub mod bounds;
 pub mod sweep;
 
 use std::collections::HashMap;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use crate::access::{Because, Ended, Verdict};
 use crate::apps::policies::OverMax;
 use crate::ledger::{Change, EndedSession, Subject};
-use crate::live::{self, Explained, Room};
+use crate::live::{self, Room};
 use crate::store::{Read, Row, Tx, args};
 use crate::users;
 use crate::values::error::{Error, Result};
@@ -140,56 +141,6 @@ pub async fn find(read: &mut Read, app: AppId, user: UserId, id: SessionId) -> R
         .await?;
     let found = row.map(|row| session(read, &row)).transpose()?.flatten();
     found.ok_or_else(|| Error::not_found(format!("session {id} of user {user}")))
-}
-
-/// Why a session ends when it does, and the session itself.
-pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<(Session, Explained)> {
-    let missing = || Error::not_found(format!("session {id}"));
-    let sql = "select s.user_id from sessions s join users u on u.id = s.user_id
-               where s.id = $1 and u.app_id = $2 and u.deleted_at is null";
-    let row = read.first(sql, args![id, app]).await?.ok_or_else(missing)?;
-    let user = row.parsed(0)?;
-    let session = find(read, app, user, id).await?;
-    let explained = read.live().explain_session(user, id)?.ok_or_else(missing)?;
-    Ok((session, explained))
-}
-
-/// A credential with which someone can act for a user now, and its end if it has one.
-#[derive(Clone, Copy, Debug)]
-pub struct Access {
-    /// The session; none for an authentication token that is not used yet.
-    pub session: Option<SessionId>,
-    /// When and why it ends by itself.
-    pub ends: Option<Ended>,
-}
-
-/// Every credential with which someone can act for a user now.
-pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
-    let now = read.now();
-    let sql = "select id from sessions where user_id = $1 order by id";
-    let mut list = Vec::new();
-    for row in read.rows(sql, args![user]).await? {
-        let id: SessionId = row.parsed(0)?;
-        if let Some((Verdict::Valid { .. }, _)) = read.live().judge(user, id, now)? {
-            let explained = read.live().explain_session(user, id)?;
-            let ends = explained.and_then(|explained| Some(explained.ends.first()?.ended));
-            list.push(Access { session: Some(id), ends });
-        }
-    }
-    let sql = "select created_at, expires_at, ended_at, ended_by from enrolments
-               where user_id = $1 and ended_at is null and expires_at > $2 limit $3";
-    for row in read.rows(sql, args![user, now, OF_USER_MAX]).await? {
-        let times = (row.time(0)?, row.time(1)?);
-        let written = live::written_end(&row, 2)?;
-        if let Verdict::Valid { ends_at } =
-            read.live().judge_enrolment(user, times, written, now)?
-        {
-            // A device that enrols with it begins a session of its own, which is an item then.
-            let ends = ends_at.map(|at| Ended { at, because: Because::Expired });
-            list.push(Access { session: None, ends });
-        }
-    }
-    Ok(list)
 }
 
 /// Puts the row and the decision together. None: the session is so new that Live does not have it

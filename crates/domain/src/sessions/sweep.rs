@@ -4,10 +4,10 @@
 
 use crate::access::Ended;
 use crate::ledger::{By, Change, Subject, Warning};
-use crate::live::Due;
+use crate::live::{Due, Looked};
 use crate::store::{Db, Tx, args};
 use crate::values::error::Result;
-use crate::values::ids::{SessionId, UserId};
+use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Span;
 
 /// SQLite has one writer: a batch of this size holds it for some tens of milliseconds.
@@ -18,14 +18,23 @@ const LOOK_ROWS: usize = 20_000;
 /// What a sweep has found, in the order in which it is to be written.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    ended: Vec<Due>,
-    ending_soon: Vec<Due>,
+    looked: Looked,
 }
 
 impl Sweep {
     /// How much is left to write.
     pub fn len(&self) -> usize {
-        self.ended.len() + self.ending_soon.len()
+        self.looked.ended.len() + self.looked.ending_soon.len()
+    }
+
+    /// How many users had a session that nothing ends for sure.
+    pub fn endless_users(&self) -> usize {
+        self.looked.endless.len()
+    }
+
+    /// How many of them are of one app.
+    pub fn endless_users_of(&self, app: AppId) -> usize {
+        self.looked.endless.iter().filter(|(of, _)| *of == app).count()
     }
 
     /// Whether all is written.
@@ -36,14 +45,15 @@ impl Sweep {
     /// Writes the next batch down. What has changed since it was found is judged anew.
     pub async fn write(&mut self, db: &Db) -> Result<()> {
         let mut tx = db.write(By::System).await?;
-        if self.ended.is_empty() {
-            let rest = self.ending_soon.len().saturating_sub(BATCH_ROWS);
-            for due in self.ending_soon.split_off(rest) {
+        let Looked { ended, ending_soon, .. } = &mut self.looked;
+        if ended.is_empty() {
+            let rest = ending_soon.len().saturating_sub(BATCH_ROWS);
+            for due in ending_soon.split_off(rest) {
                 warn(&mut tx, due).await?;
             }
         } else {
-            let rest = self.ended.len().saturating_sub(BATCH_ROWS);
-            for due in self.ended.split_off(rest).into_iter().rev() {
+            let rest = ended.len().saturating_sub(BATCH_ROWS);
+            for due in ended.split_off(rest).into_iter().rev() {
                 end(&mut tx, due).await?;
             }
         }
@@ -53,15 +63,16 @@ impl Sweep {
 
 /// Looks for all that is due, without holding anyone up.
 pub async fn look(db: &Db) -> Result<Sweep> {
-    let (mut sweep, mut from, now) = (Sweep::default(), Some(0), db.now());
+    let (mut looked, mut from, now) = (Looked::default(), Some(0), db.now());
     while let Some(at) = from {
-        from = db.live().due(at, LOOK_ROWS, now, (&mut sweep.ended, &mut sweep.ending_soon))?;
+        from = db.live().due(at, LOOK_ROWS, now, &mut looked)?;
         tokio::task::yield_now().await;
     }
     // The first to end comes last: batches are taken from there.
-    sweep.ended.sort_unstable_by_key(|due| std::cmp::Reverse((due.ended.at, due.session)));
-    sweep.ending_soon.sort_unstable_by_key(|due| std::cmp::Reverse((due.ended.at, due.session)));
-    Ok(sweep)
+    let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
+    looked.ended.sort_unstable_by_key(latest_first);
+    looked.ending_soon.sort_unstable_by_key(latest_first);
+    Ok(Sweep { looked })
 }
 
 async fn end(tx: &mut Tx, due: Due) -> Result<()> {

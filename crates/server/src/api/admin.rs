@@ -51,6 +51,8 @@ pub(crate) struct AppPatch {
     /// Only those that change.
     #[schema(value_type = Option<Object>)]
     settings: SettingsPatch,
+    /// Agrees that nothing may end every session of the app.
+    allow_endless: bool,
 }
 
 /// Settings of which only some are given; null takes a limit away.
@@ -148,7 +150,7 @@ pub(crate) async fn change(
     let old = apps::find(&mut tx, who.app).await?;
     let name = patch.name.unwrap_or_else(|| old.name.clone());
     let settings = patch.settings.on(old.settings.clone())?;
-    let app = apps::change(&mut tx, &old, &name, settings).await?;
+    let app = apps::change(&mut tx, &old, (&name, settings), patch.allow_endless).await?;
     tx.commit().await?;
     Ok(Json(AppView::new(app)))
 }

@@ -34,7 +34,7 @@ pub(crate) struct EntryView {
 }
 
 impl EntryView {
-    fn new(stored: Stored) -> Result<Self, Answer> {
+    pub(super) fn new(stored: Stored) -> Result<Self, Answer> {
         let hash = stored.hash_hex();
         let Stored { entry, kind, body, .. } = stored;
         let plain = |value: serde_json::Result<Value>| {

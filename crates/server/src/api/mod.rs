@@ -47,8 +47,9 @@ fn table() -> OpenApiRouter<App> {
         // Policies and what they lead to
         .routes(routes!(policies::list, policies::put))
         .routes(routes!(policies::preview))
-        .routes(routes!(policies::explain))
-        .routes(routes!(policies::access_bound))
+        .routes(routes!(policies::access::explain))
+        .routes(routes!(policies::access::access_bound))
+        .routes(routes!(policies::access::access_bounds))
         .routes(routes!(policies::revocations::revoke))
         .routes(routes!(policies::revocations::preview))
         // Tasks (contract, section 4)

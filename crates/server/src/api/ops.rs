@@ -6,6 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
+use reauth_domain::apps::policies::{self, Policy};
+use reauth_domain::sessions::sweep;
 use reauth_domain::{Place, apps, ledger};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -73,25 +75,33 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     findings.push(Finding { level: "ok", check: "ledger", detail });
     findings.push(clock(state));
     let (all, _) = apps::page(&mut read, apps::PAGE_ROWS_MAX, 0).await?;
+    let looked = sweep::look(&state.db).await?;
     for app in all {
-        findings.push(match app.settings.max_session_age {
-            Some(age) => Finding {
-                level: "ok",
-                check: "app",
-                detail: format!("{}: every session ends within {age}", app.name),
-            },
-            None => Finding {
-                level: "warning",
-                check: "app",
-                detail: format!(
-                    "{}: sessions have no end; reauth app set {} --max-session-age 30d",
-                    app.name, app.id
-                ),
-            },
-        });
+        let policies = policies::all(&mut read, app.id).await?;
+        findings.push(bound(&app, &policies, looked.endless_users_of(app.id)));
     }
     let ok = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(DoctorView { ok, findings }))
+}
+
+/// Whether all access to an app surely ends.
+fn bound(app: &apps::App, policies: &[Policy], endless_users: usize) -> Finding {
+    let (name, id) = (&app.name, app.id);
+    let max_age = app.settings.max_session_age;
+    let is_bounded = policies::is_bounded(max_age, policies);
+    let mend = format!("`reauth app set {id} --max-session-age 30d` ends them");
+    let (level, detail) = match (endless_users, max_age) {
+        (0, Some(age)) => ("ok", format!("{name}: every session ends within {age}")),
+        (0, None) if is_bounded => ("ok", format!("{name}: its policies end every session")),
+        (0, None) => {
+            ("warning", format!("{name}: sessions that begin from now on have no end; {mend}"))
+        }
+        (users, _) => {
+            let named = format!("`reauth user access-bound --app {id}` names them");
+            ("warning", format!("{name}: the access of {users} users has no end; {named}; {mend}"))
+        }
+    };
+    Finding { level, check: "access bound", detail }
 }
 
 fn database(state: &App) -> Finding {

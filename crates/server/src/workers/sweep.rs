@@ -35,6 +35,7 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
 async fn once(app: &App) -> Result<()> {
     let open = revocations::open_now(&app.db).await?;
     let mut found = sweep::look(&app.db).await?;
+    app.metrics.set_endless_users(found.endless_users());
     if !found.is_empty() {
         tracing::info!(due = found.len(), "the sweep writes ends and warnings down");
     }

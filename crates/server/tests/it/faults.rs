@@ -60,7 +60,7 @@ async fn health_and_metrics_tell_the_truth(lab: Lab) {
     let doctor = lab.bare(Method::GET, "/admin/doctor").bearer_auth(&lab.operator);
     let doctor = good(doctor).await;
     let findings = doctor["findings"].as_array().expect("findings");
-    let app = findings.iter().find(|finding| finding["check"] == "app").expect("the app");
+    let app = findings.iter().find(|finding| finding["check"] == "access bound").expect("the app");
     assert_eq!(app["level"], "warning", "{app}");
 }
 

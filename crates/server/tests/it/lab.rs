@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use reauth_server::domain::sessions::sweep;
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::{Child, Config, Server};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -193,7 +194,22 @@ impl Lab {
     pub async fn set(&self, settings: Value) {
         let path = format!("/admin/apps/{}", self.app);
         let request = self.bare(Method::PATCH, &path).bearer_auth(&self.operator);
-        good(request.json(&json!({ "settings": settings }))).await;
+        good(request.json(&json!({ "settings": settings, "allow_endless": true }))).await;
+    }
+
+    pub async fn operator_get(&self, path: &str) -> Value {
+        good(self.bare(Method::GET, path).bearer_auth(&self.operator)).await
+    }
+
+    /// One sweep, to its end, as the worker does it; answers how much it wrote.
+    pub async fn sweep(&self) -> usize {
+        let db = &self.server().app().db;
+        let mut found = sweep::look(db).await.expect("it looks");
+        let all = found.len();
+        while !found.is_empty() {
+            found.write(db).await.expect("it writes");
+        }
+        all
     }
 
     /// The id of the user with this name, who is created when first named.

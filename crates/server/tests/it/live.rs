@@ -1,6 +1,8 @@
 //! The Live view equals one that is rebuilt from the tables, and both lead to the same decisions,
 //! whatever happened before.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use reauth_server::domain::access::{CutOffScope, Methods, Verdict};
@@ -8,10 +10,10 @@ use reauth_server::domain::apps::policies::{self, Policy};
 use reauth_server::domain::apps::{self, App, Settings};
 use reauth_server::domain::devices::{self, Device, Proof};
 use reauth_server::domain::ledger::By;
-use reauth_server::domain::sessions::sweep;
+use reauth_server::domain::sessions::{bounds, sweep};
 use reauth_server::domain::{
-    AppId, Checked, Clock, Db, Error, Place, Result, SessionId, Span, Tx, UserId, cutoffs, groups,
-    sessions, tokens, users,
+    AppId, Checked, Clock, Db, Error, Place, Result, SessionId, Span, Time, Tx, UserId, cutoffs,
+    groups, sessions, tokens, users,
 };
 use serde_json::{Map, Value, json};
 
@@ -42,6 +44,22 @@ enum Act {
     Policies(Vec<(u8, i64)>),
     CreateToken,
     Pass(i64),
+}
+
+impl Act {
+    /// Whether it is a real authentication, or what an operator asks for who wants longer limits,
+    /// for all or for one: others of these move no end of a session later.
+    fn may_lengthen(&self) -> bool {
+        matches!(
+            self,
+            Self::SignIn { .. }
+                | Self::Limits(..)
+                | Self::Policies(_)
+                | Self::SetNotAfter(..)
+                | Self::Leave(..)
+                | Self::ChangeTeam(..)
+        )
+    }
 }
 
 fn acts() -> impl Strategy<Value = Act> {
@@ -181,7 +199,7 @@ impl World {
                     multiple_devices_per_user: *many,
                     ..self.app.settings.clone()
                 };
-                self.app = apps::change(&mut tx, &self.app, "world", settings).await?;
+                self.app = apps::change(&mut tx, &self.app, ("world", settings), true).await?;
             }
             Act::Policies(chosen) => {
                 let policies: Vec<Policy> =
@@ -280,8 +298,8 @@ async fn the_sweep_ends_what_the_decision_refuses(world: &World) -> Result<(), T
     prop_assert_eq!(&before, &verdicts(world)?);
     let mut read = world.db.read().await.map_err(fail)?;
     for (session, ended) in before {
-        let found = match sessions::explain(&mut read, world.app.id, session).await {
-            Ok((found, _)) => found,
+        let found = match bounds::explain(&mut read, world.app.id, session).await {
+            Ok(found) => found.session,
             // Nobody is shown what a deleted user had.
             Err(Error::NotFound { .. }) => continue,
             Err(error) => return Err(fail(error)),
@@ -291,13 +309,36 @@ async fn the_sweep_ends_what_the_decision_refuses(world: &World) -> Result<(), T
     Ok(())
 }
 
+/// The sessions that let someone in, and until when.
+async fn sure_ends(world: &World) -> Result<HashMap<SessionId, Option<Time>>> {
+    let mut read = world.db.read().await?;
+    let mut ends = HashMap::new();
+    for user in &world.users {
+        for access in bounds::access_of(&mut read, *user).await? {
+            let Some(session) = access.session else { continue };
+            ends.insert(session, access.ends.map(|ended| ended.at));
+        }
+    }
+    Ok(ends)
+}
+
 async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
     let fail = |error: Error| TestCaseError::fail(error.to_string());
     for act in acts {
+        let before = sure_ends(world).await.map_err(fail)?;
         match world.carry_out(act).await {
             // What may not happen is refused, and then nothing has happened.
             Ok(()) | Err(Error::NotFound { .. } | Error::Conflict(_) | Error::SignInAgain(_)) => {}
             Err(error) => return Err(fail(error)),
+        }
+        if !act.may_lengthen() {
+            let after = sure_ends(world).await.map_err(fail)?;
+            for (session, end) in before {
+                // A session that has ended is not among those that let someone in.
+                let Some(now) = after.get(&session) else { continue };
+                let is_later = end.is_some_and(|end| now.is_none_or(|now| end < now));
+                prop_assert!(!is_later, "{act:?} moved {session} from {end:?} to {now:?}");
+            }
         }
     }
     the_sweep_ends_what_the_decision_refuses(world).await?;

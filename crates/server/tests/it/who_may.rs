@@ -42,6 +42,7 @@ const ROWS: &[(&str, &str, &[&str])] = &[
     ("post", "/api/v4/{app}/policies/preview", &["users:read"]),
     ("get", "/api/v4/{app}/sessions/{session}/explain", &["users:read"]),
     ("get", "/api/v4/{app}/users/{user}/access-bound", &["users:read"]),
+    ("get", "/api/v4/{app}/access-bound", &["users:read"]),
     ("get", "/api/v4/{app}/ledger", &["ledger:read"]),
     ("get", "/api/v4/{app}/tasks", &["tasks:read"]),
     ("get", "/api/v4/{app}/tasks/{task}", &["tasks:read"]),

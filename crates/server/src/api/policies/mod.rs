@@ -1,5 +1,6 @@
-//! Policies, what they would do, and why a session ends when it does.
+//! Policies, and what they would do.
 
+pub(crate) mod access;
 pub(crate) mod revocations;
 
 use std::collections::BTreeMap;
@@ -8,17 +9,18 @@ use axum::Json;
 use reauth_domain::access::{Assurance, Methods};
 use reauth_domain::apps::policies::{self, OverMax, Policy, PolicyLimits, Preset};
 use reauth_domain::apps::selectors::{self, Selector};
-use reauth_domain::{Error, Forecast, KnownEnd, SessionId, Span, UserId, apps, sessions, users};
+use reauth_domain::{Error, Forecast, Span, UserId, apps};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use crate::api::answer::{Answer, ErrorBody};
-use crate::api::read::{Body, PathOf, UserInPath};
+use crate::api::read::Body;
 use crate::api::who::{AppAdmin, Backend, UsersRead};
 
-static PREVIEWS: Semaphore = Semaphore::const_new(1);
+/// What looks at every session does so one at a time, while others go on.
+pub(super) static LOOKS: Semaphore = Semaphore::const_new(1);
 
 /// A rule about how long sign-ins last. All that apply to a session hold: the strictest decides.
 #[derive(Deserialize, Serialize, ToSchema)]
@@ -307,8 +309,7 @@ pub(crate) async fn preview(
     let found = selectors::find(&mut read, &app, &all).await?;
     drop(read);
     let (db, id) = (who.state.db.clone(), who.app);
-    // It looks at every session, and in memory of its own: one at a time, while others go on.
-    let _turn = PREVIEWS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+    let _turn = LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
     let looking =
         tokio::task::spawn_blocking(move || db.live().preview(id, &all, &found, db.now()));
     let found = looking.await.map_err(|error| Error::Internal(format!("preview: {error}")))??;
@@ -320,110 +321,5 @@ pub(crate) async fn preview(
         who: found.who.iter().map(ToString::to_string).collect(),
         before: ForecastView::new(found.before),
         after: ForecastView::new(found.after),
-    }))
-}
-
-/// Why a session ends when it does.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ExplainedView {
-    session: String,
-    user: String,
-    /// `ENROLLED`, `LOCKED` or `RESET`.
-    state: &'static str,
-    last_authenticated_at: String,
-    last_connected_at: String,
-    /// Every end that is known, the decisive one first.
-    ends: Vec<EndView>,
-}
-
-/// One end of a session.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct EndView {
-    /// The first moment at which it is no longer valid.
-    at: String,
-    /// The reason's name.
-    because: &'static str,
-    /// The reason as a sentence.
-    detail: &'static str,
-    /// The policy that asks for it; none for the app's own settings and for what someone did.
-    policy: Option<String>,
-}
-
-impl EndView {
-    fn new(end: KnownEnd) -> Self {
-        let because = end.ended.because;
-        Self {
-            at: end.ended.at.to_string(),
-            because: because.name(),
-            detail: because.sentence(),
-            policy: end.policy,
-        }
-    }
-}
-
-/// Why a session ends when it does: the facts, and every end that is known. Scope: `users:read`.
-#[utoipa::path(get, path = "/api/v4/{app}/sessions/{session}/explain", tag = "policies",
-    params(("app" = String, Path), ("session" = String, Path)),
-    responses((status = 200, body = ExplainedView), (status = 404, body = ErrorBody)))]
-pub(crate) async fn explain(
-    who: Backend<UsersRead>,
-    PathOf((_, id)): PathOf<(String, String)>,
-) -> Result<Json<ExplainedView>, Answer> {
-    let id: SessionId = id.parse().map_err(|_| Error::not_found(format!("session {id}")))?;
-    let mut read = who.state.db.read().await?;
-    let (session, explained) = sessions::explain(&mut read, who.app, id).await?;
-    Ok(Json(ExplainedView {
-        session: session.id.to_string(),
-        user: session.user.to_string(),
-        state: session.state.name(),
-        last_authenticated_at: session.authenticated_at.to_string(),
-        last_connected_at: session.connected_at.to_string(),
-        ends: explained.ends.into_iter().map(EndView::new).collect(),
-    }))
-}
-
-/// The moment by which all access of a user surely ends, unless they sign in again.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct BoundView {
-    /// None: at least one item has no end.
-    ends_by: Option<String>,
-    items: Vec<ItemView>,
-}
-
-/// A credential that can act for the user.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ItemView {
-    /// `session` or `authentication_token`.
-    credential: &'static str,
-    /// The session's id; an unused authentication token has none to show.
-    id: Option<String>,
-    ends_at: Option<String>,
-    /// The name of the reason for which it ends.
-    because: Option<&'static str>,
-}
-
-/// By when all access of a user surely ends, item by item. Scope: `users:read`.
-#[utoipa::path(get, path = "/api/v4/{app}/users/{user}/access-bound", tag = "policies",
-    params(("app" = String, Path), ("user" = String, Path)),
-    responses((status = 200, body = BoundView), (status = 404, body = ErrorBody)))]
-pub(crate) async fn access_bound(
-    who: Backend<UsersRead>,
-    UserInPath(user): UserInPath,
-) -> Result<Json<BoundView>, Answer> {
-    let mut read = who.state.db.read().await?;
-    users::find(&mut read, who.app, user).await?;
-    let items = sessions::access_of(&mut read, user).await?;
-    let is_bounded = items.iter().all(|item| item.ends.is_some());
-    let latest = items.iter().filter_map(|item| item.ends).map(|ended| ended.at).max();
-    let view = |item: &sessions::Access| ItemView {
-        credential: if item.session.is_some() { "session" } else { "authentication_token" },
-        id: item.session.map(|id| id.to_string()),
-        ends_at: item.ends.map(|ended| ended.at.to_string()),
-        because: item.ends.map(|ended| ended.because.name()),
-    };
-    let now = read.now();
-    Ok(Json(BoundView {
-        ends_by: is_bounded.then(|| latest.unwrap_or(now).to_string()),
-        items: items.iter().map(view).collect(),
     }))
 }

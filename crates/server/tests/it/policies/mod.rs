@@ -1,5 +1,6 @@
 //! Policies and cut-offs: rules for some, and "everyone in this scope must sign in again".
 
+mod access;
 mod revocations;
 mod selectors;
 mod sweep;
@@ -20,7 +21,6 @@ both!(
     what_a_policy_has_ended_stays_ended,
     every_limit_acts_at_its_very_moment,
     a_preview_is_what_then_happens,
-    one_can_see_why_and_until_when,
     a_set_that_cannot_be_meant_is_refused,
 );
 
@@ -221,33 +221,6 @@ async fn a_preview_is_what_then_happens(lab: Lab) {
     young.must_sign_in_again("LOCKED", "max_session_age").await;
     let empty = lab.post("/policies/preview", wanted).await;
     assert_eq!((&empty["sessions"], &empty["ended_sessions"]), (&json!(0), &json!(0)));
-}
-
-async fn one_can_see_why_and_until_when(lab: Lab) {
-    let phone = lab.sign_in("ann", "phone").await;
-    join(&lab, "g", &phone.user).await;
-    state(&lab, json!([for_group("g", json!({ "max_age": "2d", "max_idle": "1d" }))])).await;
-    let path = format!("/sessions/{}/explain", phone.session);
-    let explained = lab.get(&path).await;
-    let ends = explained["ends"].as_array().expect("a list");
-    let reasons: Vec<_> = ends.iter().map(|end| (&end["because"], &end["policy"])).collect();
-    let (age, idle, g) = (json!("max_session_age"), json!("max_idle"), json!("g"));
-    assert_eq!(reasons, [(&idle, &g), (&age, &g), (&age, &Value::Null)], "{explained}");
-    let bound = format!("/users/{}/access-bound", phone.user);
-    let found = lab.get(&bound).await;
-    assert_eq!(found["ends_by"], ends[0]["at"]);
-    assert_eq!(found["items"][0]["id"], json!(phone.session));
-    lab.authentication_token("ann").await;
-    let items = lab.get(&bound).await["items"].clone();
-    assert_eq!(items[1]["credential"], "authentication_token", "{items}");
-    lab.set(json!({ "max_session_age": null })).await;
-    let endless = json!({ "policies": [], "allow_endless": true });
-    good(lab.api(Method::PUT, "/policies").json(&endless)).await;
-    assert_eq!(lab.get(&bound).await["ends_by"], Value::Null, "nothing ends it");
-    lab.act(&format!("{}/wipe", phone.path())).await;
-    assert_eq!(lab.get(&path).await["ends"][0]["because"], "wipe");
-    let nobody = "/sessions/00000000-0000-7000-8000-000000000000/explain";
-    refused(lab.api(Method::GET, nobody), 404, "OBJECT_NOT_FOUND").await;
 }
 
 async fn a_set_that_cannot_be_meant_is_refused(lab: Lab) {

@@ -15,17 +15,6 @@ both!(
     a_clock_that_is_set_prolongs_nothing_and_is_told,
 );
 
-/// Sweeps to the end, as the worker does.
-async fn sweep(lab: &Lab) -> usize {
-    let db = &lab.server().app().db;
-    let mut found = sweep::look(db).await.expect("it looks");
-    let all = found.len();
-    while !found.is_empty() {
-        found.write(db).await.expect("it writes");
-    }
-    all
-}
-
 async fn entries(lab: &Lab, kind: &str) -> Vec<Value> {
     let path = "/admin/ledger?limit=1000";
     let page = good(lab.bare(Method::GET, path).bearer_auth(&lab.operator)).await;
@@ -49,7 +38,7 @@ async fn the_sweep_writes_ends_down_in_their_order_and_changes_no_verdict(lab: L
     let fresh = lab.sign_in("eve", "fresh").await;
     lab.pass(Span::hours(32));
     let before = [late.view().await, early.view().await, fresh.view().await];
-    assert_eq!(sweep(&lab).await, 2);
+    assert_eq!(lab.sweep().await, 2);
     assert_eq!([late.view().await, early.view().await, fresh.view().await], before);
     late.must_sign_in_again("LOCKED", "max_session_age").await;
     fresh.must_be_signed_in().await;
@@ -63,14 +52,14 @@ async fn the_sweep_writes_ends_down_in_their_order_and_changes_no_verdict(lab: L
     assert_eq!((&told[0]["policy"], &told[1]["policy"]), (&json!("short"), &Value::Null));
     let ended_at = Time::from_micros(told[0]["at"].as_i64().expect("a moment"));
     assert_eq!(json!(ended_at.to_string()), before[0]["signed_out_at"]);
-    assert_eq!(sweep(&lab).await, 0, "nothing is written twice");
+    assert_eq!(lab.sweep().await, 0, "nothing is written twice");
     lab.sign_in("ann", "late").await.must_be_signed_in().await;
 }
 
 async fn an_app_is_told_once_that_a_session_ends_soon(mut lab: Lab) {
     lab.set(json!({ "warn_before": "3d", "max_idle": "20d" })).await;
     let phone = lab.sign_in("ann", "phone").await;
-    assert_eq!(sweep(&lab).await, 0);
+    assert_eq!(lab.sweep().await, 0);
     lab.pass(Span::days(15));
     phone.must_be_signed_in().await;
     lab.pass(Span::days(13));
@@ -79,7 +68,7 @@ async fn an_app_is_told_once_that_a_session_ends_soon(mut lab: Lab) {
     assert_eq!(header("reauth-ends-at"), "2026-06-02T06:12:00Z");
     assert_eq!(header("reauth-warn-at"), "2026-05-30T06:12:00Z");
     assert_eq!(phone.connect().await.1["warn_at"], "2026-05-30T06:12:00Z");
-    assert_eq!((sweep(&lab).await, sweep(&lab).await), (1, 0));
+    assert_eq!((lab.sweep().await, lab.sweep().await), (1, 0));
     let told = change(&entries(&lab, "session.ending_soon").await[0]);
     assert_eq!(
         (&told["session"], &told["because"]),
@@ -87,11 +76,11 @@ async fn an_app_is_told_once_that_a_session_ends_soon(mut lab: Lab) {
     );
     drop(phone);
     lab.restart().await;
-    assert_eq!(sweep(&lab).await, 0, "it is remembered");
+    assert_eq!(lab.sweep().await, 0, "it is remembered");
     let again = lab.sign_in("ann", "phone").await;
     lab.pass(Span::days(28));
     again.must_sign_in_again("LOCKED", "max_idle").await;
-    assert_eq!(sweep(&lab).await, 1, "an end by idleness is no end to warn of");
+    assert_eq!(lab.sweep().await, 1, "an end by idleness is no end to warn of");
     assert_eq!(entries(&lab, "session.ending_soon").await.len(), 1);
 }
 

@@ -1,0 +1,89 @@
+//! Until when sessions surely let someone in, and what each policy says of one.
+
+use std::collections::HashMap;
+
+use super::view::{Session, User, View};
+use super::{Bounded, OwnVerdict};
+use crate::access::{Ended, Era, Facts, decide, end, sure_end};
+use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::time::Time;
+
+impl View {
+    /// The end of a session that nobody can put off, if it is valid now.
+    pub(super) fn bound_of(&self, at: u32, now: Time) -> Option<Option<Ended>> {
+        let session = &self.sessions[at as usize];
+        let user = &self.users[session.user as usize];
+        let rules = &self.apps[user.app as usize].rules;
+        self.with_facts(session, user, rules, |facts| {
+            decide(facts, now).is_valid().then(|| sure_end(facts))
+        })
+    }
+
+    /// The sessions of a user that are valid now, each with its bound.
+    pub(super) fn bounds_of(&self, user: UserId, now: Time) -> Vec<(SessionId, Option<Ended>)> {
+        let Some(user) = self.user(user) else { return Vec::new() };
+        let mut list = Vec::new();
+        let mut next = self.users[user as usize].first_session;
+        while let Some(session) = self.sessions.get(next as usize) {
+            if let Some(bound) = self.bound_of(next, now) {
+                list.push((SessionId::from_uuid(session.id), bound));
+            }
+            next = session.next;
+        }
+        list.sort_unstable_by_key(|(id, _)| *id);
+        list
+    }
+
+    /// The users of an app who have a session that is valid now, each with the latest bound.
+    pub(super) fn bounds(&self, app: AppId, now: Time) -> HashMap<UserId, Bounded> {
+        let mut users: HashMap<UserId, Bounded> = HashMap::new();
+        for at in self.sessions_of(app) {
+            let Some(bound) = self.bound_of(at, now) else { continue };
+            let user = UserId::from_uuid(self.users[self.sessions[at as usize].user as usize].id);
+            users.entry(user).or_insert_with(Bounded::nothing).add(bound.map(|ended| ended.at));
+        }
+        users
+    }
+
+    /// What each policy that holds says of a session by itself.
+    pub(super) fn own_verdicts(&self, at: u32, now: Time) -> Vec<OwnVerdict> {
+        let session = &self.sessions[at as usize];
+        let user = &self.users[session.user as usize];
+        let rules = &self.apps[user.app as usize].rules;
+        let policies = rules.all().iter().filter(|rule| !rule.is_replaced());
+        let mut list: Vec<OwnVerdict> = policies
+            .filter_map(|rule| {
+                let policy = rule.policy()?.name.clone();
+                let kind = Some(self.kinds.kind(session.kind));
+                let since = rule.since(user, Some(session), kind);
+                let end =
+                    since.and_then(|from| self.end_by(session, user, Era { from, ..rule.era }));
+                let is_over = end.is_some_and(|ended| ended.at <= now);
+                Some(OwnVerdict { policy, is_about_it: since.is_some(), end, is_over })
+            })
+            .collect();
+        list.sort_by(|one, other| one.policy.cmp(&other.policy));
+        list
+    }
+
+    /// When one policy alone would end a session.
+    fn end_by(&self, session: &Session, user: &User, era: Era) -> Option<Ended> {
+        let rules = &self.apps[user.app as usize].rules;
+        self.with_facts(session, user, rules, |facts| {
+            end(&Facts { ended: None, user_ended: None, cut_offs: &[], eras: &[era], ..*facts })
+        })
+    }
+}
+
+impl Bounded {
+    /// No credential yet.
+    pub(crate) const fn nothing() -> Self {
+        Self { ends_by: Some(Time::ZERO), credentials: 0 }
+    }
+
+    /// One credential more, with its end if it has one.
+    pub(crate) fn add(&mut self, ends_at: Option<Time>) {
+        self.ends_by = self.ends_by.zip(ends_at).map(|(one, other)| one.max(other));
+        self.credentials += 1;
+    }
+}

@@ -1,0 +1,97 @@
+//! Who can still get in, until when, and why: of one session, one user, all users.
+
+use super::{OF_USER_MAX, Session, find};
+use crate::access::{Because, Ended, Verdict};
+use crate::ledger::{self, Stored};
+use crate::live::{self, Bounded, Explained, OwnVerdict};
+use crate::store::{Db, Read, args};
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, SessionId, UserId};
+
+/// Why a session ends when it does.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The session.
+    pub session: Session,
+    /// Every end that is known of it.
+    pub explained: Explained,
+    /// What each policy says of it by itself.
+    pub policies: Vec<OwnVerdict>,
+    /// What led here, the oldest first.
+    pub history: Vec<Stored>,
+}
+
+/// Why a session ends when it does, and the session itself.
+pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Explanation> {
+    let missing = || Error::not_found(format!("session {id}"));
+    let sql = "select s.user_id from sessions s join users u on u.id = s.user_id
+               where s.id = $1 and u.app_id = $2 and u.deleted_at is null";
+    let row = read.first(sql, args![id, app]).await?.ok_or_else(missing)?;
+    let user = row.parsed(0)?;
+    let session = find(read, app, user, id).await?;
+    let explained = read.live().explain_session(user, id)?.ok_or_else(missing)?;
+    let policies = read.live().own_verdicts(user, id, read.now())?;
+    let history = ledger::of_session(read, app, (user, id), session.authenticated_at).await?;
+    Ok(Explanation { session, explained, policies, history })
+}
+
+/// A credential with which someone can act for a user now, and its end if it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// The session; none for an authentication token that is not used yet.
+    pub session: Option<SessionId>,
+    /// When and why it surely ends: activity does not put it off.
+    pub ends: Option<Ended>,
+}
+
+/// Every credential with which someone can act for a user now.
+pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
+    let now = read.now();
+    let sessions = read.live().bounds_of(user, now)?.into_iter();
+    let mut list: Vec<Access> =
+        sessions.map(|(id, ends)| Access { session: Some(id), ends }).collect();
+    let sql = "select created_at, expires_at, ended_at, ended_by from enrolments
+               where user_id = $1 and ended_at is null and expires_at > $2 limit $3";
+    for row in read.rows(sql, args![user, now, OF_USER_MAX]).await? {
+        let times = (row.time(0)?, row.time(1)?);
+        let written = live::written_end(&row, 2)?;
+        if let Verdict::Valid { ends_at } =
+            read.live().judge_enrolment(user, times, written, now)?
+        {
+            // A device that enrols with it begins a session of its own, which is an item then.
+            let ends = ends_at.map(|at| Ended { at, because: Because::Expired });
+            list.push(Access { session: None, ends });
+        }
+    }
+    Ok(list)
+}
+
+/// Every user of an app for whom someone can act now: first those without a bound, then those
+/// whose access lasts longest.
+pub async fn of_app(db: &Db, app: AppId) -> Result<Vec<(UserId, Bounded)>> {
+    let mut read = db.read().await?;
+    let now = read.now();
+    let looking = db.clone();
+    let looked = tokio::task::spawn_blocking(move || looking.live().bounds(app, now)).await;
+    let mut users = looked.map_err(|error| Error::Internal(format!("bounds: {error}")))??;
+    let sql = "select e.user_id, e.created_at, e.expires_at from enrolments e
+               join users u on u.id = e.user_id
+               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2";
+    let mut open = Vec::new();
+    read.each(sql, args![app, now], |row| {
+        open.push((row.parsed(0)?, (row.time(1)?, row.time(2)?)));
+        Ok(())
+    })
+    .await?;
+    for (user, times) in open {
+        let judged = db.live().judge_enrolment(user, times, None, now)?;
+        if let Verdict::Valid { ends_at } = judged {
+            users.entry(user).or_insert_with(Bounded::nothing).add(ends_at);
+        }
+    }
+    let mut list: Vec<(UserId, Bounded)> = users.into_iter().collect();
+    list.sort_unstable_by_key(|(user, bounded)| {
+        (bounded.ends_by.is_some(), std::cmp::Reverse(bounded.ends_by), *user)
+    });
+    Ok(list)
+}

@@ -1,0 +1,153 @@
+//! Who can still get in, until when, and why.
+
+use reauth_server::domain::Span;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{for_group, join, state};
+use crate::both;
+use crate::lab::{Lab, good, refused, text};
+
+both!(
+    one_can_see_why_and_until_when,
+    each_policy_says_what_it_alone_would_do,
+    the_worst_come_first_among_those_who_can_get_in,
+);
+
+async fn one_can_see_why_and_until_when(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    join(&lab, "g", &phone.user).await;
+    let wide = json!({ "name": "night shift", "applies_to": { "groups": ["night"] },
+        "limits": { "max_age": "8h" } });
+    let strict = for_group("g", json!({ "max_age": "2d", "max_idle": "1d" }));
+    state(&lab, json!([strict, wide])).await;
+    let path = format!("/sessions/{}/explain", phone.session);
+    let explained = lab.get(&path).await;
+    let ends = explained["ends"].as_array().expect("a list");
+    let reasons: Vec<_> = ends.iter().map(|end| (&end["because"], &end["policy"])).collect();
+    let (age, idle, g) = (json!("max_session_age"), json!("max_idle"), json!("g"));
+    assert_eq!(reasons, [(&idle, &g), (&age, &g), (&age, &Value::Null)], "{explained}");
+    let [own, other] = &explained["policies"].as_array().expect("a list")[..] else {
+        panic!("{explained}")
+    };
+    assert_eq!((&own["policy"], &own["verdict"]), (&g, &json!("valid")));
+    assert_eq!(own["end"]["at"], ends[0]["at"]);
+    assert_eq!(other["verdict"], "not_about_it", "{other}");
+    let kinds = |explained: &Value| -> Vec<String> {
+        let history = explained["history"].as_array().expect("a list");
+        history.iter().map(|entry| text(&entry["kind"])).collect()
+    };
+    assert_eq!(kinds(&explained), ["session.enrolled", "group.member_added", "policies.set"]);
+    let reader = lab.token(&["users:read"]).await;
+    let address = format!("/api/v4/{}{path}", lab.app);
+    let seen = good(lab.bare(Method::GET, &address).bearer_auth(reader)).await;
+    assert_eq!((&seen["ends"], &seen["history"]), (&explained["ends"], &Value::Null));
+    let bound = format!("/users/{}/access-bound", phone.user);
+    let found = lab.get(&bound).await;
+    assert_eq!(found["ends_by"], ends[1]["at"], "activity puts the idle end off");
+    assert_eq!(found["items"][0]["id"], json!(phone.session));
+    lab.authentication_token("ann").await;
+    let items = lab.get(&bound).await["items"].clone();
+    assert_eq!(items[1]["credential"], "authentication_token", "{items}");
+    lab.act(&format!("{}/wipe", phone.path())).await;
+    let explained = lab.get(&path).await;
+    assert_eq!(explained["ends"][0]["because"], "wipe");
+    assert_eq!(kinds(&explained).last().map(String::as_str), Some("session.wiped"));
+    let nobody = "/sessions/00000000-0000-7000-8000-000000000000/explain";
+    refused(lab.api(Method::GET, nobody), 404, "OBJECT_NOT_FOUND").await;
+}
+
+/// A policy that is no longer met by itself says so, beside one that is.
+async fn each_policy_says_what_it_alone_would_do(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let everyone = |name, limits| {
+        json!({ "name": name, "applies_to": { "everyone": true },
+        "limits": limits })
+    };
+    let set = json!([
+        everyone("day", json!({ "max_age": "1d" })),
+        everyone("week", json!({ "max_age": "7d" }))
+    ]);
+    state(&lab, set).await;
+    lab.pass(Span::days(2));
+    let explained = lab.get(&format!("/sessions/{}/explain", phone.session)).await;
+    let verdicts: Vec<_> = explained["policies"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|own| (text(&own["policy"]), text(&own["verdict"])))
+        .collect();
+    let wanted = [("day", "ended"), ("week", "valid")];
+    assert_eq!(verdicts, wanted.map(|(name, verdict)| (name.to_owned(), verdict.to_owned())));
+    assert_eq!(explained["ends"][0]["policy"], "day");
+}
+
+async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
+    let ann = lab.sign_in("ann", "phone").await;
+    lab.pass(Span::hours(1));
+    let bob = lab.sign_in("bob", "phone").await;
+    let eve = lab.sign_in("eve", "phone").await;
+    lab.act(&format!("{}/wipe", eve.path())).await;
+    lab.authentication_token("dan").await;
+    let dan = lab.user("dan").await;
+    let order = |bounds: &Value| -> Vec<String> {
+        let objects = bounds["objects"].as_array().expect("a list");
+        objects.iter().map(|bound| text(&bound["user"])).collect()
+    };
+    let found = lab.get("/access-bound").await;
+    assert_eq!(order(&found), [&*bob.user, &*ann.user, &*dan], "{found}");
+    assert_eq!(found["objects"][0]["ends_by"], bob.view().await["ends_at"]);
+    assert_eq!((&found["total"], &found["objects"][2]["credentials"]), (&json!(3), &json!(1)));
+    let page = lab.get("/access-bound?limit=1&skip=1").await;
+    assert_eq!((order(&page), &page["more"]), (vec![ann.user.clone()], &json!(true)));
+    // Nothing ends ann's any more; an idle limit alone bounds nothing.
+    let path = format!("/admin/apps/{}", lab.app);
+    let off = json!({ "settings": { "max_session_age": null } });
+    let request = lab.bare(Method::PATCH, &path).bearer_auth(&lab.operator).json(&off);
+    let body = refused(request, 422, "INVALID_VALUE").await;
+    assert!(text(&body["detail"]).contains("allow_endless"), "{body}");
+    lab.set(json!({ "max_session_age": null })).await;
+    let idle = for_group("g", json!({ "max_idle": "5h" }));
+    let age = json!({ "name": "bob", "applies_to": { "users": [bob.user] },
+        "limits": { "max_age": "1d" } });
+    join(&lab, "g", &ann.user).await;
+    let endless = json!({ "policies": [idle, age], "allow_endless": true });
+    good(lab.api(Method::PUT, "/policies").json(&endless)).await;
+    let found = lab.get("/access-bound").await;
+    assert_eq!(
+        (order(&found)[0].as_str(), &found["objects"][0]["ends_by"]),
+        (&*ann.user, &Value::Null)
+    );
+    let path = format!("/users/{}/access-bound", ann.user);
+    assert_eq!(lab.get(&path).await["ends_by"], Value::Null);
+    let finding = bound_finding(&lab).await;
+    assert_eq!(finding["level"], "warning");
+    assert!(text(&finding["detail"]).contains("1 users"), "{finding}");
+    assert_eq!(counted(&lab, "1").await, "reauth_users_without_bound 1");
+    lab.set(json!({ "max_session_age": "30d" })).await;
+    assert_eq!(bound_finding(&lab).await["level"], "ok");
+    assert_eq!(counted(&lab, "0").await, "reauth_users_without_bound 0");
+}
+
+/// The metric, as soon as the sweep that was woken has counted; what it was last otherwise.
+async fn counted(lab: &Lab, wanted: &str) -> String {
+    let mut line = String::new();
+    for _ in 0..200 {
+        lab.server().app().sweep_wake.notify_one();
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        let metrics = lab.bare(Method::GET, "/metrics").send().await.expect("an answer");
+        let metrics = metrics.text().await.expect("a text");
+        let found = metrics.lines().find(|line| line.starts_with("reauth_users_without_bound"));
+        found.expect("it is counted").clone_into(&mut line);
+        if line.ends_with(wanted) {
+            break;
+        }
+    }
+    line
+}
+
+async fn bound_finding(lab: &Lab) -> Value {
+    let doctor = lab.operator_get("/admin/doctor").await;
+    let findings = doctor["findings"].as_array().expect("a list").clone();
+    findings.into_iter().find(|one| one["check"] == "access bound").expect("it is looked at")
+}
