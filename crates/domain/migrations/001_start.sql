@@ -119,6 +119,8 @@ create table sessions (
     label text,
     container text,
     runtime text,
+    -- From where it signed in last.
+    address text,
     synced_at bigint,
     warned_at bigint,
     unique (user_id, device_id)

@@ -1,5 +1,7 @@
 //! Devices: how a session begins, what a device is told, how its activity is noted.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use crate::access::{Assurance, Because, Methods, Traits, Verdict, platform};
@@ -36,6 +38,8 @@ pub struct Device {
     pub container: Option<Value>,
     /// The runtime: `version`.
     pub runtime: Option<Value>,
+    /// The address that it signs in from.
+    pub address: Option<IpAddr>,
 }
 
 /// A session that has just begun.
@@ -158,6 +162,7 @@ impl Device {
             label: self.label.or_else(|| known.and_then(|known| known.label.clone())),
             container: self.container.or_else(|| known.and_then(|known| known.container.clone())),
             runtime: self.runtime.or_else(|| known.and_then(|known| known.runtime.clone())),
+            address: self.address,
         }
     }
 
@@ -221,8 +226,8 @@ async fn begin(
     let (id, now) = (SessionId::mint(), tx.now());
     tx.change(
         "insert into sessions (id, user_id, device_id, state, secret_hash, created_at,
-         authenticated_at, connected_at, label, container, runtime, traits)
-         values ($1, $2, $3, 'ENROLLED', $4, $5, $6, $7, $8, $9, $10, $11)",
+         authenticated_at, connected_at, label, container, runtime, traits, address)
+         values ($1, $2, $3, 'ENROLLED', $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         args![
             id,
             user,
@@ -234,7 +239,8 @@ async fn begin(
             device.label.clone(),
             json(device.container.as_ref()),
             json(device.runtime.as_ref()),
-            traits.to_string()
+            traits.to_string(),
+            device.address.map(|address| address.to_string())
         ],
     )
     .await?;
@@ -251,7 +257,7 @@ async fn renew(
     tx.change(
         "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
          connected_at = $3, ended_at = null, ended_by = null, label = $4, container = $5,
-         runtime = $6, traits = $7, warned_at = null where id = $8",
+         runtime = $6, traits = $7, address = $8, warned_at = null where id = $9",
         args![
             secret.hash().to_string(),
             now,
@@ -260,6 +266,7 @@ async fn renew(
             json(device.container.as_ref()),
             json(device.runtime.as_ref()),
             traits.to_string(),
+            device.address.map(|address| address.to_string()),
             id
         ],
     )

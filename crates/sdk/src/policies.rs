@@ -159,6 +159,9 @@ pub struct Explained {
     pub last_authenticated_at: Moment,
     /// When the device was last active.
     pub last_connected_at: Moment,
+    /// From where it signed in last.
+    #[serde(default)]
+    pub address: Option<String>,
     /// Every end that is known, the decisive one first.
     pub ends: Vec<End>,
     /// What each policy that holds says by itself, by name.

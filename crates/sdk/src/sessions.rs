@@ -123,6 +123,9 @@ pub struct Filter {
     /// On the device with this id of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
+    /// Signed in last from this address, or from this network: `203.0.113.0/24`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
 }
 
 /// A revocation that is to be looked at or done.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::ConnectInfo;
 use axum::http::{Request, Response};
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
@@ -192,9 +193,9 @@ async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bo
             let place = place.await;
             (place, listener.accept().await)
         };
-        let (place, stream) = tokio::select! {
+        let (place, stream, peer) = tokio::select! {
             (place, accepted) = next => match (place, accepted) {
-                (Ok(place), Ok((stream, _))) => (place, stream),
+                (Ok(place), Ok((stream, peer))) => (place, stream, peer),
                 (_, Err(error)) => {
                     // Out of descriptors, most likely: those in use must end first.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -205,7 +206,7 @@ async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bo
             },
             _ = stopped.changed() => break,
         };
-        let connection = graceful.watch(connection(&app, &router, stream));
+        let connection = graceful.watch(connection(&app, &router, (stream, peer)));
         tokio::spawn(async move {
             // A connection that breaks off is the client's affair.
             let _ = connection.await;
@@ -222,13 +223,13 @@ async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bo
 fn connection(
     app: &App,
     router: &Router,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     // Without this, an answer waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let (app, router) = (app.clone(), router.clone());
     let read_timeout = Duration::from_millis(app.config.requests.read_timeout_ms);
-    let service = service_fn(move |request| answer(&app, &router, request));
+    let service = service_fn(move |request| answer(&app, &router, (request, peer)));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(read_timeout)
@@ -242,11 +243,12 @@ fn connection(
 fn answer(
     app: &App,
     router: &Router,
-    request: Request<Incoming>,
+    (mut request, peer): (Request<Incoming>, SocketAddr),
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
     if request.uri().path() == "/check" {
         return Either::Left(ready(Ok(api::check::answer(app, request.headers()))));
     }
+    request.extensions_mut().insert(ConnectInfo(peer));
     let (app, router) = (app.clone(), router.clone());
     Either::Right(Box::pin(async move { Ok(traced(&app, router, request).await) }))
 }
@@ -288,7 +290,7 @@ async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Respo
 
 /// The request with its whole body in memory, and its path without `.json`.
 async fn whole_request(app: &App, request: Request<Incoming>) -> Result<Request<Body>, Answer> {
-    let requests = app.config.requests;
+    let requests = &app.config.requests;
     let (mut parts, body) = request.into_parts();
     let read = Limited::new(body, requests.body_bytes_max).collect();
     let read_timeout = Duration::from_millis(requests.read_timeout_ms);

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use reauth_domain::apps::Settings;
 use reauth_domain::{Place, Span};
 use serde::Deserialize;
@@ -43,7 +44,7 @@ pub struct AppDefaults {
 }
 
 /// What a request may cost.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Requests {
     /// The longest body, in bytes.
@@ -54,6 +55,8 @@ pub struct Requests {
     pub connections_max: usize,
     /// How long the open requests have to end when the server is told to stop.
     pub drain_timeout_ms: u64,
+    /// The networks of reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// How tasks run.
@@ -116,6 +119,7 @@ impl Default for Requests {
             read_timeout_ms: 15_000,
             connections_max: 10_000,
             drain_timeout_ms: 10_000,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -241,6 +245,7 @@ mod tests {
             ("[requests]\nread_timeout_ms = 0", "requests.read_timeout_ms"),
             ("public_url = \"example.com\"", "public_url"),
             ("listen = \"everywhere\"", "line 1"),
+            ("[requests]\ntrusted_proxies = [\"proxy\"]", "line 2"),
         ] {
             let error = Config::from_toml(text).expect_err(text);
             assert!(error.contains(wanted) && !error.contains('\n'), "{text}: {error}");

@@ -26,7 +26,7 @@ const TOLERANCE_PERCENT: u32 = 5;
 pub(crate) struct Arguments {
     /// Every user of every app; needs the operator's token
     #[arg(long, group = "whom", conflicts_with_all = ["app_wide", "group", "user", "platform",
-        "label", "device", "authenticated_before", "created_before", "wipe", "dry_run"])]
+        "label", "device", "ip", "authenticated_before", "created_before", "wipe", "dry_run"])]
     everyone: bool,
     /// Every user of the app
     #[arg(long, group = "whom", conflicts_with_all = ["group", "user"])]
@@ -46,6 +46,9 @@ pub(crate) struct Arguments {
     /// Only on the device with this id of its own
     #[arg(long, value_name = "ID", group = "whom")]
     device: Option<String>,
+    /// Only if signed in last from this address or network, such as 203.0.113.0/24
+    #[arg(long, value_name = "ADDRESS", group = "whom")]
+    ip: Option<String>,
     /// Only if signed in at this moment or before it
     #[arg(long, value_name = "WHEN", group = "whom")]
     authenticated_before: Option<Moment>,
@@ -77,6 +80,7 @@ impl Arguments {
             authenticated_before: self.authenticated_before,
             created_before: self.created_before,
             device_id: self.device.clone(),
+            ip: self.ip.clone(),
         }
     }
 

@@ -120,12 +120,13 @@ fn explained(found: &Explained) -> String {
     });
     let history = output::table(&["entry", "at", "what", "by", "why"], history.collect());
     format!(
-        "session    {} of user {}\nstate      {}\nsigned in  {}\nactive     {}\n\n{}\n\n{policies}\
+        "session    {} of user {}\nstate      {}\nsigned in  {}, from {}\nactive     {}\n\n{}\n\n{policies}\
          \n\n{history}",
         found.session,
         found.user,
         state(&found.state),
         at(found.last_authenticated_at),
+        found.address.as_deref().unwrap_or("an unknown address"),
         at(found.last_connected_at),
         if found.ends.is_empty() { "nothing ends it: it has no bound" } else { &table },
     )

@@ -320,9 +320,26 @@ impl Verdict {
 /// end is judged by what held at its time, so later facts only add ends, never remove one.
 pub fn decide(facts: &Facts<'_>, now: Time) -> Verdict {
     match end(facts) {
-        Some(ended) if facts.ended.is_some() || ended.at <= now => Verdict::Ended(ended),
+        Some(ended) if facts.ended.is_some() || ended.at <= now => {
+            Verdict::Ended(wipe(facts, ended, now).unwrap_or(ended))
+        }
         first => Verdict::Valid { ends_at: first.map(|ended| ended.at) },
     }
+}
+
+/// A wipe that was asked for is told, even if the session had ended before for another reason.
+fn wipe(facts: &Facts<'_>, ended: Ended, now: Time) -> Option<Ended> {
+    if matches!(ended.because, Because::Wiped | Because::UserDeleted) {
+        return None;
+    }
+    let mut first: Option<Ended> = None;
+    each_end(facts, |end, _| {
+        let is_it = end.because == Because::Wiped && end.at <= now;
+        if is_it && first.is_none_or(|one| end.at < one.at) {
+            first = Some(end);
+        }
+    });
+    first
 }
 
 /// The decisive end: the one that was written, else the earliest.

@@ -225,7 +225,10 @@ proptest! {
         let mut before = known;
         before.eras.retain(|era| era.from < now);
         if let Verdict::Ended(ended) = decide(&before.facts(), now - Span::from_micros(1)) {
-            prop_assert_eq!(decide(&later.facts(), now), Verdict::Ended(ended));
+            match decide(&later.facts(), now) {
+                Verdict::Ended(told) if told.because == Because::Wiped => {}
+                told => prop_assert_eq!(told, Verdict::Ended(ended)),
+            }
         }
     }
 
@@ -237,8 +240,29 @@ proptest! {
         let milli = Span::from_micros(1_000);
         prop_assert!(decide(&known.facts(), ended.at - milli).is_valid());
         for now in [ended.at, ended.at + milli, ended.at + HOUR, ended.at + Span::days(9_000)] {
-            prop_assert_eq!(decide(&known.facts(), now), Verdict::Ended(ended));
+            match decide(&known.facts(), now) {
+                // A wipe is told even of what had ended before.
+                Verdict::Ended(told) if told.because == Because::Wiped => {}
+                told => prop_assert_eq!(told, Verdict::Ended(ended)),
+            }
         }
+    }
+}
+
+/// A wipe that was asked for is told, whatever ended the session before; but never before its time.
+#[test]
+fn a_wipe_is_told_even_if_the_session_had_ended_before() {
+    let wipe =
+        Limits { cut: Some(Cut { authenticated_by: at(9), wipes: true }), ..Limits::default() };
+    let eras = [Era { from: at(9), until: None, limits: wipe }];
+    for because in [Because::SignedOut, Because::ReAuthenticate, Because::TooOld] {
+        let ended = Ended { at: at(5), because };
+        let facts = Facts { ended: Some(ended), eras: &eras, ..Facts::made_at(at(0)) };
+        assert_eq!(decide(&facts, at(8)), Verdict::Ended(ended));
+        let wiped = Ended { at: at(9), because: Because::Wiped };
+        assert_eq!(decide(&facts, at(9)), Verdict::Ended(wiped));
+        let later = Facts { authenticated_at: at(10), ..facts };
+        assert_eq!(decide(&later, at(11)), Verdict::Ended(ended), "it is about what was before");
     }
 }
 

@@ -3,7 +3,9 @@
 //! there are; the sweep then writes the ends down, and when all are written the row is done.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::App;
@@ -29,6 +31,9 @@ pub struct Filter {
     pub created_before: Option<Time>,
     /// On the device with this id of its own.
     pub device_id: Option<String>,
+    /// Signed in from an address of this network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpNet>,
 }
 
 impl Filter {
@@ -48,6 +53,7 @@ impl Filter {
         self.applies_to.labels.is_some()
             || self.created_before.is_some()
             || self.device_id.is_some()
+            || self.ip.is_some()
     }
 }
 
@@ -93,14 +99,18 @@ async fn sessions(
     if !filter.asks_tables() {
         return Ok(None);
     }
-    let sql = "select s.id, s.label from sessions s join users u on u.id = s.user_id
+    let sql = "select s.id, s.label, s.address from sessions s join users u on u.id = s.user_id
                where u.app_id = $1 and (cast($2 as text) is null or s.device_id = $2)
                and (cast($3 as bigint) is null or s.created_at <= $3)";
     let patterns = filter.applies_to.labels.as_deref();
     let mut found = HashSet::new();
     read.each(sql, args![app, filter.device_id.clone(), filter.created_before], |row| {
         let label = row.text_or_null(1)?.unwrap_or_default();
-        if patterns.is_none_or(|any| selectors::fitting(any, &label).next().is_some()) {
+        let address: Option<IpAddr> = row.parsed_or_null(2)?;
+        let is_from = |net: &IpNet| address.is_some_and(|address| net.contains(&address));
+        if patterns.is_none_or(|any| selectors::fitting(any, &label).next().is_some())
+            && filter.ip.as_ref().is_none_or(is_from)
+        {
             found.insert(row.parsed(0)?);
         }
         Ok(())

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use super::policies::Rule;
 use super::rules::Rules;
 use super::traits::Kind;
 use super::view::{Session, User, View, position};
@@ -13,7 +12,6 @@ use crate::access::{
     sure_end,
 };
 use crate::apps::policies::{OverMax, Policy};
-use crate::sessions::State;
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
 
@@ -144,6 +142,13 @@ impl View {
         });
         let first = usize::from(session.ended().is_some());
         ends[first..].sort_by_key(|end| (end.ended.at, end.ended.because));
+        // A wipe is told even if the session had ended before: see `decide`.
+        let wiped = ends.iter().position(|end| end.ended.because == Because::Wiped);
+        if let Some(place) = wiped
+            && ends[0].ended.because != Because::UserDeleted
+        {
+            ends[..=place].rotate_right(1);
+        }
         let open = named.iter().filter(|(_, era)| era.until.is_none());
         let max_age = open.filter_map(|(_, era)| era.limits.max_age).min();
         Explained { ends, max_age, active_at: session.last_at() }
@@ -232,27 +237,20 @@ impl View {
     ) -> Option<(Due, bool)> {
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
-        let ended = match session.ended() {
-            None => self.with_facts(session, user, &app.rules, |facts| {
-                let ended = end(facts);
-                let is_valid = ended.is_none_or(|ended| now < ended.at);
-                if is_valid && sure_end(facts).is_none() {
-                    endless((app.id, UserId::from_uuid(user.id)));
-                }
-                ended
-            })?,
-            // It has ended for another reason; that its device wipes its data is still to be told.
-            Some(written) => {
-                let wipes = |rule: &&Rule| rule.era.limits.cut.is_some_and(|cut| cut.wipes);
-                let mut wiping = app.rules.all().iter().filter(wipes);
-                let is_wiped = State::after(written.because) == State::Reset
-                    || !wiping.any(|rule| self.is_cut(session, user, rule));
-                if is_wiped {
-                    return None;
-                }
-                Ended { at: now, because: Because::Wiped }
+        let (verdict, end) = self.with_facts(session, user, &app.rules, |facts| {
+            let verdict = decide(facts, now);
+            if verdict.is_valid() && sure_end(facts).is_none() {
+                endless((app.id, UserId::from_uuid(user.id)));
             }
-        };
+            (verdict, end(facts))
+        });
+        let ended = match verdict {
+            Verdict::Ended(ended) => Some(ended),
+            Verdict::Valid { .. } => end,
+        }?;
+        if session.ended() == Some(ended) {
+            return None;
+        }
         let is_over = ended.at <= now;
         let is_soon = !session.is_warned()
             && ended.because != Because::Idle

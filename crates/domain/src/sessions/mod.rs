@@ -4,6 +4,7 @@ pub mod bounds;
 pub mod sweep;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -77,6 +78,8 @@ pub struct Session {
     pub device_id: String,
     /// What the user calls the device.
     pub label: Option<String>,
+    /// From where it signed in last.
+    pub address: Option<IpAddr>,
     /// When the device last had all its data.
     pub synced_at: Option<Time>,
     /// When it will have to sign in again by itself.
@@ -90,7 +93,7 @@ pub async fn of_user(read: &mut Read, user: UserId) -> Result<Vec<Session>> {
     let rows = read
         .rows(
             "select id, user_id, device_id, authenticated_at, created_at, signed_out_at,
-             connected_at, container, runtime, label, synced_at, ended_at, ended_by
+             connected_at, container, runtime, label, synced_at, ended_at, ended_by, address
              from sessions where user_id = $1 order by created_at desc, id desc limit $2",
             args![user, OF_USER_MAX],
         )
@@ -108,7 +111,7 @@ pub(crate) async fn of_page(
     let rows = read
         .rows(
             "select id, user_id, device_id, authenticated_at, created_at, signed_out_at,
-             connected_at, container, runtime, label, synced_at, ended_at, ended_by
+             connected_at, container, runtime, label, synced_at, ended_at, ended_by, address
              from sessions where user_id in
                (select id from users where app_id = $1 and deleted_at is null
                 order by created_at, id limit $2 offset $3)
@@ -134,7 +137,7 @@ pub async fn find(read: &mut Read, app: AppId, user: UserId, id: SessionId) -> R
     let row = read
         .first(
             "select id, user_id, device_id, authenticated_at, created_at, signed_out_at,
-             connected_at, container, runtime, label, synced_at, ended_at, ended_by
+             connected_at, container, runtime, label, synced_at, ended_at, ended_by, address
              from sessions where id = $1 and user_id = $2",
             args![id, user],
         )
@@ -151,7 +154,11 @@ fn session(read: &Read, row: &Row) -> Result<Option<Session>> {
         return Ok(None);
     };
     let written = live::written_end(row, 11)?;
-    let verdict = written.map_or(verdict, Verdict::Ended);
+    let verdict = match (verdict, written) {
+        (Verdict::Ended(told), Some(_)) if told.because == Because::Wiped => verdict,
+        (_, Some(written)) => Verdict::Ended(written),
+        (_, None) => verdict,
+    };
     let signed_out_at = row.time_or_null(5)?;
     let (state, signed_out_at, ends_at, ended_by) = match verdict {
         Verdict::Valid { ends_at } => (State::Enrolled, signed_out_at, ends_at, None),
@@ -173,6 +180,7 @@ fn session(read: &Read, row: &Row) -> Result<Option<Session>> {
         device_id: row.text(2)?,
         label: row.text_or_null(9)?,
         synced_at: row.time_or_null(10)?,
+        address: row.parsed_or_null(13)?,
         ends_at,
         ended_by,
     }))

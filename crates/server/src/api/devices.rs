@@ -12,7 +12,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody, Kind};
-use super::read::Body;
+use super::read::{Address, Body};
 use super::who::{DeviceApp, session_token};
 
 #[derive(Deserialize, ToSchema)]
@@ -61,6 +61,7 @@ pub(crate) struct ConnectView {
     responses((status = 200, body = EnrollView), (status = 401, body = ErrorBody)))]
 pub(crate) async fn enroll(
     who: DeviceApp,
+    Address(address): Address,
     Body(wanted): Body<EnrollRequest>,
 ) -> Result<Json<EnrollView>, Answer> {
     let device = Device {
@@ -68,6 +69,7 @@ pub(crate) async fn enroll(
         label: wanted.label,
         container: details("container", wanted.container)?,
         runtime: details("runtime", wanted.runtime)?,
+        address: Some(address),
     };
     let mut tx = who.state.db.write(By::System).await?;
     let enrolled = devices::enroll(&mut tx, who.app, &wanted.authentication_token, device)

@@ -1,8 +1,11 @@
 //! How parts of a request are read: bodies, paths, pages. What is wrong is named.
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use ipnet::IpNet;
 use reauth_domain::{SessionId, UserId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -194,6 +197,34 @@ impl<T> List<T> {
     }
 }
 
+/// The address that a request comes from.
+pub(crate) struct Address(pub(crate) IpAddr);
+
+impl FromRequestParts<App> for Address {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.ok_or_else(|| Answer::new(Kind::Internal, "a request without a peer"))?;
+        let told = parts.headers.get_all("x-forwarded-for").iter();
+        let told = told.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let told: Vec<&str> = told.map(str::trim).collect();
+        Ok(Self(from(peer.0.ip(), &told, &state.config.requests.trusted_proxies)))
+    }
+}
+
+/// The last address that was told by someone who is believed: each proxy appends the one that it
+/// was asked from, and what stands before the first stranger anyone may have written.
+fn from(peer: IpAddr, told: &[&str], trusted: &[IpNet]) -> IpAddr {
+    let mut last = peer.to_canonical();
+    for address in told.iter().rev() {
+        let is_believed = trusted.iter().any(|net| net.contains(&last));
+        let Some(address) = address.parse::<IpAddr>().ok().filter(|_| is_believed) else { break };
+        last = address.to_canonical();
+    }
+    last
+}
+
 /// The user in the path.
 pub(crate) struct UserInPath(pub(crate) UserId);
 
@@ -234,4 +265,31 @@ async fn ids(parts: &mut Parts, state: &App) -> Result<(UserId, Option<SessionId
         .map(|text| text.parse().map_err(|_| unknown(format!("session {text}"))))
         .transpose()?;
     Ok((id, session))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_proxies_that_are_trusted_are_believed() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let trusted: Vec<IpNet> =
+            ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network")).into();
+        for (peer, told, wanted) in [
+            ("203.0.113.7", &[][..], "203.0.113.7"),
+            ("::ffff:203.0.113.7", &[], "203.0.113.7"),
+            ("203.0.113.7", &["198.51.100.1"], "203.0.113.7"),
+            ("10.1.2.3", &["198.51.100.1"], "198.51.100.1"),
+            ("fd00::1", &["198.51.100.1", "10.9.9.9"], "198.51.100.1"),
+            // What the stranger wrote before it reached the first proxy.
+            ("10.1.2.3", &["127.0.0.1", "198.51.100.1"], "198.51.100.1"),
+            ("10.1.2.3", &["10.0.0.1", "10.0.0.2"], "10.0.0.1"),
+            ("10.1.2.3", &["unknown"], "10.1.2.3"),
+            ("10.1.2.3", &["unknown", "198.51.100.1"], "198.51.100.1"),
+        ] {
+            assert_eq!(from(ip(peer), told, &trusted), ip(wanted), "{peer} {told:?}");
+        }
+        assert_eq!(from(ip("10.1.2.3"), &["198.51.100.1"], &[]), ip("10.1.2.3"));
+    }
 }

@@ -77,6 +77,8 @@ impl Lab {
             data: dir.path().join("data"),
             ..Config::default()
         };
+        // Stories' proxies are on this machine.
+        config.requests.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
         if let Kind::Postgres = kind {
             config.database = Some(postgres::database());
         }

@@ -2,12 +2,14 @@
 //! whatever happened before.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use reauth_server::domain::access::{CutOffScope, Methods, Verdict};
 use reauth_server::domain::apps::policies::{self, Policy};
 use reauth_server::domain::apps::{self, App, Settings};
+use reauth_server::domain::cutoffs::revocations::{self, Filter};
 use reauth_server::domain::devices::{self, Device, Proof};
 use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::{bounds, sweep};
@@ -40,6 +42,7 @@ enum Act {
     Join(usize, u8),
     Leave(usize, u8),
     CutOff(u8, usize),
+    Revoke(u8, bool),
     Limits(Option<i64>, Option<i64>, bool),
     Policies(Vec<(u8, i64)>),
     CreateToken,
@@ -80,6 +83,7 @@ fn acts() -> impl Strategy<Value = Act> {
         2 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Join(user, group)),
         1 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Leave(user, group)),
         2 => (0..4_u8, 0..9_usize).prop_map(|(scope, user)| Act::CutOff(scope, user)),
+        2 => (0..6_u8, any::<bool>()).prop_map(|(filter, wipes)| Act::Revoke(filter, wipes)),
         2 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
             .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
         3 => proptest::collection::vec((0..13_u8, 2..40_i64), 0..4).prop_map(Act::Policies),
@@ -192,6 +196,11 @@ impl World {
                 let Some(user) = self.user(*at) else { return Ok(()) };
                 cutoffs::set(&mut tx, cut_off(*scope, app, user), None).await?;
             }
+            Act::Revoke(filter, wipes) => {
+                let filter = filter_of(*filter, tx.now());
+                let met = revocations::find(&mut tx, &self.app, &filter).await?;
+                revocations::set(&mut tx, app, (filter, met), *wipes, None).await?;
+            }
             Act::Limits(age, idle, many) => {
                 let settings = Settings {
                     max_session_age: age.map(Span::hours),
@@ -261,6 +270,25 @@ fn cut_off(scope: u8, app: AppId, user: UserId) -> CutOffScope {
     }
 }
 
+/// A filter of one of the kinds there are.
+fn filter_of(kind: u8, now: Time) -> Filter {
+    let mut filter = Filter::default();
+    let applies_to = &mut filter.applies_to;
+    match kind {
+        0 => applies_to.groups = Some(vec!["group 0".into()]),
+        1 => applies_to.labels = Some(vec!["till-1".into()]),
+        2 => applies_to.platforms = Some(vec!["ios".into()]),
+        _ => applies_to.everyone = true,
+    }
+    match kind {
+        3 => filter.ip = Some("203.0.113.0/31".parse().expect("a network")),
+        4 => filter.device_id = Some("device 2".into()),
+        5 => filter.created_before = Some(now - Span::hours(5)),
+        _ => {}
+    }
+    filter
+}
+
 /// Every other device proves itself by one method more.
 fn proof(device: u8) -> Proof {
     let methods = ["pwd", "otp"].into_iter().take(1 + usize::from(device % 2));
@@ -274,6 +302,7 @@ fn told_by(device: u8) -> Device {
         label: Some(format!("till-{device}")),
         container: Some(json!({ "platform": platform })),
         runtime: None,
+        address: Some(IpAddr::from([203, 0, 113, device])),
     }
 }
 

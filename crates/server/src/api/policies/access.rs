@@ -23,6 +23,8 @@ pub(crate) struct ExplainedView {
     state: &'static str,
     last_authenticated_at: String,
     last_connected_at: String,
+    /// From where it signed in last.
+    address: Option<String>,
     /// Every end that is known, the decisive one first.
     ends: Vec<EndView>,
     /// What each policy that holds says by itself, by name.
@@ -98,6 +100,7 @@ pub(crate) async fn explain(
         state: session.state.name(),
         last_authenticated_at: session.authenticated_at.to_string(),
         last_connected_at: session.connected_at.to_string(),
+        address: session.address.map(|address| address.to_string()),
         ends: explained.ends.into_iter().map(end).collect(),
         policies: policies.into_iter().map(VerdictView::new).collect(),
         history,

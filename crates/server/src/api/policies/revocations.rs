@@ -1,9 +1,11 @@
 //! Revocations: who must sign in again now, seen before it is done where that matters.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Mutex;
 
 use axum::Json;
+use ipnet::IpNet;
 use reauth_domain::access::{Assurance, CutOffScope, Methods};
 use reauth_domain::apps::selectors::Selector;
 use reauth_domain::apps::{self, App};
@@ -78,6 +80,8 @@ pub(crate) struct FilterView {
     created_before: Option<String>,
     /// On the device with this id of its own.
     device_id: Option<String>,
+    /// Signed in last from this address, or from this network: `203.0.113.0/24`.
+    ip: Option<String>,
 }
 
 /// `re-authenticate`, or `wipe`: as that, and the devices wipe their data at the next connect.
@@ -130,7 +134,7 @@ impl FilterView {
     fn scope(&self, app: AppId, action: Action) -> Option<Scope> {
         let Self { everyone, group, groups, user, users, attributes, platforms, methods, .. } =
             self;
-        let Self { assurance, labels, authenticated_before, created_before, device_id, .. } = self;
+        let Self { assurance, labels, authenticated_before, created_before, .. } = self;
         let is_more = *everyone && (group.is_some() || user.is_some())
             || groups.is_some()
             || users.is_some()
@@ -141,7 +145,8 @@ impl FilterView {
             || labels.is_some()
             || authenticated_before.is_some()
             || created_before.is_some()
-            || device_id.is_some();
+            || self.device_id.is_some()
+            || self.ip.is_some();
         if is_more || action == Action::Wipe {
             return None;
         }
@@ -190,8 +195,18 @@ impl FilterView {
             authenticated_before: moment("filter.authenticated_before", self.authenticated_before)?,
             created_before: moment("filter.created_before", self.created_before)?,
             device_id: self.device_id,
+            ip: self.ip.map(|text| network(&text)).transpose()?,
         })
     }
+}
+
+/// One address is a network of one.
+fn network(text: &str) -> Result<IpNet> {
+    let one = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
+    one.or_else(|_| text.parse()).map_err(|_| {
+        let why = "must be an address or a network, as in \"203.0.113.7\" or \"203.0.113.0/24\"";
+        Error::invalid("filter.ip", why)
+    })
 }
 
 /// Whom a moment is for.

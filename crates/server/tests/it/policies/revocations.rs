@@ -11,6 +11,7 @@ use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_filter_ends_whoever_meets_it_at_once_and_nobody_else,
+    an_address_is_where_the_device_signed_in_from,
     who_joins_after_a_revocation_is_not_meant_by_it,
     a_wipe_reaches_devices_that_are_locked_already,
     what_was_seen_is_what_is_done_or_nothing,
@@ -48,6 +49,33 @@ async fn a_filter_ends_whoever_meets_it_at_once_and_nobody_else(lab: Lab) {
         let db = &lab.server().app().db;
         sweep::forget(db, Span::days(1)).await.expect("it forgets");
     }
+}
+
+async fn an_address_is_where_the_device_signed_in_from(lab: Lab) {
+    let from = async |name: &str, address: &str| {
+        let token = lab.authentication_token(name).await;
+        let request = lab.enroll(&token, "phone").header("x-forwarded-for", address);
+        lab.device(&good(request).await)
+    };
+    let cafe = from("ann", "203.0.113.7").await;
+    let office = from("bob", "198.51.100.9, 203.0.113.200").await;
+    let home = from("eve", "2001:db8::1").await;
+    let wrong = json!({ "filter": { "ip": "the cafe" }, "action": "wipe" });
+    let request = lab.api(Method::POST, "/revocations").json(&wrong);
+    assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "filter.ip");
+    revoke(&lab, &json!({ "ip": "203.0.113.7" }), "re-authenticate").await;
+    cafe.must_sign_in_again("LOCKED", "re_authenticate").await;
+    office.must_be_signed_in().await;
+    let path = format!("/sessions/{}/explain", office.session);
+    assert_eq!(lab.get(&path).await["address"], "203.0.113.200", "nobody believes the rest");
+    revoke(&lab, &json!({ "ip": "203.0.113.0/24" }), "re-authenticate").await;
+    office.must_sign_in_again("LOCKED", "re_authenticate").await;
+    home.must_be_signed_in().await;
+    revoke(&lab, &json!({ "ip": "2001:db8::/32" }), "wipe").await;
+    home.must_sign_in_again("RESET", "wipe").await;
+    // Who signs in elsewhere is elsewhere.
+    from("ann", "198.51.100.1").await.must_be_signed_in().await;
+    write_down(&lab).await;
 }
 
 /// The sweep comes by, and the revocations are done.
@@ -176,7 +204,7 @@ async fn a_revocation_that_is_not_written_down_yet_holds_over_a_restart(mut lab:
         json!({ "everyone": true, "platforms": ["ios"] }),
         json!({ "created_before": "soon" }),
         json!({ "group": "g", "groups": ["g"] }),
-        json!({ "ip": "10.0.0.1" }),
+        json!({ "place": "the cafe" }),
     ] {
         let body = json!({ "filter": wrong, "action": "wipe" });
         let request = lab.api(Method::POST, "/revocations").json(&body);
