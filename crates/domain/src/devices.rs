@@ -131,6 +131,29 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
     Ok(Enrolled { user, session, secret })
 }
 
+/// Signs a known device in again, as if its user had proved themselves by these methods beside
+/// those of the last time. For rehearsals on a copy of the store.
+pub async fn sign_in_again(
+    tx: &mut Tx,
+    app: AppId,
+    (user, session): (UserId, SessionId),
+    methods: Methods,
+) -> Result<()> {
+    let sql = "select device_id, traits from sessions where id = $1 and user_id = $2";
+    let row = tx.first(sql, args![session, user]).await?;
+    let row = row.ok_or_else(|| Error::not_found(format!("session {session}")))?;
+    let last: Traits = row.parsed(1)?;
+    let proof = Proof { methods: last.methods.and(methods), assurance: last.assurance };
+    let (token, _) = issue(tx, app, user, None, proof).await?;
+    let device = Device { id: row.text(0)?, ..Device::default() };
+    enroll(tx, app, token.reveal(), device).await.map(|_| ())
+}
+
+/// What stands in the way of a sign-in of this user.
+pub fn may_sign_in(tx: &Tx, user: UserId) -> Result<Verdict> {
+    tx.live().may_sign_in(user, tx.now())
+}
+
 /// A device that signed in before.
 struct Known {
     session: SessionId,

@@ -262,7 +262,14 @@ impl Entry {
     }
 
     fn kind(&self) -> Result<String> {
-        let value = serde_json::to_value(&self.change)
+        self.change.kind()
+    }
+}
+
+impl Change {
+    /// Its name in the ledger, such as `session.wiped`.
+    pub fn kind(&self) -> Result<String> {
+        let value = serde_json::to_value(self)
             .map_err(|e| Error::Internal(format!("an entry without a JSON form: {e}")))?;
         Ok(value.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned())
     }

@@ -26,7 +26,7 @@ pub use live::{
     Activity, Admitted, Bounded, Checked, Explained, Forecast, KnownEnd, Live, OwnVerdict, Picture,
     Preview,
 };
-pub use store::{Db, Place, Read, Tx, backup};
+pub use store::{Db, Place, Read, Rehearsal, Tx, backup, copy};
 pub use values::error::{Error, Result};
 pub use values::ids::{AppId, NotAnId, RunId, SessionId, TokenId, UserId, hex, unhex};
 pub use values::secret::{Secret, SecretHash, SecretKind, kind_of_secret};

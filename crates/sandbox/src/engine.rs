@@ -26,6 +26,7 @@ use crate::{Job, Level, Limits, Request};
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
     "(native) => {\n",
+    include_str!("prelude/date.js"),
     include_str!("prelude/text.js"),
     include_str!("prelude/console.js"),
     include_str!("prelude/url.js"),
@@ -188,6 +189,7 @@ fn evaluate(
 fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>, job: &Job) -> Result<Hooks<'js>, Error> {
     let native = natives(ctx, socket)?;
     let context = serde_json::json!({
+        "now_ms": job.now_ms,
         "backend": { "url": job.backend.url, "token": job.backend.token },
         "env": job.env,
         "params": if job.params.is_null() { serde_json::json!({}) } else { job.params.clone() },

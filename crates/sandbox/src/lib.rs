@@ -44,6 +44,9 @@ pub struct Job {
     pub backend: Backend,
     /// The script's `process.env` and `this.env`.
     pub env: BTreeMap<String, String>,
+    /// What `Date` says when the script begins, in milliseconds since 1970; none is the machine's
+    /// own time.
+    pub now_ms: Option<i64>,
 }
 
 /// The API that the script is written against.

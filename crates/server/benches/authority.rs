@@ -430,6 +430,7 @@ async fn task_runs() {
         params: json!({ "days": 30 }),
         backend: Backend { url: "http://localhost".into(), token: "x".into() },
         env: BTreeMap::new(),
+        now_ms: None,
     };
     let mut times = Vec::new();
     for _ in 0..101 {

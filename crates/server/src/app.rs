@@ -22,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use reauth_domain::{Clock, Db, Error};
+use reauth_domain::{Clock, Db, Error, Rehearsal};
 use reauth_sandbox::Sandbox;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -74,6 +74,8 @@ pub struct Parts {
     pub run_wake: Notify,
     /// Tells those who wait for a run that one has ended.
     pub run_ended: watch::Sender<()>,
+    /// Where what tasks change is kept instead of being done: see `simulation`.
+    pub(crate) rehearsal: Option<Rehearsal>,
 }
 
 impl std::ops::Deref for App {
@@ -123,31 +125,23 @@ pub struct Server {
 impl Server {
     /// Opens the store and begins to listen. The error is one line that says what to change.
     pub async fn start(config: Config, clock: Clock, child: Child) -> Result<Self, String> {
-        config.check()?;
-        let db = Db::open(config.place(), clock).await.map_err(|error| error.to_string())?;
-        let listen = config.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|error| {
-            format!("cannot listen on {listen}: {error}; choose another address with --listen")
-        })?;
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let app = App {
-            parts: Arc::new(Parts {
-                metrics: Metrics::new(&db),
-                db,
-                sandbox: Sandbox::new(child.program, child.args),
-                client: client()?,
-                config,
-                address,
-                schedule_wake: Notify::new(),
-                sweep_wake: Notify::new(),
-                previews: Previews::default(),
-                run_wake: Notify::new(),
-                run_ended: watch::Sender::new(()),
-            }),
-        };
-        let (stop, stopped) = watch::channel(false);
+        let (app, listener) = open(config, clock, child, None).await?;
         let mut done = JoinSet::new();
+        let (stop, stopped) = watch::channel(false);
         workers::start(&app, &stopped, &mut done).await?;
+        done.spawn(accept(app.clone(), listener, stopped));
+        Ok(Self { app, stop, done })
+    }
+
+    /// As `start`, without workers and with tasks whose changes are rehearsed only.
+    pub(crate) async fn rehearse(
+        config: Config,
+        clock: Clock,
+        child: Child,
+        rehearsal: Rehearsal,
+    ) -> Result<Self, String> {
+        let (app, listener) = open(config, clock, child, Some(rehearsal)).await?;
+        let (mut done, (stop, stopped)) = (JoinSet::new(), watch::channel(false));
         done.spawn(accept(app.clone(), listener, stopped));
         Ok(Self { app, stop, done })
     }
@@ -169,6 +163,39 @@ impl Server {
         while self.done.join_next().await.is_some() {}
         workers::flush(&self.app).await;
     }
+}
+
+/// Opens the store and takes the address.
+async fn open(
+    config: Config,
+    clock: Clock,
+    child: Child,
+    rehearsal: Option<Rehearsal>,
+) -> Result<(App, TcpListener), String> {
+    config.check()?;
+    let db = Db::open(config.place(), clock).await.map_err(|error| error.to_string())?;
+    let listen = config.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        format!("cannot listen on {listen}: {error}; choose another address with --listen")
+    })?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let app = App {
+        parts: Arc::new(Parts {
+            metrics: Metrics::new(&db),
+            db,
+            sandbox: Sandbox::new(child.program, child.args),
+            client: client()?,
+            config,
+            address,
+            schedule_wake: Notify::new(),
+            sweep_wake: Notify::new(),
+            previews: Previews::default(),
+            run_wake: Notify::new(),
+            run_ended: watch::Sender::new(()),
+            rehearsal,
+        }),
+    };
+    Ok((app, listener))
 }
 
 /// The client for requests of scripts: no redirects, so that nobody leads a run elsewhere.

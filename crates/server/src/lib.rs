@@ -6,6 +6,7 @@ mod app;
 mod backup;
 mod config;
 mod metrics;
+mod simulation;
 mod workers;
 
 use reauth_domain::ledger::By;
@@ -19,6 +20,7 @@ pub use config::{AppDefaults, Config, Requests, Tasks};
 pub use metrics::Metrics;
 pub use reauth_domain as domain;
 pub use reauth_sandbox::child_main as sandbox_child;
+pub use simulation::{EndCount, Progress, Simulation, TaskCount, Wanted, simulate};
 
 /// What `init` made.
 #[derive(Debug)]

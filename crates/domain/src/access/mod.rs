@@ -202,6 +202,11 @@ impl Because {
         self.row().1
     }
 
+    /// Whether such an end is mended by signing in again.
+    pub const fn asks_to_sign_in(self) -> bool {
+        matches!(self, Self::TooOld | Self::Calendar | Self::MethodMissing)
+    }
+
     /// The reason as a sentence for people.
     pub fn sentence(self) -> &'static str {
         self.row().2

@@ -36,6 +36,12 @@ impl Methods {
         self.0 & all.0 == all.0
     }
 
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+
     /// Whether one of these was used.
     pub const fn meets(self, any: Self) -> bool {
         self.0 & any.0 != 0

@@ -143,6 +143,16 @@ impl Policy {
         }
     }
 
+    /// What is left of it for devices that stay in use: they are never idle. None: nothing is.
+    pub fn without_idle(mut self) -> Option<Self> {
+        let limits = &mut self.limits;
+        if let Some((age, _)) = limits.preset.take().map(Preset::limits) {
+            limits.max_age = limits.max_age.into_iter().chain([age]).min();
+        }
+        limits.max_idle = None;
+        (*limits != PolicyLimits::default()).then_some(self)
+    }
+
     /// From when on and until when it holds, if it is stated in time.
     pub fn validity(&self) -> Result<(Time, Option<Time>)> {
         let from = moment("valid_from", self.valid_from.as_deref())?;

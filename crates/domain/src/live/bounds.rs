@@ -34,6 +34,17 @@ impl View {
         list
     }
 
+    /// The sessions of an app that are valid now, each with its user.
+    pub(super) fn valid(&self, app: AppId, now: Time) -> Vec<(UserId, SessionId)> {
+        let valid = self.sessions_of(app).filter(|at| self.judge(*at, now).verdict.is_valid());
+        let ids = valid.map(|at| {
+            let session = &self.sessions[at as usize];
+            let user = &self.users[session.user as usize];
+            (UserId::from_uuid(user.id), SessionId::from_uuid(session.id))
+        });
+        ids.collect()
+    }
+
     /// The users of an app who have a session that is valid now, each with the latest bound.
     pub(super) fn bounds(&self, app: AppId, now: Time) -> HashMap<UserId, Bounded> {
         let mut users: HashMap<UserId, Bounded> = HashMap::new();

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::access::{Because, Ended, Era, Facts, Methods, end};
+use crate::access::{Era, Facts, Methods, end};
 use crate::values::time::{Span, Time};
 
 const HOURS_A_DAY: usize = 24;
@@ -44,7 +44,7 @@ impl Forecaster {
         let eras: Vec<Era> = facts.eras.iter().copied().map(without_idle).collect();
         let facts = Facts { eras: &eras, ..*facts };
         let Some(end) = end(&facts) else { return };
-        if !asks_to_sign_in(end) {
+        if !end.because.asks_to_sign_in() {
             return;
         }
         let open = eras.iter().filter(|era| era.until.is_none_or(|until| self.now < until));
@@ -79,7 +79,7 @@ impl Forecaster {
                     continue; // Whose date has come does not sign in again.
                 }
                 *place = place.saturating_add(u32::try_from(devices).unwrap_or(u32::MAX));
-                if let Some(end) = end.filter(|end| asks_to_sign_in(*end)) {
+                if let Some(end) = end.filter(|end| end.because.asks_to_sign_in()) {
                     *class.entry(second(end.at, self.now).max(at + 1)).or_default() += devices;
                 }
             }
@@ -112,11 +112,6 @@ fn for_a_sign_in(mut era: Era, now: Time) -> Era {
     era.limits.require_methods = Methods::NONE;
     era.limits.max_sessions = None;
     era
-}
-
-/// Whether such an end is mended by signing in again.
-fn asks_to_sign_in(end: Ended) -> bool {
-    matches!(end.because, Because::TooOld | Because::Calendar | Because::MethodMissing)
 }
 
 /// In how many whole seconds, rounded up: who signs in at a second has the end behind them.
@@ -182,7 +177,7 @@ mod tests {
                 facts.active_at = at;
                 if let Verdict::Ended(ended) = decide(&facts, at) {
                     facts = Facts { methods: all, eras, ..Facts::made_at(at) };
-                    if !asks_to_sign_in(ended) || !decide(&facts, at).is_valid() {
+                    if !ended.because.asks_to_sign_in() || !decide(&facts, at).is_valid() {
                         break;
                     }
                     *hour += 1;

@@ -292,11 +292,7 @@ impl Live {
     }
 
     /// Why a session ends when it does.
-    pub(crate) fn explain_session(
-        &self,
-        user: UserId,
-        session: SessionId,
-    ) -> Result<Option<Explained>> {
+    pub fn explain_session(&self, user: UserId, session: SessionId) -> Result<Option<Explained>> {
         let view = self.known()?;
         Ok(view.session_of(user, session).map(|at| view.explain(at)))
     }
@@ -320,6 +316,11 @@ impl Live {
         now: Time,
     ) -> Result<Vec<(SessionId, Option<Ended>)>> {
         Ok(self.known()?.bounds_of(user, now))
+    }
+
+    /// The sessions of an app that are valid now, each with its user.
+    pub fn valid_sessions(&self, app: AppId, now: Time) -> Result<Vec<(UserId, SessionId)>> {
+        Ok(self.known()?.valid(app, now))
     }
 
     /// The users of an app who have a session that is valid now. It looks at every session.

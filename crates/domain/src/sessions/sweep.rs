@@ -27,6 +27,11 @@ impl Sweep {
         self.looked.ended.len() + self.looked.ending_soon.len()
     }
 
+    /// How many warnings of an end are left to write.
+    pub fn warnings(&self) -> usize {
+        self.looked.ending_soon.len()
+    }
+
     /// How many users had a session that nothing ends for sure.
     pub fn endless_users(&self) -> usize {
         self.looked.endless.len()

@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::connect::{Place, private_directory, private_file};
+use super::connect::{FILE, Place, private_directory, private_file};
 use crate::values::error::{Error, Result};
-
-const FILE: &str = "reauth.sqlite";
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |error| Error::Conflict(format!("{}: {error}", path.display()))

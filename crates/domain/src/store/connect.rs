@@ -27,6 +27,9 @@ const ADVISORY_LOCK: i64 = 0x7265_6175_7468;
 /// A server that was killed frees its lock when PostgreSQL sees the closed socket: soon.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
+/// The embedded database in its directory.
+pub(super) const FILE: &str = "reauth.sqlite";
+
 /// Where the tables are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -105,7 +108,7 @@ impl Place {
 }
 
 fn sqlite_options(dir: &Path) -> Result<SqliteConnectOptions> {
-    let file = dir.join("reauth.sqlite");
+    let file = dir.join(FILE);
     private_file(&file)?;
     Ok(SqliteConnectOptions::new()
         .filename(file)

@@ -4,11 +4,13 @@
 mod args;
 pub mod backup;
 mod connect;
+mod copy;
 mod db;
 mod migrate;
 mod tx;
 
 pub(crate) use args::{Arg, Row, args};
 pub use connect::Place;
+pub use copy::copy;
 pub use db::Db;
-pub use tx::{Read, Tx};
+pub use tx::{Read, Rehearsal, Tx};

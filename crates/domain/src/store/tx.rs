@@ -1,6 +1,8 @@
 //! A reading and a writing view of the store. Both have one `now`; only a writing one can record
 //! ledger entries, and it cannot commit rows without them.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use futures_util::TryStreamExt as _;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -135,6 +137,24 @@ pub struct Tx {
     read: Read,
     by: By,
     entries: Vec<Entry>,
+    rehearsal: Option<Rehearsal>,
+}
+
+/// What rehearsed changes would have written to the ledger, in their order.
+#[derive(Clone, Default)]
+pub struct Rehearsal {
+    entries: Arc<Mutex<Vec<Entry>>>,
+}
+
+impl Rehearsal {
+    /// Takes what has come together.
+    pub fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, entries: Vec<Entry>) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).extend(entries);
+    }
 }
 
 impl std::ops::Deref for Tx {
@@ -153,7 +173,14 @@ impl std::ops::DerefMut for Tx {
 
 impl Tx {
     pub(super) fn new(read: Read, by: By) -> Self {
-        Self { read, by, entries: Vec::new() }
+        Self { read, by, entries: Vec::new(), rehearsal: None }
+    }
+
+    /// From here on the change is a rehearsal: its commit answers as if it were done, and nothing
+    /// is.
+    #[must_use]
+    pub fn rehearsed(self, rehearsal: &Rehearsal) -> Self {
+        Self { rehearsal: Some(rehearsal.clone()), ..self }
     }
 
     /// Who acts.
@@ -214,6 +241,13 @@ impl Tx {
             return Err(Error::Internal("a commit without the writer".into()));
         };
         let old = writer.head.clone();
+        if let Some(rehearsal) = self.rehearsal.take() {
+            let entries = std::mem::take(&mut self.entries);
+            let seq = old.seq + i64::try_from(entries.len()).unwrap_or(0);
+            rehearsal.add(entries);
+            // The writer sees that it was given up, and rolls it back before the next change.
+            return Ok(seq);
+        }
         let mut new = old.clone();
         let mut entries = std::mem::take(&mut self.entries);
         for entry in &mut entries {

@@ -1,6 +1,6 @@
 //! What a script can say: the language, the context, the globals.
 
-use reauth_sandbox::{Level, Outcome};
+use reauth_sandbox::{Job, Level, Outcome};
 use serde_json::{Value, json};
 
 use super::{World, job, limits, run, run_within, sandbox, value};
@@ -25,6 +25,30 @@ async fn run_gets_its_context_and_params_and_its_result_comes_back() {
     assert_eq!(value.get("path"), None, "the child has no environment");
     let Outcome::Done(value) = done(Value::Null).await else { panic!("it succeeds") };
     assert_eq!(value["params"], json!({}));
+}
+
+#[tokio::test]
+async fn dates_follow_the_clock_of_the_server() {
+    let source = "
+        export async function run() {
+            class Day extends Date { name() { return 'day'; } }
+            const day = new Day();
+            return {
+                now: new Date().toISOString().slice(0, 16), called: typeof Date(),
+                of: new Date(0).toISOString(), parsed: Date.parse('1970-01-02'),
+                utc: Date.UTC(1970, 0, 2), is: new Date() instanceof Date,
+                made: new Date().constructor === Date, day: day.name(), kind: day instanceof Day,
+                goes_on: Date.now() - new Date().getTime() <= 1,
+            };
+        }";
+    let now_ms = Some(1_777_788_720_000);
+    let job = Job { now_ms, ..job("task.js", source, Value::Null) };
+    let report = sandbox("sandbox_child").run(&job, &limits(), &World::default()).await;
+    let Outcome::Done(value) = report.outcome else { panic!("{:?}", report.outcome) };
+    let wanted = json!({ "now": "2026-05-03T06:12", "called": "string",
+        "of": "1970-01-01T00:00:00.000Z", "parsed": 86_400_000, "utc": 86_400_000, "is": true,
+        "made": true, "day": "day", "kind": true, "goes_on": true });
+    assert_eq!(value, wanted);
 }
 
 #[tokio::test]

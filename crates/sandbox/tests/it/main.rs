@@ -64,6 +64,7 @@ fn job(file: &str, source: &str, params: Value) -> Job {
         params,
         backend: Backend { url: "http://api.test/api/v4/x".into(), token: "rer_secret".into() },
         env: BTreeMap::from([("REGION".to_owned(), "eu".to_owned())]),
+        now_ms: None,
     }
 }
 

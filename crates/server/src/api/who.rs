@@ -53,7 +53,11 @@ pub(crate) struct Backend<P> {
 impl<P: Permission> Backend<P> {
     /// Begins a change in this caller's name.
     pub(crate) async fn write(&self) -> Result<Tx, Answer> {
-        Ok(self.state.db.write(self.by.clone()).await?)
+        let tx = self.state.db.write(self.by.clone()).await?;
+        Ok(match (&self.state.rehearsal, &self.by) {
+            (Some(rehearsal), By::Task { .. }) => tx.rehearsed(rehearsal),
+            _ => tx,
+        })
     }
 
     /// Requires one more scope than `P`.

@@ -3,7 +3,7 @@
 
 pub(crate) mod anchor;
 mod pulse;
-mod run;
+pub(crate) mod run;
 mod schedule;
 mod sweep;
 

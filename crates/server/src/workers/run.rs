@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reauth_domain::ledger::By;
-use reauth_domain::tasks::{self, Claimed, Finished, LogRow};
+use reauth_domain::tasks::{self, Claimed, Finished, LogRow, RunState};
 use reauth_domain::{Result, Span};
 use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Report, Request, Response, Script};
 use tokio::sync::{Semaphore, watch};
@@ -64,6 +64,16 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
     going.shutdown().await;
 }
 
+/// Carries out all that waits, one after the other; answers which task's run ended how.
+pub(crate) async fn carry_out_all(app: &App) -> Result<Vec<(String, RunState)>> {
+    let mut ended = Vec::new();
+    while let Some(claimed) = claim(app).await? {
+        let task = claimed.task.definition.name.clone();
+        ended.extend(carry_out(app, claimed).await.map(|state| (task, state)));
+    }
+    Ok(ended)
+}
+
 async fn claim(app: &App) -> Result<Option<Claimed>> {
     if tasks::state_counts(&mut app.db.read().await?).await?.0 == 0 {
         return Ok(None);
@@ -74,7 +84,8 @@ async fn claim(app: &App) -> Result<Option<Claimed>> {
     Ok(claimed)
 }
 
-async fn carry_out(app: &App, claimed: Claimed) {
+/// None: its end could not be written down.
+async fn carry_out(app: &App, claimed: Claimed) -> Option<RunState> {
     let definition = &claimed.task.definition;
     let job = Job {
         script: Script { name: definition.file.clone(), javascript: definition.javascript.clone() },
@@ -84,6 +95,7 @@ async fn carry_out(app: &App, claimed: Claimed) {
             token: claimed.token.reveal().to_owned(),
         },
         env: definition.env.clone(),
+        now_ms: Some(app.db.now().micros() / 1_000),
     };
     let host = Reach { app: app.clone() };
     let report = app.sandbox.run(&job, &limits(app), &host).await;
@@ -94,7 +106,8 @@ async fn carry_out(app: &App, claimed: Claimed) {
         let state = tasks::finish(&mut tx, &claimed, finished).await?;
         tx.commit().await.map(|_| state)
     };
-    match written.await {
+    let written = written.await;
+    match &written {
         Ok(state) => {
             tracing::info!(task, run = %id, %state, "a run ended");
             app.metrics.count_run(state.name());
@@ -102,6 +115,7 @@ async fn carry_out(app: &App, claimed: Claimed) {
         Err(error) => tracing::error!(task, run = %id, %error, "a run's end was not written down"),
     }
     app.run_ended.send_replace(());
+    written.ok()
 }
 
 fn limits(app: &App) -> Limits {

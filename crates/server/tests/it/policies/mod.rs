@@ -3,6 +3,7 @@
 mod access;
 mod revocations;
 mod selectors;
+mod simulation;
 mod sweep;
 
 use reauth_server::domain::{Span, Time};

@@ -1,0 +1,102 @@
+//! The next days lived through on a copy: what happens there is what the forecast says, and what
+//! then happens; the store itself is only read.
+
+use reauth_server::domain::{Clock, Span};
+use reauth_server::{Simulation, Wanted};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::both;
+use crate::lab::{Lab, child, good};
+
+both!(
+    a_simulation_lives_through_what_the_forecast_says,
+    scheduled_tasks_say_what_they_would_do_and_do_nothing,
+    what_cannot_be_simulated_is_refused,
+);
+
+const DEMO: &str = include_str!("../../../../../examples/tasks/sign-in-again.js");
+
+fn everyone(name: &str, limits: Value) -> Value {
+    json!({ "name": name, "applies_to": { "everyone": true }, "limits": limits })
+}
+
+async fn simulate(lab: &Lab, days: u32, policies: Option<Value>) -> Result<Simulation, String> {
+    let wanted = Wanted { app: Some(lab.app.clone()), days, policies, allow_endless: false };
+    let clock = Clock::manual(lab.clock.now());
+    reauth_server::simulate(&lab.config, clock, child(), wanted, |_| {}).await
+}
+
+async fn a_simulation_lives_through_what_the_forecast_says(lab: Lab) {
+    for (name, device) in [("ann", "phone"), ("ann", "tablet"), ("bob", "phone")] {
+        lab.sign_in(name, device).await;
+        lab.pass(Span::hours(31));
+    }
+    let eve = lab.sign_in("eve", "phone").await;
+    super::join(&lab, "contractors", &eve.user).await;
+    let path = format!("/users/{}/not-after", eve.user);
+    good(lab.api(Method::PUT, &path).json(&json!({ "not_after": "2026-06-02" }))).await;
+    let policies = json!([
+        everyone("twice a week", json!({ "max_age": "3d", "max_idle": "1h" })),
+        everyone("monday", json!({ "weekly_at": "monday 05:00", "zone": "Europe/Vienna" })),
+        json!({ "name": "contractors", "applies_to": { "groups": ["contractors"] },
+            "limits": { "max_age": "11h" } }),
+    ]);
+    let head = lab.head().await;
+    let lived = simulate(&lab, 90, Some(policies)).await.expect("it can be simulated");
+    assert_eq!(lab.head().await, head, "the store is only read");
+    assert_eq!(lived.sessions, 4);
+    assert_eq!(lived.hours.len(), 90 * 24);
+    assert_eq!(lived.hours, lived.forecast_hours);
+    let times = |because: &str, policy: Option<&str>| {
+        let mut ends = lived.ends.iter();
+        let found = ends.find(|end| end.because == because && end.policy.as_deref() == policy);
+        found.map_or(0, |end| end.times)
+    };
+    assert_eq!(times("not_after", None), 1, "{:?}", lived.ends);
+    assert_eq!(lived.ended_for_good, 1);
+    // Three devices, each Monday, for thirteen weeks.
+    assert!(times("calendar", Some("monday")) >= 3 * 12, "{:?}", lived.ends);
+    assert!(times("max_session_age", Some("contractors")) >= 2 * 27, "{:?}", lived.ends);
+    assert_eq!(times("max_idle", Some("twice a week")), 0, "devices stay in use");
+    assert_eq!(
+        lived.ends.iter().map(|end| end.times).sum::<u64>(),
+        lived.hours.iter().sum::<u64>() + 1
+    );
+    eve.must_be_signed_in().await;
+}
+
+async fn scheduled_tasks_say_what_they_would_do_and_do_nothing(lab: Lab) {
+    let ann = lab.sign_in("ann", "phone").await;
+    let task = json!({ "file": "old.js", "source": DEMO, "params": { "days": 2 },
+        "scopes": ["users:read", "sessions:end"],
+        "schedule": { "cron": "0 6 * * *", "zone": "UTC" } });
+    good(lab.api(Method::PUT, "/tasks/old").json(&task)).await;
+    let broken = json!({ "file": "broken.js",
+        "source": "export async function run() { throw new Error('no') }",
+        "schedule": { "cron": "0 7 * * 1", "zone": "UTC" } });
+    good(lab.api(Method::PUT, "/tasks/broken").json(&broken)).await;
+    let lived = simulate(&lab, 7, None).await.expect("it can be simulated");
+    let [broken, old] = &lived.tasks[..] else { panic!("{:?}", lived.tasks) };
+    assert_eq!((broken.runs, broken.failed, broken.would.len()), (1, 1, 0), "{broken:?}");
+    // The first run finds a sign-in of yesterday; from the third morning on it is too old, and as
+    // nothing is done it is found again each day.
+    assert_eq!((old.runs, old.failed), (7, 0), "{old:?}");
+    assert_eq!(old.would.get("session.re_authenticate"), Some(&5), "{old:?}");
+    assert_eq!(lived.hours.iter().sum::<u64>(), 0);
+    ann.must_be_signed_in().await;
+    let runs = lab.get("/tasks/old/runs").await;
+    assert_eq!(runs["total"], 0, "nothing ran on the store itself");
+}
+
+async fn what_cannot_be_simulated_is_refused(lab: Lab) {
+    for (days, policies, wanted) in [
+        (0, None, "between 1 and 90"),
+        (91, None, "between 1 and 90"),
+        (1, Some(json!([everyone("a", json!({ "max_age": "0s" }))])), "policies.a.limits.max_age"),
+        (1, Some(json!([{ "name": "a" }])), "policies"),
+    ] {
+        let error = simulate(&lab, days, policies).await.expect_err("it must be refused");
+        assert!(error.contains(wanted), "{error}");
+    }
+}
