@@ -34,6 +34,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// The app that was named.
+    pub(crate) fn app(&self) -> Option<&str> {
+        self.app.as_deref()
+    }
+
     /// Whether the answer is for a program.
     pub(crate) fn is_json(&self) -> bool {
         self.json

@@ -45,14 +45,17 @@ enum Verb {
     /// Create a store and print the operator's token, this once, as JSON
     Init(verbs::serve::Init),
     /// Copy the embedded database to a file, while the server runs
-    #[command(after_help = verbs::backup::BACKUP_EXAMPLES)]
-    Backup(verbs::backup::Backup),
+    #[command(after_help = verbs::copies::backup::BACKUP_EXAMPLES)]
+    Backup(verbs::copies::backup::Backup),
     /// Put a backup in place; all sessions and tokens from before are void
-    #[command(after_help = verbs::backup::RESTORE_EXAMPLES)]
-    Restore(verbs::backup::Restore),
+    #[command(after_help = verbs::copies::backup::RESTORE_EXAMPLES)]
+    Restore(verbs::copies::backup::Restore),
     /// Make all sessions and tokens of a store void, as after a restore by hand
-    #[command(after_help = verbs::backup::FENCE_EXAMPLES)]
-    Fence(verbs::backup::Fence),
+    #[command(after_help = verbs::copies::backup::FENCE_EXAMPLES)]
+    Fence(verbs::copies::backup::Fence),
+    /// Live through the next days on a copy: who must sign in again, what tasks would do
+    #[command(after_help = verbs::copies::simulate::EXAMPLES)]
+    Simulate(verbs::copies::simulate::Simulate),
     /// Show the main job on a sample: old sessions must sign in again
     Demo(verbs::demo::Demo),
     /// Print the API as OpenAPI 3.1
@@ -117,9 +120,19 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let made = serving().map_err(failed)?.block_on(verbs::serve::init(&args));
             made.map_err(Failure::new)
         }
-        Verb::Backup(args) => serving().map_err(failed)?.block_on(verbs::backup::backup(&args)),
-        Verb::Restore(args) => serving().map_err(failed)?.block_on(verbs::backup::restore(&args)),
-        Verb::Fence(args) => serving().map_err(failed)?.block_on(verbs::backup::fence(&args)),
+        Verb::Backup(args) => {
+            serving().map_err(failed)?.block_on(verbs::copies::backup::backup(&args))
+        }
+        Verb::Restore(args) => {
+            serving().map_err(failed)?.block_on(verbs::copies::backup::restore(&args))
+        }
+        Verb::Fence(args) => {
+            serving().map_err(failed)?.block_on(verbs::copies::backup::fence(&args))
+        }
+        Verb::Simulate(args) => {
+            let lived = verbs::copies::simulate::simulate(&args, &cli.options);
+            serving().map_err(failed)?.block_on(lived)
+        }
         Verb::Demo(args) => {
             let shown = serving()
                 .map_err(failed)?
@@ -157,6 +170,7 @@ async fn ask(cli: Cli) -> Result<(), Failure> {
         | Verb::Backup(_)
         | Verb::Restore(_)
         | Verb::Fence(_)
+        | Verb::Simulate(_)
         | Verb::Demo(_)
         | Verb::Openapi
         | Verb::SandboxChild => Ok(()),
@@ -215,6 +229,9 @@ mod tests {
             "reauth policy apply policies.toml --allow-endless --yes --reason audit",
             "reauth session explain 0191",
             "reauth user access-bound 0190",
+            "reauth user access-bound",
+            "reauth simulate --days 30 --policies policies.toml --data ./reauth-data --app 4d2f",
+            "reauth revoke --ip 203.0.113.0/24 --dry-run",
             "reauth user not-after 0190 2026-12-31 --reason contract",
             "reauth ledger show --since 7d --limit 10",
             "reauth ledger show --since 2026-05-01 --user 0190",

@@ -1,7 +1,7 @@
 //! The verbs, one file a noun. Each reads its arguments, asks the server, and answers.
 
 pub(crate) mod app;
-pub(crate) mod backup;
+pub(crate) mod copies;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod group;

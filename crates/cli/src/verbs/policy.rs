@@ -102,7 +102,7 @@ struct PolicyFile {
     policy: Vec<Policy>,
 }
 
-fn read(path: &Path) -> Result<Vec<Policy>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Policy>> {
     let shown = path.display();
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("{shown} cannot be read: {error}")))?;

@@ -120,8 +120,8 @@ fn explained(found: &Explained) -> String {
     });
     let history = output::table(&["entry", "at", "what", "by", "why"], history.collect());
     format!(
-        "session    {} of user {}\nstate      {}\nsigned in  {}, from {}\nactive     {}\n\n{}\n\n{policies}\
-         \n\n{history}",
+        "session    {} of user {}\nstate      {}\nsigned in  {}, from {}\nactive     {}\n\n\
+         {}\n\n{policies}\n\n{history}",
         found.session,
         found.user,
         state(&found.state),

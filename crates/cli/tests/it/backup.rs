@@ -108,3 +108,60 @@ fn the_fence_is_raised_by_hand_on_either_database() {
         assert!(shown.to_string().contains("store.fenced"), "{shown}");
     }
 }
+
+#[test]
+fn a_backup_lets_in_whom_it_knew_only_if_that_is_said_in_words() {
+    let shop = Shop::new(Kind::Sqlite);
+    let mut serving = shop.serve();
+    let app = text(&serving.json(&shop.operator, &["app", "create", "Field"])["id"]);
+    let ann = text(&serving.json(&shop.operator, &["user", "create", "--name", "Ann"])["id"]);
+    let (_, secret) = crate::verbs::sign_in(&serving, &shop.operator, &app, &ann, "phone");
+    let file = shop.path("backup.sqlite");
+    let mut backup = crate::reauth();
+    json(&backup.args(["backup", &file, "--data"]).arg(shop.data()).output().expect("it runs"));
+    serving.json(&shop.operator, &["user", "lock", &ann]);
+    assert_eq!(check(&serving.url, &secret).0, 401);
+    serving.terminate();
+    let restore = |said: &str| {
+        let words = shop.path("said");
+        fs::write(&words, said).expect("it is written");
+        let mut command = crate::reauth();
+        command.args(["restore", &file, "--replace", "--keep-access", "--data"]).arg(shop.data());
+        command.stdin(fs::File::open(words).expect("it opens")).output().expect("it runs")
+    };
+    assert!(error_of(&restore("yes\n")).contains("let them in"));
+    let restored = json(&restore("let them in\n"));
+    assert_eq!(restored["operator_token"], serde_json::Value::Null);
+    let serving = shop.serve();
+    assert_eq!(check(&serving.url, &secret).0, 200, "also who was locked since");
+    let entries = serving.json(&shop.operator, &["ledger", "show", "--limit", "100"]);
+    assert!(!entries.to_string().contains("store.fenced"), "{entries}");
+}
+
+#[test]
+fn a_simulation_looks_at_a_copy_while_the_server_runs() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let shop = Shop::new(kind);
+        let serving = shop.serve();
+        let app = text(&serving.json(&shop.operator, &["app", "create", "Field"])["id"]);
+        let ann = text(&serving.json(&shop.operator, &["user", "create", "--name", "Ann"])["id"]);
+        let (_, secret) = crate::verbs::sign_in(&serving, &shop.operator, &app, &ann, "phone");
+        let file = shop.path("policies.toml");
+        let policies = "[[policy]]\nname = \"all\"\napplies_to = { everyone = true }\n\
+                        limits = { max_age = \"2d\" }";
+        fs::write(&file, policies).expect("it is written");
+        let simulate = |more: &[&str]| {
+            let mut command = crate::reauth();
+            command.args(["simulate", "--days", "7", "--policies", &file]).args(more);
+            shop.store(&mut command).output().expect("it runs")
+        };
+        let lived = json(&simulate(&["--json"]));
+        assert_eq!((&lived["sessions"], &lived["ends"][0]["times"]), (&1.into(), &3.into()));
+        assert_eq!(lived["hours"], lived["forecast_hours"]);
+        let shown = String::from_utf8(simulate(&[]).stdout).expect("a text");
+        assert!(shown.contains("Sign-ins forced: 3 (forecast: 3)"), "{shown}");
+        fs::write(&file, policies.replace("2d", "0s")).expect("it is written");
+        assert!(error_of(&simulate(&[])).contains("policies.all.limits.max_age"));
+        assert_eq!(check(&serving.url, &secret).0, 200);
+    }
+}

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::serve::Store;
 use crate::confirm;
 use crate::failure::{Failure, Result};
+use crate::verbs::serve::Store;
 
 pub(crate) const BACKUP_EXAMPLES: &str = "\
 The server may run meanwhile. The copy is opened and its ledger proved before this returns. For
