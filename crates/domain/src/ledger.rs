@@ -175,6 +175,8 @@ pub enum Change {
     CutOffSet { scope: CutOffScope },
     #[serde(rename = "limits.set")]
     LimitsSet { limits: Limits, name: String, settings: Settings },
+    #[serde(rename = "limits.forgotten")]
+    LimitsForgotten { before: Time },
     #[serde(rename = "group.member_added")]
     GroupMemberAdded { group: String },
     #[serde(rename = "policies.set")]

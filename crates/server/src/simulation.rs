@@ -306,6 +306,7 @@ impl<'a> World<'a> {
         while !found.is_empty() {
             found.write(self.db()).await?;
         }
+        sweep::forget_limits(self.db(), found.looked_at()).await?;
         Ok(())
     }
 

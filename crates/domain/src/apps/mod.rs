@@ -143,8 +143,8 @@ pub async fn change(
 async fn add_era(tx: &mut Tx, app: AppId, limits: Limits) -> Result<()> {
     let sql = "select count(*) from app_limits where app_id = $1";
     if tx.count(sql, args![app]).await? >= ERAS_MAX {
-        let why = format!("the limits of an app can be changed {ERAS_MAX} times");
-        return Err(Error::Conflict(why));
+        let why = format!("the limits have changed {ERAS_MAX} times since the last sweep");
+        return Err(Error::Busy { why, retry_after_s: 60 });
     }
     let now = tx.now();
     tx.change(

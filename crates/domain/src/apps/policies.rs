@@ -18,7 +18,7 @@ use crate::values::time::{Span, Time};
 
 /// Every check of the app's users looks at all of them.
 const POLICIES_MAX: usize = 100;
-/// Each version of a policy is kept: see `access::Era`.
+/// Each version of a policy is kept until a sweep has come by: see `sessions::sweep`.
 const VERSIONS_MAX: i64 = 1_000;
 
 /// A rule about how long sign-ins last.
@@ -297,8 +297,8 @@ pub async fn set(
     let sql = "select count(*) from policies where app_id = $1";
     let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
     if tx.count(sql, args![app.id]).await?.saturating_add(count) > VERSIONS_MAX {
-        let why = format!("the policies of an app can be changed {VERSIONS_MAX} times");
-        return Err(Error::Conflict(why));
+        let why = format!("the policies have changed {VERSIONS_MAX} times since the last sweep");
+        return Err(Error::Busy { why, retry_after_s: 60 });
     }
     for policy in gone {
         tx.change(

@@ -31,6 +31,10 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
                 app.add_era(entry.at, *limits);
             })
         }
+        Change::LimitsForgotten { before } => {
+            view.apps.iter_mut().for_each(|app| app.forget(*before));
+            Some(())
+        }
         Change::AppChanged { settings, .. } => {
             let app = entry.app.and_then(|app| view.app_mut(app));
             app.map(|app| app.warn_before = settings.warn_before)

@@ -29,7 +29,8 @@ impl View {
                 lines.insert(key, line);
             }
         }
-        for group in &self.groups {
+        // Of a group without a cut-off nothing is known but who is in it.
+        for group in self.groups.iter().filter(|group| group.not_before > Time::ZERO) {
             let app = self.apps[group.app as usize].id;
             let line = format!("{:?}", group.not_before);
             lines.insert(format!("group {app} {}", group.name), line);
@@ -60,14 +61,20 @@ impl View {
         Picture { lines }
     }
 
-    /// Its traits, and the patterns that its label fits: of an ended one nobody asks for them.
+    /// Its traits, and the patterns that its label fits, as far as a policy names them: of an ended
+    /// one nobody asks for them.
     fn traits_of(&self, session: &Session) -> String {
         let Some(kind) = self.kinds.kind(session.kind) else { return "many".into() };
         if session.ended().is_some() {
             return kind.traits.to_string();
         }
-        let mut labels: Vec<&str> =
-            kind.labels.iter().filter_map(|label| self.kinds.pattern_text(*label)).collect();
+        let rules = &self.apps[self.users[session.user as usize].app as usize].rules;
+        let is_named = |text: &&str| {
+            let mut named = rules.all().iter().flat_map(|rule| &rule.policy.applies_to.labels);
+            named.any(|patterns| patterns.iter().any(|pattern| pattern == text))
+        };
+        let labels = kind.labels.iter().filter_map(|label| self.kinds.pattern_text(*label));
+        let mut labels: Vec<&str> = labels.filter(is_named).collect();
         labels.sort_unstable();
         format!("{} {labels:?}", kind.traits)
     }

@@ -33,7 +33,7 @@ pub(super) struct Rule {
     /// When it was stated.
     pub(super) set_at: Time,
     /// When another set took its place.
-    replaced_at: Option<Time>,
+    pub(super) replaced_at: Option<Time>,
     pub(super) era: Era,
     /// Users are in one of these.
     pub(super) groups: Option<Box<[u32]>>,

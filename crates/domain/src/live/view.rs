@@ -447,6 +447,12 @@ impl View {
 }
 
 impl App {
+    /// Limits that held no longer at a moment, once all ends that they led to are written.
+    pub(super) fn forget(&mut self, before: Time) {
+        self.eras.retain(|era| era.until.is_none_or(|until| before < until));
+        self.rules.retain(|rule| rule.replaced_at.is_none_or(|at| before < at));
+    }
+
     /// From now on these limits hold instead of the ones before.
     pub(super) fn add_era(&mut self, from: Time, limits: Limits) {
         if let Some(last) = self.eras.last_mut() {

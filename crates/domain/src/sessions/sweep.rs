@@ -8,7 +8,7 @@ use crate::live::{Due, Looked};
 use crate::store::{Db, Tx, args};
 use crate::values::error::Result;
 use crate::values::ids::{AppId, SessionId, UserId};
-use crate::values::time::Span;
+use crate::values::time::{Span, Time};
 
 /// SQLite has one writer: a batch of this size holds it for some tens of milliseconds.
 const BATCH_ROWS: usize = 100;
@@ -16,12 +16,18 @@ const BATCH_ROWS: usize = 100;
 const LOOK_ROWS: usize = 20_000;
 
 /// What a sweep has found, in the order in which it is to be written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sweep {
     looked: Looked,
+    at: Time,
 }
 
 impl Sweep {
+    /// When it looked.
+    pub fn looked_at(&self) -> Time {
+        self.at
+    }
+
     /// How much is left to write.
     pub fn len(&self) -> usize {
         self.looked.ended.len() + self.looked.ending_soon.len()
@@ -77,7 +83,7 @@ pub async fn look(db: &Db) -> Result<Sweep> {
     let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
     looked.ended.sort_unstable_by_key(latest_first);
     looked.ending_soon.sort_unstable_by_key(latest_first);
-    Ok(Sweep { looked })
+    Ok(Sweep { looked, at: now })
 }
 
 async fn end(tx: &mut Tx, due: Due) -> Result<()> {
@@ -104,6 +110,30 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
     let change = Change::SessionEndingSoon { session, warning };
     tx.record(Subject::user(app, user), None, change);
     Ok(())
+}
+
+/// Forgets the limits of apps and the versions of policies that held no longer when a sweep looked
+/// which has written all that it found. Whoever they would have ended by then has been ended; on
+/// whoever comes later they have no hold. So however often policies change, a check looks at few.
+pub async fn forget_limits(db: &Db, looked_at: Time) -> Result<()> {
+    let old = "select (select count(*) from policies where until_at <= $1)
+               + (select count(*) from app_limits as era where exists (select 1 from app_limits
+                  as next where next.app_id = era.app_id and next.from_at > era.from_at
+                  and next.from_at <= $2))";
+    if db.read().await?.count(old, args![looked_at, looked_at]).await? == 0 {
+        return Ok(());
+    }
+    let mut tx = db.write(By::System).await?;
+    tx.change("delete from policies where until_at <= $1", args![looked_at]).await?;
+    tx.change(
+        "delete from app_limits where exists (select 1 from app_limits as next
+         where next.app_id = app_limits.app_id and next.from_at > app_limits.from_at
+         and next.from_at <= $1)",
+        args![looked_at],
+    )
+    .await?;
+    tx.record(Subject::none(), None, Change::LimitsForgotten { before: looked_at });
+    tx.commit().await.map(|_| ())
 }
 
 /// Forgets a batch of sessions that ended longer ago than `kept`, and of authentication tokens;

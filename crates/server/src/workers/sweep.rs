@@ -45,6 +45,7 @@ async fn once(app: &App) -> Result<()> {
         tokio::time::sleep(PAUSE).await;
     }
     app.metrics.set_sweep_backlog(0);
+    sweep::forget_limits(&app.db, found.looked_at()).await?;
     for revocation in open {
         revocations::finish(&app.db, revocation).await?;
     }

@@ -74,7 +74,7 @@ const WITHOUT_ENTRY: [&str; 2] =
     ["post /device/{app}/connect", "post /api/v4/{app}/policies/preview"];
 
 /// Kinds that no operation makes: the beginning, and what the server notes by itself.
-const BY_ITSELF: [&str; 8] = [
+const BY_ITSELF: [&str; 9] = [
     "store.fenced",
     "revocation.done",
     "store.created",
@@ -82,6 +82,7 @@ const BY_ITSELF: [&str; 8] = [
     "session.ended",
     "session.ending_soon",
     "sessions.forgotten",
+    "limits.forgotten",
     "clock.jumped",
 ];
 
