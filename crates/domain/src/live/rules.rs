@@ -48,10 +48,6 @@ impl Rules {
         &self.all
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
     /// Those that may be about the user, each once.
     pub(super) fn about<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a Rule> {
         let of_groups = user.groups.iter().enumerate().flat_map(move |(place, membership)| {
