@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::selectors::{self, Selector};
 use super::{App, check_name};
-use crate::access::{Calendar, Limits, Methods, time, weekday_and_time};
+use crate::access::{Calendar, CutOffScope, Limits, Methods, time, weekday_and_time};
+use crate::cutoffs;
 use crate::groups;
 use crate::ledger::{Change, Subject};
 use crate::store::{Read, Tx, args};
@@ -287,11 +288,12 @@ pub async fn set(
 ) -> Result<()> {
     tx.refuse_task()?;
     check(app, &policies, may_be_endless)?;
+    let is_mended = forget_unreadable(tx, app.id).await?;
     let old = all(tx, app.id).await?;
     let now = tx.now();
     let gone: Vec<&Policy> = old.iter().filter(|policy| !policies.contains(policy)).collect();
     let new: Vec<&Policy> = policies.iter().filter(|policy| !old.contains(policy)).collect();
-    if gone.is_empty() && new.is_empty() {
+    if gone.is_empty() && new.is_empty() && !is_mended {
         return Ok(());
     }
     let sql = "select count(*) from policies where app_id = $1";
@@ -323,6 +325,28 @@ pub async fn set(
     Ok(())
 }
 
+/// Whom a policy that cannot be read had ended nobody knows: when another set takes its place,
+/// everyone of the app signs in again.
+async fn forget_unreadable(tx: &mut Tx, app: AppId) -> Result<bool> {
+    let sql = "select body, name, from_at from policies where app_id = $1 limit $2";
+    let mut is_found = false;
+    for row in tx.rows(sql, args![app, VERSIONS_MAX]).await? {
+        let policy: Result<Policy> = row.json(0);
+        if policy.and_then(|policy| policy.check()).is_ok() {
+            continue;
+        }
+        let (name, from_at) = (row.text(1)?, row.time(2)?);
+        let sql = "delete from policies where app_id = $1 and name = $2 and from_at = $3";
+        tx.change(sql, args![app, name, from_at]).await?;
+        is_found = true;
+    }
+    if is_found {
+        let why = Some("a stored policy could not be read".to_owned());
+        cutoffs::set(tx, CutOffScope::App { app }, why).await?;
+    }
+    Ok(is_found)
+}
+
 /// The policies that hold, by name.
 pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Policy>> {
     let rows = read
@@ -332,7 +356,11 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Policy>> {
             args![app, VERSIONS_MAX],
         )
         .await?;
-    rows.iter().map(|row| row.json(0)).collect()
+    let policies: Result<Vec<Policy>> = rows.iter().map(|row| row.json(0)).collect();
+    policies.map_err(|error| {
+        let mend = "state the whole set anew (`reauth policy apply`)";
+        Error::Unreadable(format!("a stored policy cannot be read ({error}): {mend}"))
+    })
 }
 
 fn stored(policy: &Policy) -> Result<String> {

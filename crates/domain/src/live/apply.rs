@@ -146,7 +146,10 @@ fn policies_set(
     policies.iter().try_for_each(|policy| view.name(app, policy))?;
     let rules = view.amended(app, policies, found, entry.at)?;
     let met = view.meet(app, found, entry.at);
-    Ok(met.and_then(|()| view.app_mut(app)).map(|app| app.rules = Rules::new(rules)))
+    Ok(met.and_then(|()| view.app_mut(app)).map(|app| {
+        app.rules = Rules::new(rules);
+        app.unreadable = None;
+    }))
 }
 
 fn revocation_set(

@@ -277,6 +277,9 @@ impl View {
         let until = from.saturating_add(rows_max);
         for at in from..until {
             let Some(session) = self.sessions.get(at) else { continue };
+            if self.apps[self.users[session.user as usize].app as usize].unreadable.is_some() {
+                continue;
+            }
             let mut endless = None;
             let due = self.due_of(session, now, |user| endless = Some(user));
             looked.endless.extend(endless);

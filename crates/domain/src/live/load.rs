@@ -118,16 +118,28 @@ fn add_member(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     view.join(user, group, joined_at).ok_or_else(|| missing("a member"))
 }
 
-/// A policy that cannot be read might be about anyone: then nothing is known, and nobody is let in.
+/// A policy that cannot be read might be about anyone in its app: then nothing is known there, and
+/// nobody is let in.
 async fn load_policies(read: &mut Read, view: &mut View) -> Result<()> {
-    let sql = "select app_id, body, from_at, until_at from policies order by app_id, from_at, name";
+    let sql = "select app_id, body, from_at, until_at, name from policies
+               order by app_id, from_at, name";
     read.each(sql, args![], |row| {
         let app = row.parsed(0)?;
-        let policy = row.json(1)?;
-        view.name(app, &policy)?;
         let times = (row.time(2)?, row.time_or_null(3)?);
-        let rule = view.rule(app, policy, times, &Found::default())?;
-        view.app_mut(app).ok_or_else(|| missing("an app"))?.rules.push(rule);
+        let rule = row.json(1).and_then(|policy| {
+            view.name(app, &policy)?;
+            view.rule(app, policy, times, &Found::default())
+        });
+        let name = row.text(4)?;
+        let app = view.app_mut(app).ok_or_else(|| missing("an app"))?;
+        match rule {
+            Ok(rule) => app.rules.push(rule),
+            Err(error) => {
+                let id = app.id;
+                tracing::error!(app = %id, policy = name, %error, "a stored policy is unreadable");
+                app.unreadable = Some(name);
+            }
+        }
         Ok(())
     })
     .await

@@ -189,6 +189,7 @@ impl Live {
     pub fn check(&self, secret: &SecretHash, now: Time) -> Result<Option<Checked>> {
         let view = self.known()?;
         let Some(at) = view.session_by_secret(secret) else { return Ok(None) };
+        view.readable(view.users[view.sessions[at as usize].user as usize].app)?;
         let checked = view.judge(at, now);
         if checked.verdict.is_valid() && view.note_activity(at, now) {
             let mut active = self.active.lock().map_err(|_| poisoned())?;
@@ -205,7 +206,7 @@ impl Live {
         session: SessionId,
         now: Time,
     ) -> Result<Option<(Verdict, Option<Time>)>> {
-        let view = self.known()?;
+        let view = self.known_of(user)?;
         let found = view.session_of(user, session);
         Ok(found.map(|at| (view.judge(at, now).verdict, view.active_at(at))))
     }
@@ -225,7 +226,7 @@ impl Live {
         found: &Found,
         now: Time,
     ) -> Result<Preview> {
-        self.known()?.preview(app, policies, found, now)
+        self.known_in(app)?.preview(app, policies, found, now)
     }
 
     /// The sessions that a revocation would end now, each with its user.
@@ -236,7 +237,7 @@ impl Live {
         wipes: bool,
         now: Time,
     ) -> Result<Vec<(UserId, SessionId)>> {
-        let view = self.known()?;
+        let view = self.known_in(app)?;
         Ok(view.met_by(app, &view.cut(app, filter, met, wipes, now), now))
     }
 
@@ -274,7 +275,7 @@ impl Live {
 
     /// The strictest limit on how many sessions the user has, if there is one.
     pub(crate) fn room(&self, user: UserId, now: Time) -> Result<Option<Room>> {
-        Ok(self.known()?.room(user, now))
+        Ok(self.known_of(user)?.room(user, now))
     }
 
     /// The decision on a session with these traits, and a label that fits these patterns, which
@@ -286,14 +287,14 @@ impl Live {
         now: Time,
     ) -> Result<Verdict> {
         let missing = || Error::not_found(format!("user {user}"));
-        let view = self.known()?;
+        let view = self.known_of(user)?;
         let kind = view.kind_of(user, traits, labels).ok_or_else(missing)?;
         view.judge_user(user, Some(&kind), now).ok_or_else(missing)
     }
 
     /// Why a session ends when it does.
     pub fn explain_session(&self, user: UserId, session: SessionId) -> Result<Option<Explained>> {
-        let view = self.known()?;
+        let view = self.known_of(user)?;
         Ok(view.session_of(user, session).map(|at| view.explain(at)))
     }
 
@@ -304,7 +305,7 @@ impl Live {
         session: SessionId,
         now: Time,
     ) -> Result<Vec<OwnVerdict>> {
-        let view = self.known()?;
+        let view = self.known_of(user)?;
         let found = view.session_of(user, session);
         Ok(found.map(|at| view.own_verdicts(at, now)).unwrap_or_default())
     }
@@ -315,17 +316,17 @@ impl Live {
         user: UserId,
         now: Time,
     ) -> Result<Vec<(SessionId, Option<Ended>)>> {
-        Ok(self.known()?.bounds_of(user, now))
+        Ok(self.known_of(user)?.bounds_of(user, now))
     }
 
     /// The sessions of an app that are valid now, each with its user.
     pub fn valid_sessions(&self, app: AppId, now: Time) -> Result<Vec<(UserId, SessionId)>> {
-        Ok(self.known()?.valid(app, now))
+        Ok(self.known_in(app)?.valid(app, now))
     }
 
     /// The users of an app who have a session that is valid now. It looks at every session.
     pub(crate) fn bounds(&self, app: AppId, now: Time) -> Result<HashMap<UserId, Bounded>> {
-        Ok(self.known()?.bounds(app, now))
+        Ok(self.known_in(app)?.bounds(app, now))
     }
 
     /// Judges an API token, a run's token or the operator's.
@@ -348,7 +349,7 @@ impl Live {
 
     /// What stands in the way of a sign-in of this user, judged as a credential made this moment.
     pub(crate) fn may_sign_in(&self, user: UserId, now: Time) -> Result<Verdict> {
-        let view = self.known()?;
+        let view = self.known_of(user)?;
         view.judge_user(user, None, now).ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
@@ -361,7 +362,7 @@ impl Live {
         ended: Option<Ended>,
         now: Time,
     ) -> Result<Verdict> {
-        let view = self.known()?;
+        let view = self.known_of(user)?;
         let verdict = view.judge_enrolment(user, (created_at, expires_at), ended, now);
         verdict.ok_or_else(|| Error::not_found(format!("user {user}")))
     }
@@ -422,6 +423,22 @@ impl Live {
         }
         let keep = taken.len().saturating_sub(max);
         Ok(view.take_activity(&taken.split_off(keep)))
+    }
+
+    /// As `known`, for what is asked of one user.
+    fn known_of(&self, user: UserId) -> Result<RwLockReadGuard<'_, View>> {
+        let view = self.known()?;
+        view.readable_to(user)?;
+        Ok(view)
+    }
+
+    /// As `known`, for what is asked of a whole app.
+    fn known_in(&self, app: AppId) -> Result<RwLockReadGuard<'_, View>> {
+        let view = self.known()?;
+        if let Some(at) = view.app_position(app) {
+            view.readable(at)?;
+        }
+        Ok(view)
     }
 
     fn known(&self) -> Result<RwLockReadGuard<'_, View>> {

@@ -14,6 +14,7 @@ use crate::live::rules::Rules;
 use crate::live::traits::Kinds;
 use crate::live::{Activity, Admitted};
 use crate::tokens::{Scopes, TokenKind};
+use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, RunId, SessionId, TokenId, UserId};
 use crate::values::secret::SecretHash;
 use crate::values::time::{Span, Time};
@@ -48,6 +49,8 @@ pub(super) struct App {
     pub(super) eras: Vec<Era>,
     /// The versions of its policies.
     pub(super) rules: Rules,
+    /// A stored policy that cannot be read, and might be about anyone: then nothing is known.
+    pub(super) unreadable: Option<String>,
 }
 
 /// A user's place in a group.
@@ -191,8 +194,8 @@ impl View {
 
     pub(super) fn add_app(&mut self, id: AppId, not_before: Time, warn_before: Option<Span>) {
         let at = position(self.apps.len());
-        let (eras, rules) = (Vec::new(), Rules::default());
-        self.apps.push(App { id, not_before, warn_before, eras, rules });
+        let (eras, rules, unreadable) = (Vec::new(), Rules::default(), None);
+        self.apps.push(App { id, not_before, warn_before, eras, rules, unreadable });
         self.app_at.insert(id, at);
     }
 
@@ -221,8 +224,28 @@ impl View {
         found.map(position)
     }
 
+    pub(super) fn app_position(&self, id: AppId) -> Option<u32> {
+        self.app_at.get(&id).copied()
+    }
+
     pub(super) fn app(&self, id: AppId) -> Option<&App> {
         self.apps.get(*self.app_at.get(&id)? as usize)
+    }
+
+    /// Refuses to tell anything of an app of which not all can be known.
+    pub(super) fn readable(&self, app: u32) -> Result<()> {
+        let App { id, unreadable, .. } = &self.apps[app as usize];
+        let Some(policy) = unreadable else { return Ok(()) };
+        let why = format!(
+            "the stored policy {policy:?} of app {id} cannot be read, so nobody is let in: state \
+             the whole set anew (`reauth policy apply`)"
+        );
+        Err(Error::Unreadable(why))
+    }
+
+    /// As `readable`, of a user's app.
+    pub(super) fn readable_to(&self, user: UserId) -> Result<()> {
+        self.user(user).map_or(Ok(()), |at| self.readable(self.users[at as usize].app))
     }
 
     /// The sessions of an app.

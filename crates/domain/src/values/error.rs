@@ -31,6 +31,9 @@ pub enum Error {
     /// We cannot prove that an answer would be true; try again later.
     #[error("{0}")]
     Unavailable(String),
+    /// What is stored cannot be read, so nothing can be known that depends on it.
+    #[error("{0}")]
+    Unreadable(String),
     /// A change of which nobody knows whether it holds. The text is for the log.
     #[error("{0}")]
     InDoubt(String),

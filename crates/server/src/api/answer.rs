@@ -237,6 +237,7 @@ impl From<Error> for Answer {
                 let detail = "the database does not answer: nothing was changed; try again";
                 Self { retry_after_s: Some(1), ..Self::new(Kind::Unavailable, detail) }
             }
+            Error::Unreadable(why) => Self::new(Kind::Unavailable, why),
             Error::InDoubt(why) => {
                 tracing::error!(why, "a change in doubt");
                 let detail = "whether this was done is not known: look before you ask again";

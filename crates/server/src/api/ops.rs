@@ -77,8 +77,13 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     let (all, _) = apps::page(&mut read, apps::PAGE_ROWS_MAX, 0).await?;
     let looked = sweep::look(&state.db).await?;
     for app in all {
-        let policies = policies::all(&mut read, app.id).await?;
-        findings.push(bound(&app, &policies, looked.endless_users_of(app.id)));
+        findings.push(match policies::all(&mut read, app.id).await {
+            Ok(all) => bound(&app, &all, looked.endless_users_of(app.id)),
+            Err(error) => {
+                let detail = format!("{}: nobody is let in: {error}", app.name);
+                Finding { level: "error", check: "access bound", detail }
+            }
+        });
     }
     let ok = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(DoctorView { ok, findings }))

@@ -14,6 +14,7 @@ use crate::lab::{Kind, Lab, beginning, child, good, json_of, refused};
 both!(
     long_bodies_are_refused_and_slow_ones_cut_off,
     health_and_metrics_tell_the_truth,
+    a_policy_that_cannot_be_read_lets_nobody_of_its_app_in,
     tokens_end_by_expiry_and_by_revocation,
     a_second_server_on_the_same_tables_refuses_to_start,
     what_was_acknowledged_survives_a_restart,
@@ -40,6 +41,39 @@ async fn long_bodies_are_refused_and_slow_ones_cut_off(mut lab: Lab) {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest));
     ended.await.expect("a client that says nothing is cut off").expect("the end");
+}
+
+async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let (token, path) = (phone.token.clone(), phone.path());
+    drop(phone);
+    let all = json!({ "name": "all", "applies_to": { "everyone": true },
+        "limits": { "max_age": "9d" } });
+    let set = json!({ "policies": [all] });
+    good(lab.api(Method::PUT, "/policies").json(&set)).await;
+    let other = lab.operator_post("/admin/apps", json!({ "name": "till" })).await;
+    let other = other["id"].as_str().expect("an id").to_owned();
+    let spoil = "update policies set body = '{\"name\":\"all\"}'";
+    lab.behind_its_back([spoil, spoil]).await;
+    lab.restart().await;
+    let check = |lab: &Lab| lab.bare(Method::GET, "/check").bearer_auth(&token);
+    assert_eq!(json_of(check(&lab)).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    for path in [path.as_str(), "/policies", "/access-bound", "/users"] {
+        let body = refused(lab.api(Method::GET, path), 503, "SERVICE_UNAVAILABLE").await;
+        assert!(body["detail"].as_str().is_some_and(|why| why.contains("policy apply")), "{body}");
+    }
+    let doctor = lab.operator_get("/admin/doctor").await;
+    assert_eq!(doctor["ok"], false);
+    assert!(doctor.to_string().contains("nobody is let in"), "{doctor}");
+    // Another app goes on.
+    let users = format!("/api/v4/{other}/users");
+    good(lab.bare(Method::GET, &users).bearer_auth(&lab.operator)).await;
+    // The same set, stated anew, mends it; whom it had ended nobody knows.
+    good(lab.api(Method::PUT, "/policies").json(&set)).await;
+    assert_eq!(json_of(check(&lab)).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(lab.get(&path).await["ended_by"], "cut_off_app");
+    lab.sign_in("ann", "phone").await.must_be_signed_in().await;
+    assert_eq!(lab.operator_get("/admin/doctor").await["ok"], true);
 }
 
 async fn health_and_metrics_tell_the_truth(lab: Lab) {

@@ -6,7 +6,7 @@ use crate::lab::{Kind, Lab, good};
 
 #[test]
 fn the_committed_document_is_up_to_date() {
-    let committed = include_str!("../../../../docs/openapi.json");
+    let committed = include_str!("../../../../../docs/openapi.json");
     let why = "run `cargo xtask openapi` and commit docs/openapi.json";
     assert!(reauth_server::openapi() == committed, "{why}");
 }
