@@ -24,7 +24,7 @@ mod values;
 
 pub use live::{
     Activity, Admitted, Bounded, Checked, Explained, Forecast, KnownEnd, Live, OwnVerdict, Picture,
-    Preview,
+    Preview, Seen,
 };
 pub use store::{Db, Place, Read, Rehearsal, Tx, backup, copy};
 pub use values::error::{Error, Result};

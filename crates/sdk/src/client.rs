@@ -10,7 +10,7 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::time::Moment;
@@ -248,6 +248,34 @@ impl Request {
         })
     }
 
+    /// The last line of an answer that comes line by line; each is told as it comes.
+    pub(crate) async fn lines(self, mut tell: impl FnMut(&Value)) -> Result<Value> {
+        if let Some(why) = self.misuse {
+            return Err(Error::Misuse { why });
+        }
+        let lost = |error: reqwest::Error| self.lost(&error.without_url());
+        let mut response = self.prepared("application/x-ndjson").send().await.map_err(lost)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let (mut body, mut last) = (Vec::new(), None);
+        while let Some(chunk) = response.chunk().await.map_err(lost)? {
+            body.extend_from_slice(&chunk);
+            if !status.is_success() {
+                continue;
+            }
+            while let Some(end) = body.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = body.drain(..=end).collect();
+                let value = serde_json::from_slice(&line);
+                let value = value.map_err(|_| Error::NotJson { status: status.as_u16() })?;
+                tell(&value);
+                last = Some(value);
+            }
+        }
+        if !status.is_success() {
+            return Err(Answered { status, headers, body }.error());
+        }
+        last.ok_or(Error::NotJson { status: status.as_u16() })
+    }
+
     /// That it succeeded; whatever body comes along is left aside.
     pub(crate) async fn nothing(self) -> Result<()> {
         self.success().await.map(|_| ())
@@ -279,16 +307,8 @@ impl Request {
 
     async fn send_once(&self) -> Result<Answered> {
         let shared = &self.client.shared;
-        let mut request = shared.http.request(self.method.clone(), &self.url);
-        request = request.timeout(self.timeout).header(header::ACCEPT, "application/json");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        if let Some(body) = &self.body {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
-        }
         let lost = |error: reqwest::Error| self.lost(&error.without_url());
-        let response = request.send().await.map_err(lost)?;
+        let response = self.prepared("application/json").send().await.map_err(lost)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.map_err(lost)?.to_vec();
         let answered = Answered { status, headers, body };
@@ -296,6 +316,19 @@ impl Request {
             shared.server_seconds.store(now.seconds(), Ordering::Relaxed);
         }
         Ok(answered)
+    }
+
+    fn prepared(&self, accepted: &'static str) -> reqwest::RequestBuilder {
+        let http = &self.client.shared.http;
+        let mut request = http.request(self.method.clone(), &self.url);
+        request = request.timeout(self.timeout).header(header::ACCEPT, accepted);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if let Some(body) = &self.body {
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        request
     }
 
     /// A request that was sent may have been carried out although no answer came.

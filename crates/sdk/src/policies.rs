@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::apps::InApp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::Entry;
 use crate::pages::Pages;
 use crate::sessions::SessionState;
@@ -259,7 +259,29 @@ impl InApp {
 
     /// What a set would do if it were stated now. Nothing is changed. Scope `users:read`.
     pub async fn preview_policies(&self, set: &PolicySet) -> Result<PolicyPreview> {
-        self.request(Method::POST, &["policies", "preview"]).body(set).json().await
+        self.preview_policies_telling(set, |_, _| {}).await
+    }
+
+    /// As `preview_policies`; tells meanwhile how many sessions it has seen, of how many.
+    pub async fn preview_policies_telling(
+        &self,
+        set: &PolicySet,
+        mut tell: impl FnMut(u64, u64),
+    ) -> Result<PolicyPreview> {
+        let request = self.request(Method::POST, &["policies", "preview"]).body(set);
+        let told = |line: &Value| {
+            if let (Some(seen), Some(all)) = (line["seen"].as_u64(), line["all"].as_u64()) {
+                tell(seen, all);
+            }
+        };
+        let last = request.lines(told).await?;
+        if let Some(why) = last["error"].as_str() {
+            // It broke off after the status was sent.
+            let kind = "INTERNAL_SERVER_ERROR".to_owned();
+            let (title, detail) = (String::new(), why.to_owned());
+            return Err(Error::Answer { status: 500, kind, title, detail, field: None });
+        }
+        serde_json::from_value(last).map_err(|error| Error::OtherShape { why: error.to_string() })
     }
 
     /// Why a session ends when it does. Scope `users:read`.

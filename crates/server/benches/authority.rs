@@ -20,8 +20,8 @@ use reauth_server::domain::apps::{self, Settings};
 use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::sweep;
 use reauth_server::domain::{
-    AppId, Clock, Db, Place, Result, Secret, SecretHash, SecretKind, SessionId, Span, Time, UserId,
-    cutoffs, sessions,
+    AppId, Clock, Db, Place, Result, Secret, SecretHash, SecretKind, Seen, SessionId, Span, Time,
+    UserId, cutoffs, sessions,
 };
 use reauth_server::{Child, Config, Server};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
@@ -145,7 +145,7 @@ async fn policies_at_work(data: &Path, sample: &Sample, size: usize) -> Result<(
     let all: Vec<Policy> = (0..50).map(policy).collect();
     let (none, now) = (Found::default(), db.now());
     let began = Instant::now(); // clock: measures
-    let seen = db.live().preview(sample.app, &all, &none, now)?;
+    let seen = db.live().preview(sample.app, (&all, &none), now, &Seen::default())?;
     assert_eq!(seen.sessions, size, "all of them are valid");
     println!(
         "| preview and forecast of 50 policies, {size} sessions | {} ms | \

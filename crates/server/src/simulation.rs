@@ -13,8 +13,8 @@ use reauth_domain::apps::{self, App, Settings};
 use reauth_domain::ledger::By;
 use reauth_domain::sessions::sweep;
 use reauth_domain::{
-    Clock, Db, Error, Forecast, Rehearsal, Result, SessionId, Span, Time, UserId, copy, devices,
-    tasks,
+    Clock, Db, Error, Forecast, Rehearsal, Result, Seen, SessionId, Span, Time, UserId, copy,
+    devices, tasks,
 };
 use serde::Serialize;
 
@@ -167,7 +167,7 @@ impl<'a> World<'a> {
         let found = selectors::find(&mut db.read().await?, &app, &all).await?;
         let start = db.now();
         let valid = db.live().valid_sessions(app.id, start)?;
-        let forecast = db.live().preview(app.id, &all, &found, start)?.after;
+        let forecast = db.live().preview(app.id, (&all, &found), start, &Seen::default())?.after;
         let mut tx = db.write(By::System).await?;
         policies::set(&mut tx, &app, all.clone(), true, None).await?;
         let settings = Settings { max_idle: None, ..app.settings.clone() };

@@ -155,9 +155,13 @@ async fn preview(
     set: &PolicySet,
     picture: Option<PathBuf>,
 ) -> Result<()> {
-    let waiting = output::waiting("looking at every session");
-    let found = app.preview_policies(set).await;
-    waiting.finish_and_clear();
+    let bar = output::progress(0, "sessions looked at");
+    let tell = |seen, all| {
+        bar.set_length(all);
+        bar.set_position(seen);
+    };
+    let found = app.preview_policies_telling(set, tell).await;
+    bar.finish_and_clear();
     let found = found?;
     let now = app.client().now().await?;
     if let Some(path) = picture {

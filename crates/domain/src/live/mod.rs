@@ -14,7 +14,7 @@ mod traits;
 mod view;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::access::{Because, Ended, Traits, Verdict};
@@ -156,6 +156,15 @@ pub struct Activity {
     pub tokens: Vec<(TokenId, Time)>,
 }
 
+/// How far someone is who looks at all sessions of an app.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// So many are looked at.
+    pub sessions: AtomicUsize,
+    /// Of so many; 0 as long as they are not counted.
+    pub all: AtomicUsize,
+}
+
 /// What a set of policies would do if it were stated now.
 #[derive(Clone, Debug, Default)]
 pub struct Preview {
@@ -218,15 +227,15 @@ impl Live {
     }
 
     /// What a set of policies would do if it were stated now; `found` is who meets what it names
-    /// for the first time.
+    /// for the first time. `seen` says meanwhile how far it is.
     pub fn preview(
         &self,
         app: AppId,
-        policies: &[Policy],
-        found: &Found,
+        (policies, found): (&[Policy], &Found),
         now: Time,
+        seen: &Seen,
     ) -> Result<Preview> {
-        self.known_in(app)?.preview(app, policies, found, now)
+        self.known_in(app)?.preview(app, (policies, found), now, seen)
     }
 
     /// The sessions that a revocation would end now, each with its user.

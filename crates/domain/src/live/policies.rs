@@ -1,14 +1,15 @@
 //! Policies in the view: their versions over time, and what a new set would do before it is stated.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::Preview;
 use super::forecast::Forecaster;
 use super::rules::Rules;
 use super::traits::{Asked, Kind};
 use super::view::{Group, Session, User, View};
+use super::{Preview, Seen};
 use crate::access::{Cut, Era, Limits, Traits, decide};
 use crate::apps::policies::{Policy, PolicyLimits};
 use crate::apps::selectors::Found;
@@ -23,6 +24,8 @@ use crate::values::time::Time;
 const NAMED_MAX: usize = 100;
 /// A preview takes no more of the machine than this.
 const CORES_MAX: usize = 4;
+/// After so many sessions it says how far it is.
+const TOLD_ROWS: usize = 10_000;
 /// A group that nobody was ever in.
 const NOBODY: u32 = u32::MAX;
 
@@ -298,18 +301,19 @@ impl View {
     pub(super) fn preview(
         &self,
         app: AppId,
-        policies: &[Policy],
-        found: &Found,
+        (policies, found): (&[Policy], &Found),
         now: Time,
+        seen: &Seen,
     ) -> Result<Preview> {
         let new = Rules::new(self.amended(app, policies, found, now)?);
         let old = &self.app(app).ok_or_else(|| Error::not_found(format!("app {app}")))?.rules;
         let positions: Vec<u32> = self.sessions_of(app).collect();
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX);
+        seen.all.store(positions.len(), Ordering::Relaxed);
         let share = positions.len().div_ceil(cores).max(1);
         let rules = (old, &new);
         let parts: Vec<Looked> = std::thread::scope(|scope| {
-            let look = |some| scope.spawn(move || self.look_at(some, rules, now));
+            let look = |some| scope.spawn(move || self.look_at(some, rules, now, seen));
             // All begin before the first is waited for.
             let begun: Vec<_> = positions.chunks(share).map(look).collect();
             begun.into_iter().map(|part| part.join().expect("it does not panic")).collect()
@@ -332,9 +336,18 @@ impl View {
         })
     }
 
-    fn look_at(&self, positions: &[u32], (old, new): (&Rules, &Rules), now: Time) -> Looked {
+    fn look_at(
+        &self,
+        positions: &[u32],
+        (old, new): (&Rules, &Rules),
+        now: Time,
+        seen: &Seen,
+    ) -> Looked {
         let mut looked = Looked::new(now);
-        for at in positions {
+        for (number, at) in positions.iter().enumerate() {
+            if number % TOLD_ROWS == TOLD_ROWS - 1 {
+                seen.sessions.fetch_add(TOLD_ROWS, Ordering::Relaxed);
+            }
             let session = &self.sessions[*at as usize];
             let user = &self.users[session.user as usize];
             let is_valid = self.with_facts(session, user, old, |facts| {

@@ -4,15 +4,22 @@ pub(crate) mod access;
 pub(crate) mod revocations;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{Stream, stream};
 use reauth_domain::access::{Assurance, Methods};
 use reauth_domain::apps::policies::{self, OverMax, Policy, PolicyLimits, Preset};
 use reauth_domain::apps::selectors::{self, Selector};
-use reauth_domain::{Error, Forecast, Span, UserId, apps};
+use reauth_domain::{Error, Forecast, Preview, Seen, Span, UserId, apps};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use utoipa::ToSchema;
 
 use crate::api::answer::{Answer, ErrorBody};
@@ -294,32 +301,83 @@ impl ForecastView {
     }
 }
 
-/// What a set of policies would do if it were stated now: nothing is changed. Scope: `users:read`.
+impl PreviewView {
+    fn new(found: Preview) -> Self {
+        Self {
+            sessions: found.sessions,
+            users: found.users,
+            ended_sessions: found.ended_sessions,
+            ended_users: found.ended_users,
+            who: found.who.iter().map(ToString::to_string).collect(),
+            before: ForecastView::new(found.before),
+            after: ForecastView::new(found.after),
+        }
+    }
+}
+
+/// What a set of policies would do if it were stated now: nothing is changed. With `Accept:
+/// application/x-ndjson` the answer is a JSON value a line: `{"seen":…,"all":…}` while it looks at
+/// the sessions, then the answer itself, or `{"error":…}`. Scope: `users:read`.
 #[utoipa::path(post, path = "/api/v4/{app}/policies/preview", tag = "policies",
     params(("app" = String, Path)), request_body = PoliciesWanted,
     responses((status = 200, body = PreviewView), (status = 422, body = ErrorBody)))]
 pub(crate) async fn preview(
     who: Backend<UsersRead>,
+    headers: HeaderMap,
     Body(wanted): Body<PoliciesWanted>,
-) -> Result<Json<PreviewView>, Answer> {
+) -> Result<Response, Answer> {
     let mut read = who.state.db.read().await?;
     let app = apps::find(&mut read, who.app).await?;
     let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
     policies::check(&app, &all, wanted.allow_endless)?;
     let found = selectors::find(&mut read, &app, &all).await?;
     drop(read);
-    let (db, id) = (who.state.db.clone(), who.app);
-    let _turn = LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
-    let looking =
-        tokio::task::spawn_blocking(move || db.live().preview(id, &all, &found, db.now()));
-    let found = looking.await.map_err(|error| Error::Internal(format!("preview: {error}")))??;
-    Ok(Json(PreviewView {
-        sessions: found.sessions,
-        users: found.users,
-        ended_sessions: found.ended_sessions,
-        ended_users: found.ended_users,
-        who: found.who.iter().map(ToString::to_string).collect(),
-        before: ForecastView::new(found.before),
-        after: ForecastView::new(found.after),
-    }))
+    let (db, id, seen) = (who.state.db.clone(), who.app, Arc::new(Seen::default()));
+    let turn = LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+    let told = Arc::clone(&seen);
+    let looking = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        db.live().preview(id, (&all, &found), db.now(), &told).map(PreviewView::new)
+    });
+    if headers.get(header::ACCEPT).is_none_or(|kind| kind != LINES) {
+        let found =
+            looking.await.map_err(|error| Error::Internal(format!("preview: {error}")))??;
+        return Ok(Json(found).into_response());
+    }
+    let kind = [(header::CONTENT_TYPE, LINES)];
+    Ok((kind, axum::body::Body::from_stream(lines(looking, seen))).into_response())
+}
+
+/// One JSON value a line.
+const LINES: &str = "application/x-ndjson";
+/// How often it says how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// How far it is, until it is done.
+fn lines(
+    looking: JoinHandle<reauth_domain::Result<PreviewView>>,
+    seen: Arc<Seen>,
+) -> impl Stream<Item = Result<String, serde_json::Error>> {
+    stream::unfold(Some(looking), move |looking| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut looking = looking?;
+            let line = |value: serde_json::Result<String>| value.map(|text| text + "\n");
+            let Ok(done) = tokio::time::timeout(TELL_EVERY, &mut looking).await else {
+                let [sessions, all] =
+                    [&seen.sessions, &seen.all].map(|count| count.load(Ordering::Relaxed));
+                let told = serde_json::to_string(&json!({ "seen": sessions, "all": all }));
+                return Some((line(told), Some(looking)));
+            };
+            let last = match done {
+                Ok(Ok(found)) => serde_json::to_string(&found),
+                Ok(Err(error)) => serde_json::to_string(&json!({ "error": error.to_string() })),
+                Err(error) => {
+                    tracing::error!(%error, "a preview failed");
+                    serde_json::to_string(&json!({ "error": "this is a defect" }))
+                }
+            };
+            Some((line(last), None))
+        }
+    })
 }

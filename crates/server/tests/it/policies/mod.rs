@@ -199,6 +199,13 @@ async fn a_preview_is_what_then_happens(lab: Lab) {
     let wanted = json!({ "policies": [week] });
     let preview = lab.post("/policies/preview", wanted.clone()).await;
     assert_eq!(lab.head().await, head, "nothing is changed");
+    let request = lab.api(Method::POST, "/policies/preview").json(&wanted);
+    let lines = request.header("accept", "application/x-ndjson").send().await.expect("an answer");
+    assert_eq!(lines.headers()["content-type"], "application/x-ndjson");
+    let lines = lines.text().await.expect("a text");
+    let last: Value = serde_json::from_str(lines.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["who"], preview["who"]);
+    assert_eq!(last["after"]["hours"], preview["after"]["hours"]);
     let found = ["sessions", "users", "ended_sessions", "ended_users"]
         .map(|name| preview[name].as_u64().expect("a number"));
     assert_eq!(found, [3, 2, 2, 1], "{preview}");
