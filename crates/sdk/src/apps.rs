@@ -123,6 +123,9 @@ pub struct NewApp {
     /// Its settings, where they differ from the server's defaults.
     #[serde(skip_serializing_if = "SettingsChange::is_empty")]
     pub settings: SettingsChange,
+    /// Agrees that nothing may end every session of the app.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_endless: bool,
 }
 
 /// What is to change of an app.

@@ -190,7 +190,7 @@ async fn make_sample(data: &Path, size: usize) -> Result<Sample> {
     let db = Db::open(Place::Directory(data.to_owned()), Clock::system()).await?;
     let mut tx = db.write(By::System).await?;
     let settings = Settings { multiple_devices_per_user: true, ..Settings::default() };
-    let app = apps::create(&mut tx, "bench", settings).await?;
+    let app = apps::create(&mut tx, ("bench", settings), false).await?;
     let now = tx.now().micros();
     tx.commit().await?;
     drop(db);

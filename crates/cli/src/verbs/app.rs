@@ -27,6 +27,9 @@ pub(crate) enum Verb {
         name: String,
         #[command(flatten)]
         settings: Settings,
+        /// Agree that nothing may end every session of the app
+        #[arg(long)]
+        allow_endless: bool,
     },
     /// List the apps that the token sees
     List,
@@ -78,8 +81,8 @@ impl Settings {
 
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
     match verb {
-        Verb::Create { name, settings } => {
-            let new = NewApp { name, settings: settings.change() };
+        Verb::Create { name, settings, allow_endless } => {
+            let new = NewApp { name, settings: settings.change(), allow_endless };
             let app = context.client()?.create_app(&new).await?;
             context.output.one(&app, &fields(&app))
         }

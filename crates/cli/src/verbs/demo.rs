@@ -159,7 +159,7 @@ async fn sample_app(operator: &Client, story: Story) -> reauth_sdk::Result<(InAp
         multiple_devices_per_user: Some(true),
         ..SettingsChange::default()
     };
-    let app = NewApp { name: "Corner shop".to_owned(), settings };
+    let app = NewApp { name: "Corner shop".to_owned(), settings, allow_endless: false };
     let app = operator.create_app(&app).await?;
     let app = operator.app(app.id);
     let token = NewToken {

@@ -28,7 +28,8 @@ async fn sample(client: &Client) -> reauth_sdk::Result<(InApp, Vec<(String, Stri
         max_idle: Some(Limit::Off),
         ..SettingsChange::default()
     };
-    let app = client.create_app(&NewApp { name: "shop".into(), settings }).await?;
+    let app =
+        client.create_app(&NewApp { name: "shop".into(), settings, allow_endless: false }).await?;
     let app = client.app(app.id);
     let mut devices = Vec::new();
     for _ in 0..USERS {

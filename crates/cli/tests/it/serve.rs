@@ -119,9 +119,42 @@ fn the_log_holds_no_secret() {
     verb.env("REAUTH_URL", text(&ready["url"])).env("REAUTH_TOKEN", &shop.operator);
     let made = verb.args(["app", "create", "Field", "--json"]).output().expect("it runs");
     assert!(made.status.success());
+    let app = text(&crate::json(&made)["id"]);
+    let url = text(&ready["url"]);
+    let asked = |words: &[&str]| {
+        let mut verb = reauth();
+        verb.env("REAUTH_URL", &url).env("REAUTH_TOKEN", &shop.operator).args(words);
+        crate::json(&verb.arg("--json").output().expect("it runs"))
+    };
+    let ann = text(&asked(&["user", "create", "--name", "Ann"])["id"]);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = reauth_sdk::Client::new(&url, &shop.operator).expect("a client");
+    let issued = text(&asked(&["user", "token", &ann])["token"]);
+    let enrolment = reauth_sdk::Enrolment {
+        authentication_token: issued.clone(),
+        device: reauth_sdk::DeviceId { id: "phone".to_owned() },
+        label: None,
+        container: None,
+        runtime: None,
+    };
+    let enrolled = reauth_sdk::Device::enroll(&client, &app, &enrolment);
+    let (_, enrolled) = runtime.block_on(enrolled).expect("it is enrolled");
+    let secret = enrolled.session_token;
+    let checked = runtime.block_on(client.check(&secret)).expect("an answer");
+    assert!(matches!(checked, reauth_sdk::Checked::Valid { .. }));
     process.kill().expect("our own process");
     process.wait().expect("it ends");
     let log = std::fs::read_to_string(log).expect("a log");
+    if let Some(line) = log.lines().find(|line| line.contains(&secret) || line.contains(&issued)) {
+        panic!("the log holds a secret: {line}");
+    }
+    for file in std::fs::read_dir(shop.data()).expect("the directory").flatten() {
+        let bytes = std::fs::read(file.path()).expect("a file");
+        for secret in [&secret, &issued, &shop.operator] {
+            let is_in = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!is_in, "a secret is in {}", file.path().display());
+        }
+    }
     assert!(log.contains("\"status\":201") && log.contains("/admin/apps"), "{log}");
     assert!(!log.contains(&shop.operator) && !log.contains("reo_"), "the log holds the token");
 }

@@ -45,6 +45,8 @@ fn an_operator_does_a_days_work_with_the_verbs() {
             "session.enrolled",
             "session.re_authenticate",
             "session.wiped",
+            "enrolment.issued",
+            "session.enrolled",
             "group.member_added",
         ];
         assert_eq!(kinds, wanted);
@@ -115,7 +117,9 @@ fn an_operator_keeps_the_policies_in_a_file() {
     std::fs::write(&file, rules.replace("max_age", "max_ages")).expect("a file");
     let wrong = error_of(&serving.verb(&shop.operator, &["policy", "apply", &file]));
     assert!(wrong.contains("max_ages") && wrong.contains("policies.toml"), "{wrong}");
-    operator(&["app", "set", &app, "--max-session-age", "none"]);
+    let off = ["app", "set", &app, "--max-session-age", "none"];
+    assert!(error_of(&serving.verb(&shop.operator, &off)).contains("allow_endless"));
+    operator(&[off.as_slice(), &["--allow-endless"]].concat());
     std::fs::write(&file, "").expect("a file");
     let endless = error_of(&serving.verb(&shop.operator, &["policy", "apply", &file]));
     assert!(endless.contains("allow_endless"), "{endless}");
@@ -139,6 +143,13 @@ fn end_sessions(serving: &crate::Serving, token: &str, app: &str, user: &str) {
     let states: Vec<String> =
         all.as_array().expect("a list").iter().map(|session| text(&session["state"])).collect();
     assert_eq!(states, ["RESET", "LOCKED"], "{all}");
+    sign_in(serving, token, app, user, "laptop");
+    verb(&["revoke", "--everyone", "--yes", "--reason", "a leak"]);
+    let all = verb(&["session", "list", "--user", user]);
+    let ended = all.as_array().expect("a list").iter();
+    let mut ended = ended.map(|session| text(&session["ended_by"]));
+    assert!(ended.any(|because| because == "cut_off_everyone"), "{all}");
+    assert!(!all.to_string().contains("ENROLLED"), "{all}");
 }
 
 /// A device signs in; answers the session's id and token.

@@ -89,9 +89,17 @@ pub struct App {
 }
 
 /// Creates an app.
-pub async fn create(tx: &mut Tx, name: &str, settings: Settings) -> Result<App> {
+pub async fn create(
+    tx: &mut Tx,
+    (name, settings): (&str, Settings),
+    may_be_endless: bool,
+) -> Result<App> {
     check_name(name)?;
     settings.check()?;
+    if settings.max_session_age.is_none() && !may_be_endless {
+        let why = "nothing would end every session: give one, or say \"allow_endless\": true";
+        return Err(Error::invalid("max_session_age", why));
+    }
     let app = App { id: AppId::mint(), name: name.to_owned(), created_at: tx.now(), settings };
     tx.change(
         "insert into apps (id, name, created_at, settings, not_before) values ($1, $2, $3, $4, 0)",

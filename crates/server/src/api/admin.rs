@@ -42,6 +42,9 @@ pub(crate) struct NewApp {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     settings: SettingsPatch,
+    /// Agrees that nothing may end every session of the app.
+    #[serde(default)]
+    allow_endless: bool,
 }
 
 #[derive(Default, Deserialize, ToSchema)]
@@ -124,7 +127,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Json<AppView>), Answer> {
     let settings = new.settings.on(who.state.config.app_settings())?;
     let mut tx = who.write().await?;
-    let app = apps::create(&mut tx, &new.name, settings).await?;
+    let app = apps::create(&mut tx, (&new.name, settings), new.allow_endless).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(AppView::new(app))))
 }

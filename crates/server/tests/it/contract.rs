@@ -198,9 +198,11 @@ async fn errors_are_of_the_right_type(lab: Lab) {
 
 async fn a_deleted_user_is_gone_for_good(lab: Lab) {
     let phone = lab.sign_in("ann", "phone").await;
+    let unused = lab.authentication_token("ann").await;
     let path = format!("/objects/user/{}.json", phone.user);
     let (status, body) = json_of(lab.api(Method::DELETE, &path)).await;
     assert_eq!((status, body), (StatusCode::OK, Value::Null));
+    refused(lab.enroll(&unused, "tablet"), 401, "AUTHENTICATION_FAILED").await;
     refused(lab.api(Method::GET, &path), 404, "OBJECT_NOT_FOUND").await;
     refused(lab.api(Method::DELETE, &path), 404, "OBJECT_NOT_FOUND").await;
     refused(

@@ -105,7 +105,7 @@ impl World {
     async fn new(db: &Db, clock: &Clock) -> Result<Self> {
         let mut tx = db.write(By::System).await?;
         let settings = Settings { multiple_devices_per_user: true, ..Settings::default() };
-        let app = apps::create(&mut tx, "world", settings).await?;
+        let app = apps::create(&mut tx, ("world", settings), false).await?;
         tx.commit().await?;
         let (users, devices) = (Vec::new(), Vec::new());
         Ok(Self { db: db.clone(), clock: clock.clone(), app, users, devices })

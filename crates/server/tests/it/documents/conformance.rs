@@ -7,10 +7,11 @@ const ASVS: [&str; 19] = [
     "7.1.1", "7.1.2", "7.1.3", "7.2.1", "7.2.2", "7.2.3", "7.2.4", "7.3.1", "7.3.2", "7.4.1",
     "7.4.2", "7.4.3", "7.4.4", "7.4.5", "7.5.1", "7.5.2", "7.5.3", "7.6.1", "7.6.2",
 ];
-const NIST: [&str; 23] = [
+const NIST: [&str; 29] = [
     "N2.1.3-a", "N2.1.3-b", "N2.2.3-a", "N2.2.3-b", "N2.3.3", "N5.1-a", "N5.1-b", "N5.1-c",
     "N5.1-d", "N5.1-1", "N5.1-2", "N5.1-3", "N5.1-4", "N5.1-5", "N5.1-6", "N5.1-e", "N5.1-f",
-    "N5.1-g", "N5.1.1", "N5.2-a", "N5.2-b", "N5.2-c", "N5.2-d",
+    "N5.1-g", "N5.1.1-1", "N5.1.1-2", "N5.1.1-3", "N5.1.1-4", "N5.1.1-5", "N5.1.1-6", "N5.1.1-7",
+    "N5.2-a", "N5.2-b", "N5.2-c", "N5.2-d",
 ];
 
 fn root() -> PathBuf {
@@ -24,16 +25,27 @@ fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
     cells.filter(|cells: &Vec<&str>| cells.first() != Some(&"Id"))
 }
 
-/// Whether a test of this name is in the file, and is run: a function with `#[test]` above it, in
-/// `proptest!`, or a story in the list of `both!`.
+/// Whether a test of this name is in the file, and is run: a function with `#[test]` above it that
+/// is not ignored, or a story in a list of `both!`.
 fn is_run(text: &str, name: &str) -> bool {
     let declared = format!("fn {name}(");
-    let Some(at) = text.find(&declared) else { return false };
-    let above: Vec<&str> = text[..at].lines().rev().take(3).collect();
-    let has_attribute = above.iter().any(|line| line.contains("#[") && line.contains("test"));
-    let stories = text.split("both!(").nth(1).and_then(|list| list.split(");").next());
-    let is_story = stories.is_some_and(|list| list.split(',').any(|one| one.trim() == name));
-    has_attribute || is_story
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let is_head =
+        |line: &&str| line.strip_prefix("async ").unwrap_or(line).starts_with(declared.as_str());
+    let Some(at) = lines.iter().position(is_head) else { return false };
+    let is_above = |line: &&&str| line.starts_with("#[") || line.starts_with("///");
+    let above: Vec<&str> = lines[..at].iter().rev().take_while(is_above).copied().collect();
+    let has = |start: &str| above.iter().any(|line| line.starts_with(start));
+    let is_test = (has("#[test]") || has("#[tokio::test")) && !has("#[ignore");
+    let lists = text.split("both!(").skip(1).filter_map(|list| list.split_once(");"));
+    let mut stories = lists.flat_map(|(list, _)| list.split(',').map(str::trim));
+    is_test || stories.any(|story| story == name)
+}
+
+/// The documents that a proof names, after `documented: `.
+fn documents(proof: &str) -> impl Iterator<Item = &str> {
+    let lists = proof.split("documented: ").skip(1);
+    lists.flat_map(|list| list.split(';').next().unwrap_or_default().split(',').map(str::trim))
 }
 
 /// What is wrong with a table's proofs.
@@ -51,7 +63,12 @@ fn problems(table: &str, root: &Path) -> Vec<String> {
                 found.push(format!("{id}: {test} is no test that runs"));
             }
         }
-        let is_said = proof.contains("not due: ") || proof.contains("documented");
+        for document in documents(proof) {
+            if !root.join(document).is_file() {
+                found.push(format!("{id}: {document} is no document"));
+            }
+        }
+        let is_said = proof.contains("not due: ") || proof.contains("documented: ");
         if cells.len() != 5 || (tests == 0 && !is_said) {
             found.push(format!("{id}: the row has no proof and does not say why"));
         }
@@ -77,6 +94,8 @@ fn a_table_that_names_no_test_is_found_out() {
         row(&format!("`{file}::a_test_that_is_not_there`")),
         row(&format!("`{file}::problems`")),
         row("`crates/nowhere.rs::a_test`"),
+        row("documented: docs/nowhere.md"),
+        row("documented"),
         row("surely"),
         row(""),
     ] {

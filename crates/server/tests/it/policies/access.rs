@@ -106,6 +106,10 @@ async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
     let request = lab.bare(Method::PATCH, &path).bearer_auth(&lab.operator).json(&off);
     let body = refused(request, 422, "INVALID_VALUE").await;
     assert!(text(&body["detail"]).contains("allow_endless"), "{body}");
+    let new = json!({ "name": "till", "settings": { "max_session_age": null } });
+    let request = lab.bare(Method::POST, "/admin/apps").bearer_auth(&lab.operator).json(&new);
+    let body = refused(request, 422, "INVALID_VALUE").await;
+    assert!(text(&body["detail"]).contains("allow_endless"), "{body}");
     lab.set(json!({ "max_session_age": null })).await;
     let idle = for_group("g", json!({ "max_idle": "5h" }));
     let age = json!({ "name": "bob", "applies_to": { "users": [bob.user] },

@@ -21,6 +21,8 @@ both!(
     a_policy_acts_at_once_and_the_strictest_decides,
     what_a_policy_has_ended_stays_ended,
     every_limit_acts_at_its_very_moment,
+    an_idle_limit_ends_what_is_not_used_and_a_sign_in_begins_it_anew,
+    a_preset_ends_sessions_at_its_limits,
     a_preview_is_what_then_happens,
     a_set_that_cannot_be_meant_is_refused,
 );
@@ -187,6 +189,52 @@ async fn every_limit_acts_at_its_very_moment(lab: Lab) {
     let token = lab.authentication_token("bob").await;
     join(&lab, "g", &lab.user("bob").await).await;
     refused(lab.enroll(&token, "phone"), 401, "SIGN_IN_AGAIN").await;
+}
+
+async fn an_idle_limit_ends_what_is_not_used_and_a_sign_in_begins_it_anew(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    join(&lab, "g", &phone.user).await;
+    state(&lab, json!([for_group("g", json!({ "max_idle": "2h" }))])).await;
+    lab.pass(Span::minutes(119));
+    phone.must_be_signed_in().await;
+    lab.pass(Span::minutes(119));
+    phone.must_be_signed_in().await;
+    lab.pass(Span::hours(2));
+    phone.must_sign_in_again("LOCKED", "max_idle").await;
+    let again = lab.sign_in("ann", "phone").await;
+    let ends_at = Time::parse(&text(&again.view().await["ends_at"])).expect("a moment");
+    assert_eq!((ends_at - lab.clock.now()).whole_seconds() / 60, 119, "two hours from now");
+    lab.pass(Span::minutes(119));
+    again.must_be_signed_in().await;
+}
+
+async fn a_preset_ends_sessions_at_its_limits(lab: Lab) {
+    for (preset, age, idle) in [
+        ("nist-aal1", Span::days(30), None),
+        ("nist-aal2", Span::hours(24), Some(Span::hours(1))),
+        ("nist-aal3", Span::hours(12), Some(Span::minutes(15))),
+    ] {
+        state(&lab, json!([])).await;
+        let policy = json!({ "name": preset, "applies_to": { "everyone": true },
+            "limits": { "preset": preset } });
+        state(&lab, json!([policy])).await;
+        // One in use all the time, one left aside.
+        let (used, unused) = (lab.sign_in("ann", "used").await, lab.sign_in("bob", "idle").await);
+        let step = idle.unwrap_or(Span::days(1));
+        let steps = age.whole_seconds() / step.whole_seconds();
+        for _ in 0..steps {
+            used.must_be_signed_in().await;
+            lab.pass(Span::seconds(step.whole_seconds() - 1));
+        }
+        if idle.is_some() {
+            unused.must_sign_in_again("LOCKED", "max_idle").await;
+        } else {
+            unused.must_be_signed_in().await;
+        }
+        used.must_be_signed_in().await;
+        lab.pass(Span::seconds(steps));
+        used.must_sign_in_again("LOCKED", "max_session_age").await;
+    }
 }
 
 async fn a_preview_is_what_then_happens(lab: Lab) {

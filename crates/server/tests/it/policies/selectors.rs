@@ -11,6 +11,7 @@ use crate::lab::{Device, Lab, good, refused, text};
 both!(
     a_policy_finds_users_by_attribute_as_it_changes,
     a_policy_is_about_platforms_labels_methods_or_assurance,
+    a_weaker_sign_in_lowers_what_the_session_proves,
     of_too_many_sessions_those_signed_in_last_stay,
     one_session_too_many_can_be_refused_instead,
     a_method_that_is_asked_for_is_asked_for_at_the_next_sign_in,
@@ -110,6 +111,29 @@ async fn a_policy_is_about_platforms_labels_methods_or_assurance(mut lab: Lab) {
         lab.act(&format!("{path}/wipe")).await;
         state(&lab, json!([])).await;
     }
+}
+
+async fn a_weaker_sign_in_lowers_what_the_session_proves(lab: Lab) {
+    let wide = json!({ "name": "weak", "applies_to": { "assurance": ["aal1"] },
+        "limits": { "max_age": "1h" } });
+    let asked = json!({ "name": "strong", "applies_to": { "assurance": ["aal2"] },
+        "limits": { "max_age": "2d" } });
+    state(&lab, json!([asked, wide])).await;
+    let verdicts = async |session: &str| -> Vec<String> {
+        let explained = lab.get(&format!("/sessions/{session}/explain")).await;
+        let policies = explained["policies"].as_array().expect("a list").clone();
+        policies.iter().map(|own| text(&own["verdict"])).collect()
+    };
+    let device = ["a", "ios", "Ann's"];
+    let proof = json!({ "methods": ["pwd", "otp"], "assurance": "aal2" });
+    let strong = sign_in_as(&lab, "ann", device, proof).await;
+    assert_eq!(verdicts(&strong.session).await, ["valid", "not_about_it"]);
+    let proof = json!({ "methods": ["pwd"], "assurance": "aal1" });
+    let weak = sign_in_as(&lab, "ann", device, proof).await;
+    assert_eq!(weak.session, strong.session, "the device keeps its session");
+    assert_eq!(verdicts(&weak.session).await, ["not_about_it", "valid"]);
+    lab.pass(Span::hours(1));
+    weak.must_sign_in_again("LOCKED", "max_session_age").await;
 }
 
 async fn of_too_many_sessions_those_signed_in_last_stay(mut lab: Lab) {
