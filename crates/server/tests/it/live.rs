@@ -8,14 +8,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use reauth_server::domain::access::{CutOffScope, Methods, Verdict};
 use reauth_server::domain::apps::policies::{self, Policy};
+use reauth_server::domain::apps::selectors;
 use reauth_server::domain::apps::{self, App, Settings};
 use reauth_server::domain::cutoffs::revocations::{self, Filter};
 use reauth_server::domain::devices::{self, Device, Proof};
 use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::{bounds, sweep};
 use reauth_server::domain::{
-    AppId, Checked, Clock, Db, Error, Place, Result, SessionId, Span, Time, Tx, UserId, cutoffs,
-    groups, sessions, tokens, users,
+    AppId, Checked, Clock, Db, Error, Place, Result, Seen, SessionId, Span, Time, Tx, UserId,
+    cutoffs, groups, sessions, tokens, users,
 };
 use serde_json::{Map, Value, json};
 
@@ -155,6 +156,19 @@ impl World {
         Some(serde_json::from_value(policy).expect("a policy"))
     }
 
+    fn policies(&self, chosen: &[(u8, i64)]) -> Vec<Policy> {
+        chosen.iter().enumerate().filter_map(|(at, it)| self.policy(at, *it)).collect()
+    }
+
+    /// How many sessions are valid, and how many of them a preview says a set would end.
+    async fn foreseen(&self, chosen: &[(u8, i64)]) -> Result<(usize, usize)> {
+        let all = self.policies(chosen);
+        let found = selectors::find(&mut self.db.read().await?, &self.app, &all).await?;
+        let (app, now) = (self.app.id, self.db.now());
+        let seen = self.db.live().preview(app, (&all, &found), now, &Seen::default())?;
+        Ok((seen.sessions, seen.ended_sessions))
+    }
+
     async fn carry_out(&mut self, act: &Act) -> Result<()> {
         match act {
             Act::Pass(hours) => self.clock.pass(Span::hours(*hours)),
@@ -211,9 +225,7 @@ impl World {
                 self.app = apps::change(&mut tx, &self.app, ("world", settings), true).await?;
             }
             Act::Policies(chosen) => {
-                let policies: Vec<Policy> =
-                    chosen.iter().enumerate().filter_map(|(at, it)| self.policy(at, *it)).collect();
-                policies::set(&mut tx, &self.app, policies, true, None).await?;
+                policies::set(&mut tx, &self.app, self.policies(chosen), true, None).await?;
             }
             Act::CreateToken => {
                 let scopes = tokens::Scopes::from_names(&["users:read"])?;
@@ -356,10 +368,19 @@ async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
     let fail = |error: Error| TestCaseError::fail(error.to_string());
     for act in acts {
         let before = sure_ends(world).await.map_err(fail)?;
+        let foreseen = match act {
+            Act::Policies(chosen) => Some(world.foreseen(chosen).await.map_err(fail)?),
+            _ => None,
+        };
         match world.carry_out(act).await {
             // What may not happen is refused, and then nothing has happened.
             Ok(()) | Err(Error::NotFound { .. } | Error::Conflict(_) | Error::SignInAgain(_)) => {}
             Err(error) => return Err(fail(error)),
+        }
+        if let Some(foreseen) = foreseen {
+            let after = sure_ends(world).await.map_err(fail)?;
+            let ended = before.keys().filter(|session| !after.contains_key(session)).count();
+            prop_assert_eq!((before.len(), ended), foreseen, "{:?}", act);
         }
         if !act.may_lengthen() {
             let after = sure_ends(world).await.map_err(fail)?;
