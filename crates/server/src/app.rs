@@ -22,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use reauth_domain::{Clock, Db, Error, Rehearsal};
+use reauth_domain::{Clock, Db, Error};
 use reauth_sandbox::Sandbox;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -35,6 +35,7 @@ use crate::api::answer::{Answer, Kind};
 use crate::api::policies::revocations::Previews;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::simulation::Rehearsed;
 use crate::workers;
 
 /// The longest request: a run that is waited for, and a little.
@@ -75,7 +76,7 @@ pub struct Parts {
     /// Tells those who wait for a run that one has ended.
     pub run_ended: watch::Sender<()>,
     /// Where what tasks change is kept instead of being done: see `simulation`.
-    pub(crate) rehearsal: Option<Rehearsal>,
+    pub(crate) rehearsal: Option<Rehearsed>,
 }
 
 impl std::ops::Deref for App {
@@ -138,7 +139,7 @@ impl Server {
         config: Config,
         clock: Clock,
         child: Child,
-        rehearsal: Rehearsal,
+        rehearsal: Rehearsed,
     ) -> Result<Self, String> {
         let (app, listener) = open(config, clock, child, Some(rehearsal)).await?;
         let (mut done, (stop, stopped)) = (JoinSet::new(), watch::channel(false));
@@ -170,7 +171,7 @@ async fn open(
     config: Config,
     clock: Clock,
     child: Child,
-    rehearsal: Option<Rehearsal>,
+    rehearsal: Option<Rehearsed>,
 ) -> Result<(App, TcpListener), String> {
     config.check()?;
     let db = Db::open(config.place(), clock).await.map_err(|error| error.to_string())?;

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use reauth_domain::access::{Because, Methods};
 use reauth_domain::apps::policies::{self, Policy};
@@ -27,6 +28,26 @@ const DAYS_MAX: u32 = 90;
 /// Devices whose times run out so close together sign in together: a herd is one change.
 const TOGETHER: Span = Span::from_micros(1_000);
 const SECONDS_AN_HOUR: i64 = 3_600;
+
+/// What tasks would have done.
+#[derive(Clone, Default)]
+pub(crate) struct Rehearsed {
+    /// To the store.
+    pub(crate) changes: Rehearsal,
+    /// To the world: the task, the method and the origin.
+    requests: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Rehearsed {
+    pub(crate) fn note_request(&self, task: &str, request: String) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.push((task.to_owned(), request));
+    }
+
+    fn take_requests(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// What is to be simulated.
 #[derive(Debug)]
@@ -99,7 +120,8 @@ pub struct TaskCount {
     pub runs: u64,
     /// How many of these runs failed.
     pub failed: u64,
-    /// What it would have written to the ledger, by kind.
+    /// What it would have written to the ledger, by kind; and what it would have asked of the world
+    /// that is no GET or HEAD, by method and origin.
     pub would: BTreeMap<String, u64>,
 }
 
@@ -125,7 +147,7 @@ pub async fn simulate(
         public_url: None,
         ..config.clone()
     };
-    let rehearsal = Rehearsal::default();
+    let rehearsal = Rehearsed::default();
     let server = Server::rehearse(config, clock.clone(), child, rehearsal.clone()).await?;
     let lived = async {
         let mut world = World::new(&server, &wanted, rehearsal).await?;
@@ -142,7 +164,7 @@ type Ending = Reverse<(Time, UserId, SessionId)>;
 
 struct World<'a> {
     server: &'a Server,
-    rehearsal: Rehearsal,
+    rehearsal: Rehearsed,
     app: App,
     start: Time,
     days: u32,
@@ -159,7 +181,7 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    async fn new(server: &'a Server, wanted: &Wanted, rehearsal: Rehearsal) -> Result<Self> {
+    async fn new(server: &'a Server, wanted: &Wanted, rehearsal: Rehearsed) -> Result<Self> {
         let db = &server.app().db;
         let app = chosen(db, wanted.app.as_deref()).await?;
         without_others_tasks(db, &app).await?;
@@ -286,10 +308,13 @@ impl<'a> World<'a> {
             count.runs += u64::from(state.is_end());
             count.failed += u64::from(state == tasks::RunState::Failed);
         }
-        for entry in self.rehearsal.take() {
+        for entry in self.rehearsal.changes.take() {
             let By::Task { name, .. } = &entry.by else { continue };
             let kind = entry.change.kind()?;
             *self.counted(name.clone()).would.entry(kind).or_default() += 1;
+        }
+        for (task, request) in self.rehearsal.take_requests() {
+            *self.counted(task).would.entry(request).or_default() += 1;
         }
         Ok(())
     }

@@ -104,7 +104,13 @@ fn an_operator_keeps_the_policies_in_a_file() {
     let bound = operator(&["user", "access-bound", &ann]);
     assert_eq!(bound["items"][0]["id"], phone);
     assert!(bound["ends_by"].is_string(), "{bound}");
+    let worst = operator(&["user", "access-bound"]);
+    assert_eq!(worst[0]["user"], ann);
+    assert_eq!(worst[0]["ends_by"], bound["ends_by"]);
 
+    let elsewhere = ["revoke", "--group", "contractors", "--ip", "203.0.113.0/24", "--dry-run"];
+    assert_eq!(operator(&elsewhere)["sessions"], 0);
+    assert_eq!(operator(&["revoke", "--ip", "127.0.0.1", "--dry-run"])["sessions"], 1);
     let dry = ["revoke", "--group", "contractors", "--device", "phone", "--dry-run"];
     assert_eq!(operator(&dry)["sessions"], 1);
     let wipe = ["revoke", "--group", "contractors", "--device", "phone", "--wipe", "--yes"];

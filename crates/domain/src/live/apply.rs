@@ -24,20 +24,8 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
             view.app_mut(app).map(|app| app.add_era(entry.at, settings.limits()))
         }),
         Change::PoliciesSet { policies, found } => policies_set(view, entry, policies, found)?,
-        Change::LimitsSet { limits, settings, .. } => {
-            let app = entry.app.and_then(|app| view.app_mut(app));
-            app.map(|app| {
-                app.warn_before = settings.warn_before;
-                app.add_era(entry.at, *limits);
-            })
-        }
-        Change::LimitsForgotten { before } => {
-            view.apps.iter_mut().for_each(|app| app.forget(*before));
-            Some(())
-        }
-        Change::AppChanged { settings, .. } => {
-            let app = entry.app.and_then(|app| view.app_mut(app));
-            app.map(|app| app.warn_before = settings.warn_before)
+        Change::LimitsSet { .. } | Change::LimitsForgotten { .. } | Change::AppChanged { .. } => {
+            of_app(view, entry)
         }
         Change::StoreFenced => {
             view.fence_at = entry.at;
@@ -88,6 +76,27 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         | Change::RunQueued { .. } => Some(()),
     };
     applied.ok_or_else(|| Error::Internal(format!("entry {} does not fit Live", entry.seq)))
+}
+
+fn of_app(view: &mut View, entry: &Entry) -> Option<()> {
+    match &entry.change {
+        Change::LimitsSet { limits, settings, .. } => {
+            let app = entry.app.and_then(|app| view.app_mut(app));
+            app.map(|app| {
+                app.warn_before = settings.warn_before;
+                app.add_era(entry.at, *limits);
+            })
+        }
+        Change::LimitsForgotten { before } => {
+            view.apps.iter_mut().for_each(|app| app.forget(*before));
+            Some(())
+        }
+        Change::AppChanged { settings, .. } => {
+            let app = entry.app.and_then(|app| view.app_mut(app));
+            app.map(|app| app.warn_before = settings.warn_before)
+        }
+        _ => None,
+    }
 }
 
 fn of_session(view: &mut View, entry: &Entry) -> Option<()> {

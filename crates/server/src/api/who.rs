@@ -55,7 +55,7 @@ impl<P: Permission> Backend<P> {
     pub(crate) async fn write(&self) -> Result<Tx, Answer> {
         let tx = self.state.db.write(self.by.clone()).await?;
         Ok(match (&self.state.rehearsal, &self.by) {
-            (Some(rehearsal), By::Task { .. }) => tx.rehearsed(rehearsal),
+            (Some(rehearsal), By::Task { .. }) => tx.rehearsed(&rehearsal.changes),
             _ => tx,
         })
     }

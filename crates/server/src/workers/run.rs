@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Claimed, Finished, LogRow, RunState};
 use reauth_domain::{Result, Span};
@@ -97,7 +98,7 @@ async fn carry_out(app: &App, claimed: Claimed) -> Option<RunState> {
         env: definition.env.clone(),
         now_ms: Some(app.db.now().micros() / 1_000),
     };
-    let host = Reach { app: app.clone() };
+    let host = Reach { app: app.clone(), task: definition.name.clone() };
     let report = app.sandbox.run(&job, &limits(app), &host).await;
     let (task, id) = (definition.name.clone(), claimed.id);
     let finished = finished(report);
@@ -163,9 +164,22 @@ fn finished(report: Report) -> Finished {
     Finished { outcome, is_worth_a_retry, log }
 }
 
+/// In a rehearsal nothing is asked of the world that could change it (RFC 9110, section 9.2.1).
+fn not_sent(url: String) -> Response {
+    let status = StatusCode::ACCEPTED;
+    Response {
+        status: status.as_u16(),
+        status_text: status.canonical_reason().unwrap_or_default().to_owned(),
+        url,
+        headers: Vec::new(),
+        body: Vec::new(),
+    }
+}
+
 /// What a script can reach: our own API, and what the operator allows beside it.
 struct Reach {
     app: App,
+    task: String,
 }
 
 impl Host for Reach {
@@ -178,7 +192,14 @@ impl Host for Reach {
                 "a task reaches this API and what tasks.fetch_allowed of the configuration names";
             return Err(format!("{origin} is not allowed: {why}"));
         }
-        let method = request.method.parse().map_err(|_| "no such method".to_owned())?;
+        let method: Method = request.method.parse().map_err(|_| "no such method".to_owned())?;
+        if let Some(rehearsal) = &self.app.rehearsal
+            && origin != self.app.local_url()
+            && !method.is_safe()
+        {
+            rehearsal.note_request(&self.task, format!("{method} {origin}"));
+            return Ok(not_sent(request.url));
+        }
         let mut wanted = self.app.client.request(method, url).body(request.body);
         for (name, value) in &request.headers {
             wanted = wanted.header(name, value);

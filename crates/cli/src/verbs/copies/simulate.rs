@@ -18,8 +18,8 @@ use crate::verbs::serve::{self, Store};
 pub(crate) const EXAMPLES: &str = "\
 The store is copied and only read; a server may have it open. On the copy, time moves from one event
 to the next: every device stays in use (idle limits end nothing) and signs in again as soon as it
-must; scheduled tasks run, and what they would change is counted instead of being done. A task
-reaches this copy and what tasks.fetch_allowed of the configuration names, as always.
+must; scheduled tasks run, and what they would change is counted instead of being done. Of the
+world, as far as tasks.fetch_allowed of the configuration names it, they reach GET and HEAD only.
 
 Example:
   reauth simulate --days 90 --policies policies.toml --data ./reauth-data";

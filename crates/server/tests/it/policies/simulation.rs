@@ -1,6 +1,9 @@
 //! The next days lived through on a copy: what happens there is what the forecast says, and what
 //! then happens; the store itself is only read.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use reauth_server::domain::{Clock, Span};
 use reauth_server::{Simulation, Wanted};
 use reqwest::Method;
@@ -12,6 +15,7 @@ use crate::lab::{Lab, child, good};
 both!(
     a_simulation_lives_through_what_the_forecast_says,
     scheduled_tasks_say_what_they_would_do_and_do_nothing,
+    a_rehearsed_task_asks_nothing_of_the_world_that_could_change_it,
     what_cannot_be_simulated_is_refused,
 );
 
@@ -87,6 +91,44 @@ async fn scheduled_tasks_say_what_they_would_do_and_do_nothing(lab: Lab) {
     ann.must_be_signed_in().await;
     let runs = lab.get("/tasks/old/runs").await;
     assert_eq!(runs["total"], 0, "nothing ran on the store itself");
+}
+
+/// A mail service on this machine: answers with the method that it was asked with, and counts.
+async fn mail_service() -> (String, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let answer = move |method: Method| {
+        let counted = Arc::clone(&counted);
+        async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            method.to_string()
+        }
+    };
+    let router = axum::Router::new().route("/mail", axum::routing::any(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (format!("http://{address}"), asked)
+}
+
+async fn a_rehearsed_task_asks_nothing_of_the_world_that_could_change_it(mut lab: Lab) {
+    let (origin, asked) = mail_service().await;
+    lab.config.tasks.fetch_allowed = vec![origin.clone()];
+    let source = format!(
+        "export async function run() {{
+            const read = await fetch('{origin}/mail');
+            const sent = await fetch('{origin}/mail', {{ method: 'POST', body: 'hello' }});
+            if (await read.text() !== 'GET' || sent.status !== 202) throw new Error('unexpected');
+        }}"
+    );
+    let task = json!({ "file": "mail.js", "source": source,
+        "schedule": { "cron": "0 6 * * *", "zone": "UTC" } });
+    good(lab.api(Method::PUT, "/tasks/mail").json(&task)).await;
+    let lived = simulate(&lab, 3, None).await.expect("it can be simulated");
+    let [mail] = &lived.tasks[..] else { panic!("{:?}", lived.tasks) };
+    assert_eq!((mail.runs, mail.failed), (3, 0), "{mail:?}");
+    assert_eq!(mail.would.get(&format!("POST {origin}")), Some(&3), "{mail:?}");
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "each run has read, and sent nothing");
 }
 
 async fn what_cannot_be_simulated_is_refused(lab: Lab) {
