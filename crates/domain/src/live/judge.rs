@@ -102,11 +102,13 @@ impl View {
     ) -> impl Iterator<Item = (Option<&'a Policy>, Era)> {
         let app = &self.apps[user.app as usize];
         let kind = session.map(|session| self.kinds.kind(session.kind));
-        let of_policies = rules.about(user).filter_map(move |rule| {
+        let others = rules.others(user).filter_map(move |rule| {
             let from = rule.since(user, session, kind)?;
             Some((rule.policy(), Era { from, ..rule.era }))
         });
-        app.eras.iter().map(|era| (None, *era)).chain(of_policies).chain(self.date_of(user))
+        let plain = rules.plain(user).map(|(policy, era)| (Some(policy), era));
+        let settings = app.eras.iter().map(|era| (None, *era));
+        settings.chain(plain).chain(others).chain(self.date_of(user))
     }
 
     /// The date on which the user's access ends, from the moment on at which that was said.
@@ -166,7 +168,7 @@ impl View {
         let rules = &self.apps[user.app as usize].rules;
         let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
         if let Some(kind) = kind {
-            let asked = rules.about(user).filter(|rule| rule.is_about_sessions());
+            let asked = rules.others(user).filter(|rule| rule.is_about_sessions());
             eras.extend(asked.filter_map(|rule| {
                 let from = rule.since_of(user, Some(Some(kind)))?;
                 Some(Era { from, ..rule.era })

@@ -250,6 +250,11 @@ impl Live {
         Ok(view.met_by(app, &view.cut(app, filter, met, wipes, now), now))
     }
 
+    /// Whether all stored policies could be read.
+    pub(crate) fn is_readable(&self) -> Result<bool> {
+        Ok(self.known()?.apps.iter().all(|app| app.unreadable.is_none()))
+    }
+
     /// Whether the group is known.
     pub(crate) fn has_group(&self, app: AppId, name: &str) -> Result<bool> {
         Ok(self.known()?.find_group(app, name).is_some())

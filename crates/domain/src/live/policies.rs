@@ -59,6 +59,21 @@ impl Rule {
         self.replaced_at.is_some()
     }
 
+    /// Whether its limits are all that it asks, besides one group at most: then they hold for every
+    /// session of whoever is in it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.policy().is_some()
+            && self.groups.as_ref().is_none_or(|groups| groups.len() == 1)
+            && self.all_groups.is_empty()
+            && self.users.is_none()
+            && !self.is_about_sessions()
+    }
+
+    /// Users are in one of these; none: it names no group.
+    pub(super) fn named_groups(&self) -> Option<&[u32]> {
+        self.groups.as_deref()
+    }
+
     pub(super) fn names_group(&self, group: u32) -> bool {
         self.groups.as_ref().is_some_and(|groups| groups.contains(&group))
     }

@@ -60,7 +60,11 @@ pub(crate) async fn simulate(args: &Simulate, options: &Options) -> Result<()> {
         bar.set_message(format!("hours lived through, {sign_ins} sign-ins"));
     };
     let clock = Clock::manual(Clock::machine_time());
-    let lived = reauth_server::simulate(&config, clock, child, wanted, tell).await;
+    let lived = tokio::select! {
+        lived = reauth_server::simulate(&config, clock, child, wanted, tell) => lived,
+        // The copy goes with the simulation.
+        _ = tokio::signal::ctrl_c() => Err("stopped: the copy is deleted".to_owned()),
+    };
     bar.finish_and_clear();
     let lived = lived.map_err(Failure::new)?;
     Output::new(options.is_json()).either(&lived, &text(&lived)?)
