@@ -167,7 +167,7 @@ async fn policies_at_work(data: &Path, sample: &Sample, size: usize) -> Result<(
     policies::set(&mut tx, &app, all, true, None).await?;
     tx.commit().await?;
     // As the sweep leaves it, once a minute: nothing has ended here, so there is nothing to write.
-    sweep::forget_limits(&db, sweep::look(&db).await?.looked_at()).await?;
+    sweep::look(&db).await?.close(&db).await?;
     println!(
         "| a change of the policies takes effect, {size} sessions | p50 {:.2} ms, \
          worst of 20 {:.2} ms | target 10 ms | |",

@@ -94,7 +94,7 @@ pub struct Simulation {
     pub ends: Vec<EndCount>,
     /// Sessions that ended and could not sign in again.
     pub ended_for_good: u64,
-    /// Warnings before an end.
+    /// Warnings before an end: one a sign-in.
     pub warnings: u64,
     /// What scheduled tasks would have done.
     pub tasks: Vec<TaskCount>,
@@ -185,6 +185,8 @@ impl<'a> World<'a> {
         let db = &server.app().db;
         let app = chosen(db, wanted.app.as_deref()).await?;
         without_others_tasks(db, &app).await?;
+        // What was going when the copy was made is not going here.
+        run::recover(server.app()).await?;
         let all = in_use(db, &app, wanted).await?;
         let found = selectors::find(&mut db.read().await?, &app, &all).await?;
         let start = db.now();
@@ -247,6 +249,10 @@ impl<'a> World<'a> {
             }
             tell(Progress { hours: hour, sign_ins });
         }
+        // Of those that end later, some are warned already.
+        let (end, before) = (self.db().now(), self.app.settings.warn_before);
+        let is_warned = |Reverse((at, ..)): &&Ending| before.is_some_and(|it| *at - it <= end);
+        self.warnings += self.endings.iter().filter(is_warned).count() as u64;
         Ok(())
     }
 
@@ -273,6 +279,8 @@ impl<'a> World<'a> {
             let Some(explained) = db.live().explain_session(user, session)? else { continue };
             let Some(end) = explained.ends.into_iter().next() else { continue };
             *self.ends.entry((end.ended.because, end.policy)).or_default() += 1;
+            let is_foreseen = at > self.start && self.app.settings.warn_before.is_some();
+            self.warnings += u64::from(is_foreseen);
             let can_sign_in = end.ended.because.asks_to_sign_in()
                 && devices::may_sign_in(&tx, user)?.is_valid()
                 && again(&mut tx, &self.app, (user, session), self.methods).await?;
@@ -309,9 +317,12 @@ impl<'a> World<'a> {
             count.failed += u64::from(state == tasks::RunState::Failed);
         }
         for entry in self.rehearsal.changes.take() {
-            let By::Task { name, .. } = &entry.by else { continue };
+            let name = match &entry.by {
+                By::Task { name, .. } => name.clone(),
+                _ => "(by another token)".to_owned(),
+            };
             let kind = entry.change.kind()?;
-            *self.counted(name.clone()).would.entry(kind).or_default() += 1;
+            *self.counted(name).would.entry(kind).or_default() += 1;
         }
         for (task, request) in self.rehearsal.take_requests() {
             *self.counted(task).would.entry(request).or_default() += 1;
@@ -324,14 +335,13 @@ impl<'a> World<'a> {
         self.tasks.entry(task.clone()).or_insert_with(new)
     }
 
-    /// As the worker does it once a minute.
+    /// As the worker does it, though not as often: no verdict depends on it.
     async fn sweep(&mut self) -> Result<()> {
         let mut found = sweep::look(self.db()).await?;
-        self.warnings += found.warnings() as u64;
         while !found.is_empty() {
             found.write(self.db()).await?;
         }
-        sweep::forget_limits(self.db(), found.looked_at()).await?;
+        found.close(self.db()).await?;
         Ok(())
     }
 

@@ -332,19 +332,15 @@ pub fn decide(facts: &Facts<'_>, now: Time) -> Verdict {
     }
 }
 
-/// A wipe that was asked for is told, even if the session had ended before for another reason.
+/// A wipe that was asked for is told, even if the session had ended before for another reason; its
+/// end stays where it was.
 fn wipe(facts: &Facts<'_>, ended: Ended, now: Time) -> Option<Ended> {
     if matches!(ended.because, Because::Wiped | Because::UserDeleted) {
         return None;
     }
-    let mut first: Option<Ended> = None;
-    each_end(facts, |end, _| {
-        let is_it = end.because == Because::Wiped && end.at <= now;
-        if is_it && first.is_none_or(|one| end.at < one.at) {
-            first = Some(end);
-        }
-    });
-    first
+    let mut is_asked = false;
+    each_end(facts, |end, _| is_asked |= end.because == Because::Wiped && end.at <= now);
+    is_asked.then_some(Ended { because: Because::Wiped, ..ended })
 }
 
 /// The decisive end: the one that was written, else the earliest.
@@ -361,7 +357,8 @@ pub fn sure_end(facts: &Facts<'_>) -> Option<Ended> {
     if facts.ended.is_some() {
         return facts.ended;
     }
-    earliest(facts, |end| end.because != Because::Idle)
+    // Another device that signs out makes room again.
+    earliest(facts, |end| !matches!(end.because, Because::Idle | Because::TooMany))
 }
 
 fn earliest(facts: &Facts<'_>, counts: impl Fn(Ended) -> bool) -> Option<Ended> {
@@ -391,6 +388,10 @@ pub fn each_end(facts: &Facts<'_>, mut say: impl FnMut(Ended, Option<usize>)) {
         }
     }
     for (place, era) in facts.eras.iter().enumerate() {
+        // What was over before it began never held for it.
+        if era.until.is_some_and(|until| until <= facts.authenticated_at) {
+            continue;
+        }
         let mut limit = |end: Option<Time>, because: Because| {
             let Some(end) = end.map(|end| end.max(era.from)) else { return };
             if era.until.is_none_or(|until| end < until) {

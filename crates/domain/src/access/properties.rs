@@ -215,6 +215,7 @@ proptest! {
     fn a_new_set_of_policies_revives_nothing(
         known in known(), new in proptest::collection::vec(limits(), 0..5), now in moments(),
     ) {
+        prop_assume!(known.authenticated_at < now);
         let mut later = known.clone();
         later.eras.retain(|era| era.from < now);
         for era in &mut later.eras {
@@ -259,7 +260,7 @@ fn a_wipe_is_told_even_if_the_session_had_ended_before() {
         let ended = Ended { at: at(5), because };
         let facts = Facts { ended: Some(ended), eras: &eras, ..Facts::made_at(at(0)) };
         assert_eq!(decide(&facts, at(8)), Verdict::Ended(ended));
-        let wiped = Ended { at: at(9), because: Because::Wiped };
+        let wiped = Ended { at: at(5), because: Because::Wiped };
         assert_eq!(decide(&facts, at(9)), Verdict::Ended(wiped));
         let later = Facts { authenticated_at: at(10), ..facts };
         assert_eq!(decide(&later, at(11)), Verdict::Ended(ended), "it is about what was before");
@@ -358,6 +359,32 @@ fn each_condition_alone_refuses_whichever_way_the_clock_goes() {
             assert_eq!(decide(&written, early), ended, "{name}: the clock went back");
         }
     }
+}
+
+/// Who signs in after a date that was moved on is not refused by what held before.
+#[test]
+fn what_was_over_before_a_sign_in_never_held_for_it() {
+    let date = Limits { not_after: Some(at(5)), ..Limits::default() };
+    let eras = [Era { from: at(0), until: Some(at(10)), limits: date }];
+    let before = Facts { eras: &eras, ..Facts::made_at(at(1)) };
+    assert_eq!(end(&before), Some(Ended { at: at(5), because: Because::NotAfter }));
+    let refused = Facts { eras: &eras, ..Facts::made_at(at(9)) };
+    assert!(!decide(&refused, at(9)).is_valid(), "it still holds");
+    let after = Facts { eras: &eras, ..Facts::made_at(at(10)) };
+    assert_eq!(end(&after), None);
+}
+
+/// Activity, or a sign-out elsewhere, puts such an end off: nobody may rely on it.
+#[test]
+fn a_sure_end_is_none_that_others_can_put_off() {
+    let limits = Limits { max_sessions: Some(1), max_idle: Some(HOUR), ..Limits::default() };
+    let eras = [Era { from: at(3), until: None, limits }];
+    let newer = [Newer { authenticated_at: at(1), ended_at: None }];
+    let facts = Facts { eras: &eras, newer: &newer, ..Facts::made_at(at(0)) };
+    assert!(end(&facts).is_some());
+    assert_eq!(sure_end(&facts), None);
+    let dated = Facts { expires_at: Some(at(9)), ..facts };
+    assert_eq!(sure_end(&dated), Some(Ended { at: at(9), because: Because::Expired }));
 }
 
 /// Every written end refuses, whatever else holds.

@@ -169,13 +169,6 @@ pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
     Ok(list)
 }
 
-/// The revocations that a sweep which begins now will have written, when it has come to its end.
-pub async fn open_now(db: &Db) -> Result<Vec<(AppId, Time)>> {
-    let sql = "select app_id, set_at from revocations order by app_id, set_at";
-    let rows = db.read().await?.rows(sql, args![]).await?;
-    rows.iter().map(|row| Ok((row.parsed(0)?, row.time(1)?))).collect()
-}
-
 /// Forgets a revocation all of whose ends are written.
 pub async fn finish(db: &Db, (app, set_at): (AppId, Time)) -> Result<()> {
     let mut tx = db.write(By::System).await?;

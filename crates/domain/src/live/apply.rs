@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicI64;
 use super::policies::Rule;
 use super::rules::Rules;
 use super::view::{Token, View};
-use crate::access::{Because, CutOffScope, Ended};
+use crate::access::{Because, CutOffScope, Ended, Verdict};
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
 use crate::cutoffs::revocations::{Filter, Met};
@@ -236,7 +236,12 @@ fn end_all(view: &mut View, user: UserId, ended: &[EndedSession]) -> Option<()> 
 
 fn end(view: &mut View, entry: &Entry, session: SessionId, because: Because) -> Option<()> {
     let at = view.session_of(entry.user?, session)?;
-    view.session_mut(at).end(Ended { at: entry.at, because });
+    // What had ended before, and wipes only now, ended when it did.
+    let ended_at = match view.judge(at, entry.at).verdict {
+        Verdict::Ended(ended) => ended.at,
+        Verdict::Valid { .. } => entry.at,
+    };
+    view.session_mut(at).end(Ended { at: ended_at, because });
     Some(())
 }
 

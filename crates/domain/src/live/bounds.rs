@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::view::{Session, User, View};
+use super::view::{App, Session, User, View};
 use super::{Bounded, OwnVerdict};
 use crate::access::{Ended, Era, Facts, decide, end, sure_end};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -54,6 +54,15 @@ impl View {
             users.entry(user).or_insert_with(Bounded::nothing).add(bound.map(|ended| ended.at));
         }
         users
+    }
+
+    /// The open revocations: each by its app and moment.
+    pub(super) fn open_revocations(&self) -> Vec<(AppId, Time)> {
+        let of_app = |app: &App| -> Vec<(AppId, Time)> {
+            let cuts = app.rules.all().iter().filter(|rule| rule.policy().is_none());
+            cuts.map(|rule| (app.id, rule.set_at)).collect()
+        };
+        self.apps.iter().flat_map(of_app).collect()
     }
 
     /// What each policy that holds says of a session by itself.

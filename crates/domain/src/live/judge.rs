@@ -280,6 +280,7 @@ impl View {
         for at in from..until {
             let Some(session) = self.sessions.get(at) else { continue };
             if self.apps[self.users[session.user as usize].app as usize].unreadable.is_some() {
+                looked.has_skipped = true;
                 continue;
             }
             let mut endless = None;

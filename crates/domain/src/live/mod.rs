@@ -14,7 +14,7 @@ mod traits;
 mod view;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::access::{Because, Ended, Traits, Verdict};
@@ -42,6 +42,7 @@ pub struct Live {
     /// Those that are taken and not yet written, the next one last.
     taken: Mutex<Vec<u32>>,
     is_in_doubt: AtomicBool,
+    built: AtomicU64,
 }
 
 /// What a check found out about a session token.
@@ -134,6 +135,10 @@ pub(crate) struct Looked {
     pub(crate) ending_soon: Vec<Due>,
     /// Users with a session that nothing ends for sure, by their apps.
     pub(crate) endless: HashSet<(AppId, UserId)>,
+    /// The open revocations: each by its app and moment.
+    pub(crate) revocations: Vec<(AppId, Time)>,
+    /// It could not judge all sessions: of an app with a policy that cannot be read.
+    pub(crate) has_skipped: bool,
 }
 
 /// How many sessions a user may have, by the strictest policy.
@@ -191,6 +196,7 @@ impl Live {
             active: Mutex::new(Vec::new()),
             taken: Mutex::new(Vec::new()),
             is_in_doubt: AtomicBool::new(true),
+            built: AtomicU64::new(0),
         }
     }
 
@@ -250,9 +256,15 @@ impl Live {
         Ok(view.met_by(app, &view.cut(app, filter, met, wipes, now), now))
     }
 
-    /// Whether all stored policies could be read.
-    pub(crate) fn is_readable(&self) -> Result<bool> {
-        Ok(self.known()?.apps.iter().all(|app| app.unreadable.is_none()))
+    /// Begins a sweep: which revocations it will have seen, and of which building of the view.
+    pub(crate) fn begin_sweep(&self, looked: &mut Looked) -> Result<u64> {
+        looked.revocations = self.known()?.open_revocations();
+        Ok(self.built())
+    }
+
+    /// How often it has been built anew: positions are of one building.
+    pub(crate) fn built(&self) -> u64 {
+        self.built.load(Ordering::SeqCst)
     }
 
     /// Whether the group is known.
@@ -420,6 +432,7 @@ impl Live {
         self.active.lock().map_err(|_| poisoned())?.clear();
         self.taken.lock().map_err(|_| poisoned())?.clear();
         *view = fresh;
+        self.built.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 

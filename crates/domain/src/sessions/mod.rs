@@ -211,7 +211,12 @@ pub async fn wipe(
     why: Option<String>,
 ) -> Result<()> {
     if find(tx, app, user, id).await?.state != State::Reset {
-        let ended = Ended { at: tx.now(), because: Because::Wiped };
+        // What had ended before ended when it did.
+        let at = match tx.live().judge(user, id, tx.now())? {
+            Some((Verdict::Ended(ended), _)) => ended.at,
+            _ => tx.now(),
+        };
+        let ended = Ended { at, because: Because::Wiped };
         write_end(tx, (user, id), ended, tx.now()).await?;
         tx.record(Subject::user(app, user), why, Change::SessionWiped { session: id });
     }
@@ -261,6 +266,7 @@ pub(crate) async fn end_others(
         let now = tx.now();
         let ended = match tx.live().judge(user, id, now)? {
             Some((Verdict::Ended(ended), _)) if State::after(because) == State::Locked => ended,
+            Some((Verdict::Ended(ended), _)) => Ended { at: ended.at, because },
             _ => Ended { at: now, because },
         };
         write_end(tx, (user, id), ended, ended.at).await?;

@@ -3,10 +3,11 @@
 //! nothing: with the sweep stopped every verdict is the same.
 
 use crate::access::Ended;
+use crate::cutoffs::revocations;
 use crate::ledger::{By, Change, Subject, Warning};
 use crate::live::{Due, Looked};
 use crate::store::{Db, Tx, args};
-use crate::values::error::Result;
+use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::{Span, Time};
 
@@ -23,19 +24,22 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// When it looked.
-    pub fn looked_at(&self) -> Time {
-        self.at
+    /// Forgets what can end nothing more, when all that was found is written; answers whether it
+    /// had seen every session: otherwise what some could not be judged by may still end them.
+    pub async fn close(&self, db: &Db) -> Result<bool> {
+        if self.looked.has_skipped || !self.is_empty() {
+            return Ok(false);
+        }
+        forget_limits(db, self.at).await?;
+        for revocation in &self.looked.revocations {
+            revocations::finish(db, *revocation).await?;
+        }
+        Ok(true)
     }
 
     /// How much is left to write.
     pub fn len(&self) -> usize {
         self.looked.ended.len() + self.looked.ending_soon.len()
-    }
-
-    /// How many warnings of an end are left to write.
-    pub fn warnings(&self) -> usize {
-        self.looked.ending_soon.len()
     }
 
     /// How many users had a session that nothing ends for sure.
@@ -75,9 +79,13 @@ impl Sweep {
 /// Looks for all that is due, without holding anyone up.
 pub async fn look(db: &Db) -> Result<Sweep> {
     let (mut looked, mut from, now) = (Looked::default(), Some(0), db.now());
+    let built = db.live().begin_sweep(&mut looked)?;
     while let Some(at) = from {
         from = db.live().due(at, LOOK_ROWS, now, &mut looked)?;
         tokio::task::yield_now().await;
+    }
+    if db.live().built() != built {
+        return Err(Error::Unavailable("the view was built anew: the sweep begins again".into()));
     }
     // The first to end comes last: batches are taken from there.
     let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
@@ -115,11 +123,7 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
 /// Forgets the limits of apps and the versions of policies that held no longer when a sweep looked
 /// which has written all that it found. Whoever they would have ended by then has been ended; on
 /// whoever comes later they have no hold. So however often policies change, a check looks at few.
-pub async fn forget_limits(db: &Db, looked_at: Time) -> Result<()> {
-    if !db.live().is_readable()? {
-        // Of an app with a policy that cannot be read, no end was written.
-        return Ok(());
-    }
+async fn forget_limits(db: &Db, looked_at: Time) -> Result<()> {
     let old = "select (select count(*) from policies where until_at <= $1)
                + (select count(*) from app_limits as era where exists (select 1 from app_limits
                   as next where next.app_id = era.app_id and next.from_at > era.from_at

@@ -38,8 +38,15 @@ async fn dates_follow_the_clock_of_the_server() {
                 of: new Date(0).toISOString(), parsed: Date.parse('1970-01-02'),
                 utc: Date.UTC(1970, 0, 2), is: new Date() instanceof Date,
                 made: new Date().constructor === Date, day: day.name(), kind: day instanceof Day,
-                goes_on: Date.now() - new Date().getTime() <= 1,
+                goes_on: Date.now() - new Date().getTime() <= 1, replaced: replaced(),
             };
+        }
+        function replaced() {
+            const real = Date.now;
+            Date.now = () => real() + 1000;
+            const ahead = Date.now() - new Date().getTime();
+            Date.now = real;
+            return ahead > 900;
         }";
     let now_ms = Some(1_777_788_720_000);
     let job = Job { now_ms, ..job("task.js", source, Value::Null) };
@@ -47,7 +54,7 @@ async fn dates_follow_the_clock_of_the_server() {
     let Outcome::Done(value) = report.outcome else { panic!("{:?}", report.outcome) };
     let wanted = json!({ "now": "2026-05-03T06:12", "called": "string",
         "of": "1970-01-01T00:00:00.000Z", "parsed": 86_400_000, "utc": 86_400_000, "is": true,
-        "made": true, "day": "day", "kind": true, "goes_on": true });
+        "made": true, "day": "day", "kind": true, "goes_on": true, "replaced": true });
     assert_eq!(value, wanted);
 }
 

@@ -207,8 +207,10 @@ impl FromRequestParts<App> for Address {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let peer = peer.ok_or_else(|| Answer::new(Kind::Internal, "a request without a peer"))?;
         let told = parts.headers.get_all("x-forwarded-for").iter();
-        let told = told.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-        let told: Vec<&str> = told.map(str::trim).collect();
+        let told = told.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        // What is no text is no address, and hides none of the others.
+        let told: Vec<&str> =
+            told.map(|part| std::str::from_utf8(part).unwrap_or_default().trim()).collect();
         Ok(Self(from(peer.0.ip(), &told, &state.config.requests.trusted_proxies)))
     }
 }
@@ -219,7 +221,10 @@ fn from(peer: IpAddr, told: &[&str], trusted: &[IpNet]) -> IpAddr {
     let mut last = peer.to_canonical();
     for address in told.iter().rev() {
         let is_believed = trusted.iter().any(|net| net.contains(&last));
-        let Some(address) = address.parse::<IpAddr>().ok().filter(|_| is_believed) else { break };
+        // Some proxies tell the port as well.
+        let with_port = || address.parse().map(|socket: SocketAddr| socket.ip());
+        let address: Option<IpAddr> = address.parse().or_else(|_| with_port()).ok();
+        let Some(address) = address.filter(|_| is_believed) else { break };
         last = address.to_canonical();
     }
     last
@@ -285,6 +290,8 @@ mod tests {
             // What the stranger wrote before it reached the first proxy.
             ("10.1.2.3", &["127.0.0.1", "198.51.100.1"], "198.51.100.1"),
             ("10.1.2.3", &["10.0.0.1", "10.0.0.2"], "10.0.0.1"),
+            ("10.1.2.3", &["198.51.100.1:4711"], "198.51.100.1"),
+            ("10.1.2.3", &["[2001:db8::1]:4711"], "2001:db8::1"),
             ("10.1.2.3", &["unknown"], "10.1.2.3"),
             ("10.1.2.3", &["unknown", "198.51.100.1"], "198.51.100.1"),
         ] {

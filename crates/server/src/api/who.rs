@@ -54,10 +54,7 @@ impl<P: Permission> Backend<P> {
     /// Begins a change in this caller's name.
     pub(crate) async fn write(&self) -> Result<Tx, Answer> {
         let tx = self.state.db.write(self.by.clone()).await?;
-        Ok(match (&self.state.rehearsal, &self.by) {
-            (Some(rehearsal), By::Task { .. }) => tx.rehearsed(&rehearsal.changes),
-            _ => tx,
-        })
+        Ok(rehearsed(&self.state, tx))
     }
 
     /// Requires one more scope than `P`.
@@ -92,7 +89,15 @@ pub(crate) struct Operator {
 impl Operator {
     /// Begins a change in the operator's name.
     pub(crate) async fn write(&self) -> Result<Tx, Answer> {
-        Ok(self.state.db.write(self.by.clone()).await?)
+        Ok(rehearsed(&self.state, self.state.db.write(self.by.clone()).await?))
+    }
+}
+
+/// In a simulation only tasks ask, by whichever token: nothing is done.
+fn rehearsed(state: &App, tx: Tx) -> Tx {
+    match &state.rehearsal {
+        Some(rehearsal) => tx.rehearsed(&rehearsal.changes),
+        None => tx,
     }
 }
 

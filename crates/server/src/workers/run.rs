@@ -23,7 +23,7 @@ const RESPONSE_BYTES_MAX: usize = 8 << 20;
 
 /// Takes up the runs that were going when the server last died. A claim is a claim of this
 /// process: when it starts, none can be going.
-pub(super) async fn recover(app: &App) -> Result<()> {
+pub(crate) async fn recover(app: &App) -> Result<()> {
     loop {
         let mut tx = app.db.write(By::System).await?;
         let is_found = tasks::recover(&mut tx).await?;

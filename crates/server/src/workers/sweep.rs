@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use reauth_domain::Result;
-use reauth_domain::cutoffs::revocations;
 use reauth_domain::sessions::sweep;
 use tokio::sync::watch;
 
@@ -33,7 +32,6 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
 
 /// One sweep, to its end.
 async fn once(app: &App) -> Result<()> {
-    let open = revocations::open_now(&app.db).await?;
     let mut found = sweep::look(&app.db).await?;
     app.metrics.set_endless_users(found.endless_users());
     if !found.is_empty() {
@@ -45,9 +43,8 @@ async fn once(app: &App) -> Result<()> {
         tokio::time::sleep(PAUSE).await;
     }
     app.metrics.set_sweep_backlog(0);
-    sweep::forget_limits(&app.db, found.looked_at()).await?;
-    for revocation in open {
-        revocations::finish(&app.db, revocation).await?;
+    if !found.close(&app.db).await? {
+        return Ok(());
     }
     // Only now: what was not written down could be revived by what is forgotten.
     while sweep::forget(&app.db, app.config.sweep.keep_ended).await? {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use reauth_server::domain::sessions::sweep;
 use reauth_server::domain::{Clock, Span};
 use reauth_server::{Config, Server};
 use reqwest::{Method, StatusCode};
@@ -67,13 +66,11 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     assert_eq!(doctor["ok"], false);
     assert!(doctor.to_string().contains("nobody is let in"), "{doctor}");
     // What the sweep cannot judge it does not forget, either.
-    assert_eq!(lab.sweep().await, 0);
-    let db = &lab.server().app().db;
     let limits = json!({ "settings": { "max_session_age": "40d" } });
     let change = lab.bare(Method::PATCH, &format!("/admin/apps/{other}"));
     good(change.bearer_auth(&lab.operator).json(&limits)).await;
     let before = lab.head().await;
-    sweep::forget_limits(db, db.now()).await.expect("it looks");
+    assert_eq!(lab.sweep().await, 0);
     assert_eq!(lab.head().await, before);
     // Another app goes on.
     let users = format!("/api/v4/{other}/users");
@@ -84,8 +81,7 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     assert_eq!(lab.get(&path).await["ended_by"], "cut_off_app");
     lab.sign_in("ann", "phone").await.must_be_signed_in().await;
     assert_eq!(lab.operator_get("/admin/doctor").await["ok"], true);
-    let db = &lab.server().app().db;
-    sweep::forget_limits(db, db.now()).await.expect("it forgets");
+    lab.sweep().await;
     lab.restart().await;
     assert_eq!(lab.get(&path).await["state"], "ENROLLED");
 }

@@ -211,6 +211,7 @@ impl Lab {
         while !found.is_empty() {
             found.write(db).await.expect("it writes");
         }
+        found.close(db).await.expect("it forgets");
         all
     }
 

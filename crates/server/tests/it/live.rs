@@ -336,7 +336,7 @@ async fn the_sweep_ends_what_the_decision_refuses(world: &World) -> Result<(), T
     while !found.is_empty() {
         found.write(&world.db).await.map_err(fail)?;
     }
-    sweep::forget_limits(&world.db, found.looked_at()).await.map_err(fail)?;
+    prop_assert!(found.close(&world.db).await.map_err(fail)?);
     prop_assert_eq!(&before, &verdicts(world)?);
     let mut read = world.db.read().await.map_err(fail)?;
     for (session, ended) in before {

@@ -6,6 +6,7 @@ use clap::Args;
 use reauth_sdk::{Moment, Span};
 use reauth_server::domain::Clock;
 use reauth_server::{Progress, Simulation, TaskCount, Wanted};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::chart;
 use crate::connect::Options;
@@ -60,10 +61,16 @@ pub(crate) async fn simulate(args: &Simulate, options: &Options) -> Result<()> {
         bar.set_message(format!("hours lived through, {sign_ins} sign-ins"));
     };
     let clock = Clock::manual(Clock::machine_time());
+    let signal = |kind| signal(kind).map_err(|error| Failure::new(error.to_string()));
+    let (mut terminate, mut hang_up) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let stopped = || Err("stopped: the copy is deleted".to_owned());
     let lived = tokio::select! {
         lived = reauth_server::simulate(&config, clock, child, wanted, tell) => lived,
         // The copy goes with the simulation.
-        _ = tokio::signal::ctrl_c() => Err("stopped: the copy is deleted".to_owned()),
+        _ = tokio::signal::ctrl_c() => stopped(),
+        _ = terminate.recv() => stopped(),
+        _ = hang_up.recv() => stopped(),
     };
     bar.finish_and_clear();
     let lived = lived.map_err(Failure::new)?;

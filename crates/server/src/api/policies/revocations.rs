@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use axum::Json;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use reauth_domain::access::{Assurance, CutOffScope, Methods};
 use reauth_domain::apps::selectors::Selector;
 use reauth_domain::apps::{self, App};
@@ -200,10 +200,16 @@ impl FilterView {
     }
 }
 
-/// One address is a network of one.
+/// One address is a network of one; IPv4 within IPv6 is IPv4.
 fn network(text: &str) -> Result<IpNet> {
     let one = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
-    one.or_else(|_| text.parse()).map_err(|_| {
+    let plain = |net: IpNet| match (net, net.addr().to_canonical()) {
+        (IpNet::V6(_), IpAddr::V4(address)) if net.prefix_len() >= 96 => {
+            Ipv4Net::new(address, net.prefix_len() - 96).map_or(net, IpNet::from)
+        }
+        _ => net,
+    };
+    one.or_else(|_| text.parse().map(plain)).map_err(|_| {
         let why = "must be an address or a network, as in \"203.0.113.7\" or \"203.0.113.0/24\"";
         Error::invalid("filter.ip", why)
     })
@@ -257,7 +263,7 @@ pub(crate) async fn revoke(
         let users: BTreeSet<UserId> = found.iter().map(|(user, _)| *user).collect();
         (view.sessions, view.users) = (Some(found.len()), Some(users.len()));
     }
-    let not_before = tx.now();
+    let (not_before, is_filtered) = (tx.now(), scope.is_none());
     match scope {
         Some(Scope::Known(scope)) => drop(cutoffs::set(&mut tx, scope, reason).await?),
         Some(Scope::User(user)) => {
@@ -267,11 +273,13 @@ pub(crate) async fn revoke(
         }
         None => {
             revocations::set(&mut tx, who.app, (filter, met), wipes, reason).await?;
-            // Until its ends are written every check looks at it.
-            who.state.sweep_wake.notify_one();
         }
     }
     view.seq = Some(tx.commit().await?);
+    if is_filtered {
+        // Until its ends are written every check looks at it.
+        who.state.sweep_wake.notify_one();
+    }
     view.not_before = Some(not_before.to_string());
     Ok(Json(view))
 }

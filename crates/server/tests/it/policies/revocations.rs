@@ -1,7 +1,6 @@
 //! Revocations by a filter, looked at before they are done.
 
 use reauth_server::domain::Span;
-use reauth_server::domain::cutoffs::revocations;
 use reauth_server::domain::sessions::sweep;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -39,7 +38,7 @@ async fn a_filter_ends_whoever_meets_it_at_once_and_nobody_else(lab: Lab) {
         new.must_be_signed_in().await;
         let again = lab.sign_in("ann", "old").await;
         again.must_be_signed_in().await;
-        write_down(&lab).await;
+        lab.sweep().await;
         again.must_be_signed_in().await;
         // Both sessions begin anew for the next filter.
         for device in [again, new] {
@@ -68,27 +67,14 @@ async fn an_address_is_where_the_device_signed_in_from(lab: Lab) {
     office.must_be_signed_in().await;
     let path = format!("/sessions/{}/explain", office.session);
     assert_eq!(lab.get(&path).await["address"], "203.0.113.200", "nobody believes the rest");
-    revoke(&lab, &json!({ "ip": "203.0.113.0/24" }), "re-authenticate").await;
+    revoke(&lab, &json!({ "ip": "::ffff:203.0.113.0/120" }), "re-authenticate").await;
     office.must_sign_in_again("LOCKED", "re_authenticate").await;
     home.must_be_signed_in().await;
     revoke(&lab, &json!({ "ip": "2001:db8::/32" }), "wipe").await;
     home.must_sign_in_again("RESET", "wipe").await;
     // Who signs in elsewhere is elsewhere.
     from("ann", "198.51.100.1").await.must_be_signed_in().await;
-    write_down(&lab).await;
-}
-
-/// The sweep comes by, and the revocations are done.
-async fn write_down(lab: &Lab) {
-    let db = &lab.server().app().db;
-    let open = revocations::open_now(db).await.expect("they are found");
-    let mut found = sweep::look(db).await.expect("it looks");
-    while !found.is_empty() {
-        found.write(db).await.expect("it writes");
-    }
-    for one in open {
-        revocations::finish(db, one).await.expect("it is done");
-    }
+    lab.sweep().await;
 }
 
 async fn who_joins_after_a_revocation_is_not_meant_by_it(lab: Lab) {
@@ -102,7 +88,7 @@ async fn who_joins_after_a_revocation_is_not_meant_by_it(lab: Lab) {
     let member = format!("/groups/g/members/{}", ann.user);
     good(lab.api(Method::DELETE, &member)).await;
     ann.must_sign_in_again("LOCKED", "re_authenticate").await;
-    write_down(&lab).await;
+    lab.sweep().await;
     bob.must_be_signed_in().await;
     ann.must_sign_in_again("LOCKED", "re_authenticate").await;
 }
@@ -121,10 +107,10 @@ async fn a_wipe_reaches_devices_that_are_locked_already(lab: Lab) {
     assert_eq!((&done["sessions"], &done["users"]), (&json!(2), &json!(1)));
     live.must_sign_in_again("RESET", "wipe").await;
     bob.must_be_signed_in().await;
-    write_down(&lab).await;
+    lab.sweep().await;
     locked.must_sign_in_again("RESET", "wipe").await;
     let again = lab.sign_in("ann", "locked").await;
-    write_down(&lab).await;
+    lab.sweep().await;
     again.must_be_signed_in().await;
 }
 

@@ -1,7 +1,7 @@
 //! Whose sessions a policy is about, and what it can ask of a sign-in.
 
 use reauth_server::domain::{Span, Time};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{for_group, join, state};
@@ -13,6 +13,7 @@ both!(
     a_policy_is_about_platforms_labels_methods_or_assurance,
     a_weaker_sign_in_lowers_what_the_session_proves,
     of_too_many_sessions_those_signed_in_last_stay,
+    a_wipe_of_what_had_ended_takes_nobody_elses_place,
     one_session_too_many_can_be_refused_instead,
     a_method_that_is_asked_for_is_asked_for_at_the_next_sign_in,
     a_users_access_ends_on_a_date,
@@ -134,6 +135,28 @@ async fn a_weaker_sign_in_lowers_what_the_session_proves(lab: Lab) {
     assert_eq!(verdicts(&weak.session).await, ["not_about_it", "valid"]);
     lab.pass(Span::hours(1));
     weak.must_sign_in_again("LOCKED", "max_session_age").await;
+}
+
+async fn a_wipe_of_what_had_ended_takes_nobody_elses_place(mut lab: Lab) {
+    let laptop = lab.sign_in("ann", "laptop").await;
+    let phone = lab.sign_in("ann", "phone").await;
+    assert_eq!(phone.sign_out().await, StatusCode::NO_CONTENT);
+    join(&lab, "g", &laptop.user).await;
+    lab.pass(Span::hours(1));
+    state(&lab, json!([for_group("g", json!({ "max_sessions": 1 }))])).await;
+    laptop.must_be_signed_in().await;
+    lab.pass(Span::hours(1));
+    lab.act(&format!("{}/wipe", phone.path())).await;
+    phone.must_sign_in_again("RESET", "wipe").await;
+    laptop.must_be_signed_in().await;
+    let filter = json!({ "filter": { "device_id": "phone" }, "action": "wipe" });
+    lab.post("/revocations", filter).await;
+    lab.sweep().await;
+    laptop.must_be_signed_in().await;
+    let path = laptop.path();
+    drop((laptop, phone));
+    lab.restart().await;
+    assert_eq!(lab.get(&path).await["state"], "ENROLLED");
 }
 
 async fn of_too_many_sessions_those_signed_in_last_stay(mut lab: Lab) {

@@ -46,6 +46,7 @@ async fn a_simulation_lives_through_what_the_forecast_says(lab: Lab) {
         json!({ "name": "contractors", "applies_to": { "groups": ["contractors"] },
             "limits": { "max_age": "11h" } }),
     ]);
+    lab.set(json!({ "warn_before": "1h" })).await;
     let head = lab.head().await;
     let lived = simulate(&lab, 90, Some(policies)).await.expect("it can be simulated");
     assert_eq!(lab.head().await, head, "the store is only read");
@@ -67,6 +68,10 @@ async fn a_simulation_lives_through_what_the_forecast_says(lab: Lab) {
         lived.ends.iter().map(|end| end.times).sum::<u64>(),
         lived.hours.iter().sum::<u64>() + 1
     );
+    let ended: u64 = lived.ends.iter().map(|end| end.times).sum();
+    // One was too old at once, which nobody could be warned of; three are warned of an end that
+    // comes later.
+    assert!((ended - 1..=ended + 2).contains(&lived.warnings), "{} of {ended}", lived.warnings);
     eve.must_be_signed_in().await;
 }
 
