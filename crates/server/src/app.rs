@@ -40,8 +40,6 @@ use crate::workers;
 
 /// The longest request: a run that is waited for, and a little.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
-/// More headers than any honest client sends.
-const HEADERS_MAX: usize = 64;
 /// The head and what is read ahead of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -257,11 +255,11 @@ fn connection(
     let _ = stream.set_nodelay(true);
     let (app, router) = (app.clone(), router.clone());
     let read_timeout = Duration::from_millis(app.config.requests.read_timeout_ms);
+    // A request may have 100 headers, hyper's own limit: for another it would ask for memory anew.
     let service = service_fn(move |request| answer(&app, &router, (request, peer)));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(read_timeout)
-        .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
 }
