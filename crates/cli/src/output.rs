@@ -26,6 +26,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether programs read it.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Many objects: a table, or an array of the whole objects. `what` names them when there are
     /// none.
     pub(crate) fn list<T: Serialize, const N: usize>(

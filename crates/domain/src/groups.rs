@@ -66,6 +66,8 @@ pub async fn remove_member(tx: &mut Tx, app: AppId, name: &str, user: UserId) ->
     check_own_name(name)?;
     let ended = leave(tx, app, &[name.to_owned()], user).await?;
     if let Some(ended) = ended {
+        // The limits and cut-offs of the group are about the user no longer.
+        tx.refuse_task()?;
         let change = Change::GroupMemberRemoved { group: name.to_owned(), ended };
         tx.record(Subject::user(app, user), None, change);
     }

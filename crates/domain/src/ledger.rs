@@ -206,6 +206,8 @@ pub enum Change {
     },
     #[serde(rename = "run.ended")]
     RunEnded { task: String, run: RunId, state: RunState, secret_sha256: Option<SecretHash> },
+    #[serde(rename = "runs.forgotten")]
+    RunsForgotten { runs: u64, logs: u64 },
 }
 
 /// The end of which a session's app is warned.

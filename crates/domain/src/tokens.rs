@@ -43,11 +43,13 @@ pub enum Scope {
     TasksRun,
     AppAdmin,
     Operator,
+    /// For tasks alone, and given by the operator alone.
+    UsersUnlock,
 }
 
 impl Scope {
     /// Every scope that an app's token can have, with its name in the API.
-    pub const NAMES: [(Self, &'static str); 9] = [
+    pub const NAMES: [(Self, &'static str); 10] = [
         (Self::UsersRead, "users:read"),
         (Self::UsersWrite, "users:write"),
         (Self::SessionsEnd, "sessions:end"),
@@ -57,6 +59,7 @@ impl Scope {
         (Self::TasksRun, "tasks:run"),
         (Self::AppAdmin, "app:admin"),
         (Self::Operator, "operator"),
+        (Self::UsersUnlock, "users:unlock"),
     ];
 
     const fn bit(self) -> u16 {
@@ -76,7 +79,8 @@ pub struct Scopes(u16);
 impl Scopes {
     /// Whether this set allows `scope`: by itself, or through `app:admin` or `operator`.
     pub fn allow(self, scope: Scope) -> bool {
-        let by_admin = scope != Scope::Operator && self.has(Scope::AppAdmin);
+        let is_apart = matches!(scope, Scope::Operator | Scope::UsersUnlock);
+        let by_admin = !is_apart && self.has(Scope::AppAdmin);
         self.has(scope) || by_admin || self.has(Scope::Operator)
     }
 
@@ -287,7 +291,8 @@ mod tests {
         let reader = Scopes::default().with(Scope::UsersRead);
         let operator = Scopes::default().with(Scope::Operator);
         for (scope, _) in Scope::NAMES {
-            assert_eq!(admin.allow(scope), scope != Scope::Operator);
+            let is_apart = matches!(scope, Scope::Operator | Scope::UsersUnlock);
+            assert_eq!(admin.allow(scope), !is_apart);
             assert_eq!(reader.allow(scope), scope == Scope::UsersRead);
             assert!(operator.allow(scope));
         }

@@ -1,24 +1,31 @@
-//! Checks a script's syntax and strips its types. Scripts are compiled when they are put, so that
-//! a mistake is shown to its author with its place, and a run begins at once.
+//! Checks the syntax of a script's files, strips their types, and looks whether their imports lead
+//! somewhere. Scripts are compiled when they are put, so that a mistake is shown to its author with
+//! its place, and a run begins at once.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oxc::allocator::Allocator;
-use oxc::codegen::Codegen;
+use oxc::codegen::{Codegen, CodegenOptions};
 use oxc::diagnostics::OxcDiagnostic;
 use oxc::parser::Parser;
 use oxc::semantic::SemanticBuilder;
 use oxc::span::SourceType;
+use oxc::syntax::module_record::ModuleRecord;
 use oxc::transformer::{TransformOptions, Transformer};
+use serde_json::Value;
 
-use crate::Script;
+use crate::places::resolved;
+use crate::{Module, Script, config};
 
 /// Why a script does not compile, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompileError {
     /// What is wrong.
     pub message: String,
+    /// In which file.
+    pub file: String,
     /// The line, from 1.
     pub line: usize,
     /// The column, from 1, in characters.
@@ -35,75 +42,210 @@ impl fmt::Display for CompileError {
 
 impl std::error::Error for CompileError {}
 
-/// Makes a script of a text. The file's name says the language: `.ts` and `.mts` are TypeScript,
-/// all else is JavaScript.
-pub fn compile(file_name: &str, source: &str) -> Result<Script, CompileError> {
+/// What came of a script's files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// Ready to run.
+    pub script: Script,
+    /// What the entry says of itself: its `export const config = {…}`, as JSON.
+    pub config: Option<Value>,
+    /// The names that the entry exports, sorted.
+    pub exports: Vec<String>,
+}
+
+/// What a file's text says.
+struct File {
+    module: Module,
+    config: Option<Value>,
+    exports: Vec<String>,
+}
+
+/// Makes a script of texts by file name. A name says the language: `.ts` and `.mts` are TypeScript,
+/// all else is JavaScript. The entry is the file whose exports are called.
+pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled, CompileError> {
+    if !files.contains_key(entry) {
+        return Err(error_at((entry, ""), "the entry is not among the files", 0));
+    }
+    let (mut modules, mut config, mut exports) = (Vec::new(), None, Vec::new());
+    for (name, source) in files {
+        let file = compile_file(name, source, files)?;
+        modules.push(file.module);
+        if name == entry {
+            (config, exports) = (file.config, file.exports);
+        }
+    }
+    Ok(Compiled { script: Script { entry: entry.to_owned(), modules }, config, exports })
+}
+
+/// The relative imports of a file that are there at run time, for those who look for the files of a
+/// script. A text that cannot be read has none: `compile` says what is wrong with it.
+pub fn imports(name: &str, source: &str) -> Vec<String> {
     let allocator = Allocator::default();
-    let is_typescript = [".ts", ".mts"].iter().any(|ending| file_name.ends_with(ending));
-    let kind = if is_typescript { SourceType::ts() } else { SourceType::mjs() };
-    let parsed = Parser::new(&allocator, source, kind.with_module(true)).parse();
-    first(file_name, source, &parsed.diagnostics)?;
+    let parsed = Parser::new(&allocator, source, kind(name)).parse();
+    let all = parsed.module_record.requested_modules.iter();
+    let used = all.filter(|(_, places)| places.iter().any(|place| !place.is_type));
+    used.map(|(wanted, _)| wanted.to_string()).filter(|wanted| wanted.starts_with('.')).collect()
+}
+
+fn kind(name: &str) -> SourceType {
+    let kind = if is_typescript(name) { SourceType::ts() } else { SourceType::mjs() };
+    kind.with_module(true)
+}
+
+fn is_typescript(name: &str) -> bool {
+    [".ts", ".mts"].iter().any(|ending| name.ends_with(ending))
+}
+
+fn compile_file(
+    name: &str,
+    source: &str,
+    files: &BTreeMap<String, String>,
+) -> Result<File, CompileError> {
+    let allocator = Allocator::default();
+    let parsed = Parser::new(&allocator, source, kind(name)).parse();
+    let file = (name, source);
+    first(file, &parsed.diagnostics)?;
+    imports_lead_somewhere(file, &parsed.module_record, files)?;
+    let exported = parsed.module_record.exported_bindings.keys();
+    let mut exports: Vec<String> = exported.map(ToString::to_string).collect();
+    exports.sort_unstable();
     let mut program = parsed.program;
+    let config = config::exported(&program).map_err(|(at, why)| error_at(file, &why, at))?;
     let checked =
         SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
-    first(file_name, source, &checked.diagnostics)?;
-    let script = |javascript: String| Script { name: file_name.to_owned(), javascript };
-    if !is_typescript {
-        return Ok(script(source.to_owned()));
+    first(file, &checked.diagnostics)?;
+    if !is_typescript(name) {
+        let module = Module { name: name.into(), javascript: source.to_owned(), map: None };
+        return Ok(File { module, config, exports });
     }
     let scoping = checked.semantic.into_scoping();
     let options = TransformOptions::default();
-    let stripped = Transformer::new(&allocator, Path::new(file_name), &options)
+    let stripped = Transformer::new(&allocator, Path::new(name), &options)
         .build_with_scoping(scoping, &mut program);
-    first(file_name, source, &stripped.diagnostics)?;
-    Ok(script(Codegen::new().build(&program).code))
+    first(file, &stripped.diagnostics)?;
+    let options =
+        CodegenOptions { source_map_path: Some(PathBuf::from(name)), ..Default::default() };
+    let made = Codegen::new().with_options(options).build(&program);
+    let map = made.map.map(|map| {
+        let mut map = map.into_owned();
+        // The text itself is kept beside it.
+        map.set_source_contents(vec![None]);
+        map.to_json_string()
+    });
+    Ok(File { module: Module { name: name.into(), javascript: made.code, map }, config, exports })
+}
+
+/// Every import that is there at run time leads to a file.
+fn imports_lead_somewhere(
+    file: (&str, &str),
+    record: &ModuleRecord<'_>,
+    files: &BTreeMap<String, String>,
+) -> Result<(), CompileError> {
+    for (wanted, places) in &record.requested_modules {
+        let Some(place) = places.iter().find(|place| !place.is_type) else { continue };
+        let names = || files.keys().map(String::as_str);
+        if resolved(file.0, wanted, names).is_none() {
+            let why = if wanted.starts_with('.') {
+                format!("no file of this task is {wanted}: send it along, or correct the path")
+            } else {
+                format!(
+                    "{wanted} is no file of this task: bundle packages into it with \
+                     `reauth task build`"
+                )
+            };
+            return Err(error_at(file, &why, place.span.start as usize));
+        }
+    }
+    Ok(())
 }
 
 fn first<'a>(
-    file_name: &str,
-    source: &str,
+    file: (&str, &str),
     errors: impl IntoIterator<Item = &'a OxcDiagnostic>,
 ) -> Result<(), CompileError> {
     let Some(error) = errors.into_iter().next() else { return Ok(()) };
-    let label = error.labels.first();
-    let offset = label.map_or(0, |label| label.offset() as usize).min(source.len());
-    let before = source.get(..offset).unwrap_or_default();
+    let offset = error.labels.first().map_or(0, |label| label.offset() as usize);
+    Err(error_at(file, &error.message, offset))
+}
+
+fn error_at((file, source): (&str, &str), message: &str, offset: usize) -> CompileError {
+    let before = source.get(..offset.min(source.len())).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     let text = source.lines().nth(line - 1).unwrap_or_default();
     let number = line.to_string();
     let (gap, mark) = (" ".repeat(number.len()), " ".repeat(column - 1));
-    let message = error.message.to_string();
-    let frame = format!(
-        "{message}\n{gap}--> {file_name}:{line}:{column}\n{number} | {text}\n{gap} | {mark}^"
-    );
-    Err(CompileError { message, line, column, frame })
+    let frame =
+        format!("{message}\n{gap}--> {file}:{line}:{column}\n{number} | {text}\n{gap} | {mark}^");
+    CompileError { message: message.to_owned(), file: file.to_owned(), line, column, frame }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn of(name: &str, source: &str) -> Result<Compiled, CompileError> {
+        compile(name, &BTreeMap::from([(name.to_owned(), source.to_owned())]))
+    }
 
     #[test]
     fn types_are_stripped_and_javascript_is_left_alone() {
         let source = "interface A { a: number }\nenum E { X = 7 }\n\
              export async function run(p: A): Promise<number> { return p.a + E.X as number }";
-        let script = compile("t.ts", source).expect("it compiles");
-        assert!(!script.javascript.contains("interface") && !script.javascript.contains(": A"));
-        assert!(script.javascript.contains("export async function run(p)"), "{script:?}");
+        let script = of("t.ts", source).expect("it compiles").script;
+        let text = &script.modules[0].javascript;
+        assert!(!text.contains("interface") && !text.contains(": A"));
+        assert!(text.contains("export async function run(p)"), "{script:?}");
         let plain = "export  function run() { return 1 } // as it is";
-        assert_eq!(compile("t.js", plain).expect("it compiles").javascript, plain);
+        let script = of("t.js", plain).expect("it compiles").script;
+        assert_eq!(script.modules[0].javascript, plain);
     }
 
     #[test]
     fn an_error_shows_its_place() {
         let source = "export function run() {\n  const a = ;\n}";
         for name in ["t.js", "t.ts"] {
-            let error = compile(name, source).expect_err("it is wrong");
+            let error = of(name, source).expect_err("it is wrong");
             assert_eq!((error.line, error.column), (2, 13), "{error}");
             assert!(error.frame.contains("2 |   const a = ;\n  |             ^"), "{error}");
         }
-        assert!(compile("t.js", "let a: number = 1").is_err(), "types need TypeScript");
-        assert!(compile("t.js", "let a = 1; let a = 2").is_err(), "declared twice");
+        assert!(of("t.js", "let a: number = 1").is_err(), "types need TypeScript");
+        assert!(of("t.js", "let a = 1; let a = 2").is_err(), "declared twice");
+    }
+
+    #[test]
+    fn imports_lead_to_files_of_the_task() {
+        let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let main = "import { one } from './lib/one.js';\nexport const run = () => one";
+        let files = BTreeMap::from([
+            file("main.ts", main),
+            file("lib/one.ts", "import two from '../two'; export const one: number = two"),
+            file("two.js", "export default 2"),
+        ]);
+        let script = compile("main.ts", &files).expect("it compiles").script;
+        assert_eq!((script.entry.as_str(), script.modules.len()), ("main.ts", 3));
+        let error = of("main.ts", main).expect_err("it leads nowhere");
+        assert_eq!((error.line, error.column), (1, 21), "{error}");
+        assert!(error.message.contains("./lib/one.js"), "{error}");
+        let error = of("main.ts", "import x from 'left-pad'; export const run = x");
+        assert!(error.expect_err("no package").message.contains("task build"));
+        let types = "import type { A } from 'somewhere'; export const run = (a: A) => a";
+        assert!(of("main.ts", types).is_ok(), "a type is gone at run time");
+    }
+
+    #[test]
+    fn a_script_says_what_it_needs() {
+        let source = "export const config = {\n  scopes: ['users:read'], 'single_instance': true,\n\
+            schedule: { cron: `0 3 * * *`, zone: \"UTC\" }, retries: 2, at: -1.5, none: null,\n\
+            } satisfies TaskConfig;\nexport function run() {}";
+        let wanted = json!({ "scopes": ["users:read"], "single_instance": true, "retries": 2,
+            "schedule": { "cron": "0 3 * * *", "zone": "UTC" }, "at": -1.5, "none": null });
+        assert_eq!(of("t.ts", source).expect("it compiles").config, Some(wanted));
+        assert_eq!(of("t.ts", "export function run() {}").expect("it compiles").config, None);
+        let source = "const n = 3;\nexport const config = { retries: n };";
+        let error = of("t.ts", source).expect_err("it is computed");
+        assert_eq!((error.line, error.column), (2, 34), "{error}");
+        assert!(error.message.contains("literal"), "{error}");
     }
 }

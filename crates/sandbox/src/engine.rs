@@ -2,6 +2,7 @@
 //! Nothing here limits a script by itself: the kernel and the parent do.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -21,7 +22,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::limits::drop_rights;
-use crate::{Job, Level, Limits, Request};
+use crate::places::resolved;
+use crate::{Guards, Job, Level, Limits, Request, Script};
 
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
@@ -62,14 +64,20 @@ fn serve_parent() -> Result<(), String> {
     let ToChild::Limits(limits) = socket.receive(FIRST_BYTES_MAX)? else {
         return Err("the limits must come first".to_owned());
     };
+    let _ = std::env::set_current_dir("/");
     // The first use of randomness and of the time zone opens files: before the doors close.
     let guards = drop_rights(&limits);
+    let end = run(&socket, guards, &limits)?;
+    socket.send(&ToParent::End(end))
+}
+
+/// Says that the rights are gone, and waits for what is to be run.
+fn job(socket: &Socket, guards: Guards) -> Result<Box<Job>, String> {
     socket.send(&ToParent::Ready(guards))?;
     let ToChild::Start(job) = socket.receive(FROM_PARENT_MAX)? else {
         return Err("the script must come second".to_owned());
     };
-    let end = run(&socket, &job, &limits);
-    socket.send(&ToParent::End(end))
+    Ok(job)
 }
 
 /// The one connection to the world.
@@ -109,7 +117,9 @@ impl Socket {
 
 /// What the prelude gives back to the loop.
 struct Hooks<'js> {
-    /// Begins `run`; answers a promise of its result as JSON.
+    /// Takes what the globals need to know of the run, before the script is read.
+    open: Function<'js>,
+    /// Begins what is called, given the script's exports; answers a promise of its result as JSON.
     start: Function<'js>,
     /// Calls timers whose time has come; answers milliseconds until the next, -1 without one.
     fire_due: Function<'js>,
@@ -121,18 +131,26 @@ struct Hooks<'js> {
     describe: Function<'js>,
 }
 
-fn run(socket: &Rc<Socket>, job: &Job, limits: &Limits) -> End {
+/// All that can be done before the job is known is done before the child says that it is ready.
+fn run(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<End, String> {
+    let names = Modules::default();
     let made = Runtime::new().and_then(|runtime| {
         let context = Context::full(&runtime)?;
         Ok((runtime, context))
     });
-    let Ok((runtime, context)) = made else { return End::OutOfMemory };
+    let (runtime, context) = made.map_err(|error| format!("no engine: {error}"))?;
     runtime.set_memory_limit(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX));
     runtime.set_max_stack_size(STACK_BYTES);
-    runtime.set_loader(NoImports, NoImports);
+    runtime.set_loader(names.clone(), names.clone());
     context.with(|ctx| {
-        let ended = evaluate(&ctx, socket, job, limits);
-        ended.unwrap_or_else(Failure::end)
+        let hooks = begin(&ctx, socket).map_err(|error| match caught(&ctx, None, &error) {
+            Failure::Threw { message, stack } => format!("the prelude: {message}\n{stack}"),
+            Failure::Broken(why) => why,
+        })?;
+        let job = job(socket, guards)?;
+        names.take(&job.script);
+        let ended = evaluate(&ctx, socket, (&job, &hooks), limits);
+        Ok(ended.unwrap_or_else(Failure::end))
     })
 }
 
@@ -155,28 +173,30 @@ impl Failure {
     }
 }
 
-fn evaluate(
-    ctx: &Ctx<'_>,
+fn evaluate<'js>(
+    ctx: &Ctx<'js>,
     socket: &Rc<Socket>,
-    job: &Job,
+    (job, hooks): (&Job, &Hooks<'js>),
     limits: &Limits,
 ) -> Result<End, Failure> {
-    let hooks = begin(ctx, socket, job).map_err(|error| caught(ctx, None, &error))?;
-    let fail = |error: Error| caught(ctx, Some(&hooks), &error);
-    let name = job.script.name.clone();
-    let module = Module::declare(ctx.clone(), name, job.script.javascript.clone());
-    let (module, loaded) = module.and_then(Module::eval).map_err(fail)?;
-    drive(ctx, socket, &hooks, &loaded)?;
-    let run: Value<'_> = module.get("run").unwrap_or_else(|_| {
-        let _ = ctx.catch();
-        Value::new_undefined(ctx.clone())
+    let fail = |error: Error| caught(ctx, Some(hooks), &error);
+    let context = serde_json::json!({
+        "now_ms": job.now_ms,
+        "backend": { "url": job.backend.url, "token": job.backend.token },
+        "run": job.run,
+        "env": job.env,
+        "call": job.call,
     });
-    if !run.is_function() {
-        let message = "the script does not export a function named run".to_owned();
-        return Err(Failure::Threw { message, stack: String::new() });
-    }
-    let promise: Promise<'_> = hooks.start.call((run,)).map_err(fail)?;
-    drive(ctx, socket, &hooks, &promise)?;
+    let context = ctx.json_parse(context.to_string()).map_err(fail)?;
+    let () = hooks.open.call((context,)).map_err(fail)?;
+    let entry = job.script.modules.iter().find(|module| module.name == job.script.entry);
+    let Some(entry) = entry else { return Err(Failure::Broken("there is no entry".into())) };
+    let module = Module::declare(ctx.clone(), entry.name.clone(), entry.javascript.clone());
+    let (module, loaded) = module.and_then(Module::eval).map_err(fail)?;
+    drive(ctx, socket, hooks, &loaded)?;
+    let exports = module.namespace().map_err(fail)?;
+    let promise: Promise<'_> = hooks.start.call((exports,)).map_err(fail)?;
+    drive(ctx, socket, hooks, &promise)?;
     let json: String = promise.finish().map_err(fail)?;
     if json.len() > limits.result_bytes {
         return Ok(End::TooLarge);
@@ -186,18 +206,12 @@ fn evaluate(
 }
 
 /// Makes the globals.
-fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>, job: &Job) -> Result<Hooks<'js>, Error> {
+fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>) -> Result<Hooks<'js>, Error> {
     let native = natives(ctx, socket)?;
-    let context = serde_json::json!({
-        "now_ms": job.now_ms,
-        "backend": { "url": job.backend.url, "token": job.backend.token },
-        "env": job.env,
-        "params": if job.params.is_null() { serde_json::json!({}) } else { job.params.clone() },
-    });
-    native.set("context", ctx.json_parse(context.to_string())?)?;
     let prelude: Function<'js> = ctx.eval(PRELUDE)?;
     let hooks: Object<'js> = prelude.call((native,))?;
     Ok(Hooks {
+        open: hooks.get("open")?,
         start: hooks.get("start")?,
         fire_due: hooks.get("fireDue")?,
         settle: hooks.get("settle")?,
@@ -392,30 +406,45 @@ fn parts(parsed: &url::Url) -> String {
     .to_string()
 }
 
-/// A script is one file.
-struct NoImports;
+/// The script's own modules: nothing else can be imported.
+#[derive(Clone, Default)]
+struct Modules {
+    all: Rc<RefCell<HashMap<String, String>>>,
+}
 
-const NO_IMPORTS: &str = "a task is one file: it cannot import others; bundle them into it";
-
-impl Resolver for NoImports {
-    fn resolve<'js>(
-        &mut self,
-        ctx: &Ctx<'js>,
-        _base: &str,
-        _name: &str,
-        _attributes: Option<ImportAttributes<'js>>,
-    ) -> Result<String, Error> {
-        Err(Exception::throw_type(ctx, NO_IMPORTS))
+impl Modules {
+    fn take(&self, script: &Script) {
+        let all = script.modules.iter().map(|one| (one.name.clone(), one.javascript.clone()));
+        self.all.borrow_mut().extend(all);
     }
 }
 
-impl Loader for NoImports {
+impl Resolver for Modules {
+    fn resolve<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        base: &str,
+        name: &str,
+        _attributes: Option<ImportAttributes<'js>>,
+    ) -> Result<String, Error> {
+        let all = self.all.borrow();
+        let found = resolved(base, name, || all.keys().map(String::as_str));
+        found.map(str::to_owned).ok_or_else(|| {
+            let why = format!("{name} is no file of this task: bundle it into the task");
+            Exception::throw_type(ctx, &why)
+        })
+    }
+}
+
+impl Loader for Modules {
     fn load<'js>(
         &mut self,
         ctx: &Ctx<'js>,
-        _name: &str,
+        name: &str,
         _attributes: Option<ImportAttributes<'js>>,
     ) -> Result<Module<'js, Declared>, Error> {
-        Err(Exception::throw_type(ctx, NO_IMPORTS))
+        let text = self.all.borrow().get(name).cloned();
+        let text = text.ok_or_else(|| Exception::throw_type(ctx, "there is no such module"))?;
+        Module::declare(ctx.clone(), name, text)
     }
 }

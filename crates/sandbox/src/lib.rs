@@ -3,13 +3,16 @@
 //! [`Host`] that the caller brings.
 //!
 //! [`compile()`] makes a [`Script`] of JavaScript or TypeScript; [`Sandbox::run`] runs a [`Job`] in
-//! a new child and answers a [`Report`]; [`child_main`] is the child.
+//! a child that serves no other and answers a [`Report`]; [`child_main`] is the child.
 #![warn(missing_docs)]
 
 mod compile;
+mod config;
 mod engine;
 mod frames;
 mod limits;
+mod places;
+mod pool;
 mod process;
 
 use std::collections::BTreeMap;
@@ -19,34 +22,122 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use compile::{CompileError, compile};
+pub use compile::{CompileError, Compiled, compile, imports};
 pub use engine::child_main;
 pub use limits::{Guards, drop_rights};
 pub use process::Sandbox;
 
-/// A script ready to run: JavaScript text, types already stripped.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A script ready to run: one or more modules, types already stripped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
-    /// The file's name, for stack traces.
+    /// The name of the module whose exports are called.
+    pub entry: String,
+    /// All modules; they import each other by relative paths.
+    pub modules: Vec<Module>,
+}
+
+impl Script {
+    /// A text that a run of this script has brought, such as a stack, with the places as they were
+    /// written.
+    pub fn written(&self, text: &str) -> String {
+        places::Places::of(self).written(text)
+    }
+}
+
+/// One file of a script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// The file's path, for imports and stack traces.
     pub name: String,
-    /// The text.
+    /// Its JavaScript.
     pub javascript: String,
+    /// The source map (JSON, version 3) back to the text that was written; none if they are equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<String>,
 }
 
 /// What is to be run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// The script: an ES module that exports `run`.
+    /// The script.
     pub script: Script,
-    /// What `run` gets; null counts as `{}`.
-    pub params: Value,
+    /// Which of its exports is called, and with what.
+    pub call: Call,
     /// The script's `this.backend`.
     pub backend: Backend,
+    /// The script's `this.run`.
+    pub run: RunFacts,
     /// The script's `process.env` and `this.env`.
     pub env: BTreeMap<String, String>,
     /// What `Date` says when the script begins, in milliseconds since 1970; none is the machine's
     /// own time.
     pub now_ms: Option<i64>,
+}
+
+/// Which export of the script is called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Call {
+    /// `run(params)`; its result is the job's.
+    Run {
+        /// What `run` gets; null counts as `{}`.
+        params: Value,
+    },
+    /// `authenticate`, then the function named like the request's method.
+    Web {
+        /// What the query says.
+        params: Value,
+        /// The request.
+        request: WebRequest,
+    },
+    /// `extractIdentity`: whom an upstream's claims are about.
+    Identity {
+        /// The claims.
+        claims: Value,
+    },
+}
+
+/// A request to a web task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebRequest {
+    /// `GET`, `POST`…
+    pub method: String,
+    /// The whole URL.
+    pub url: String,
+    /// What comes after the task's own address, with its slash; or `/`.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The query's fields.
+    pub query: BTreeMap<String, String>,
+    /// The body.
+    #[serde(with = "frames::base64_bytes")]
+    pub body: Vec<u8>,
+}
+
+/// What a web task answers: the result of a [`Call::Web`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebResponse {
+    /// Such as 200.
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    #[serde(with = "frames::base64_bytes")]
+    pub body: Vec<u8>,
+}
+
+/// What a script may know of its run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFacts {
+    /// The same for every attempt: a key for "do this once".
+    pub id: String,
+    /// From 1.
+    pub attempt: i64,
+    /// The task's name.
+    pub task: String,
+    /// What brought the run about.
+    pub trigger: String,
 }
 
 /// The API that the script is written against.
@@ -85,6 +176,13 @@ pub struct Limits {
     pub fetches_max: u32,
     /// The most requests at once; more wait.
     pub fetches_at_once: usize,
+}
+
+impl Limits {
+    /// What the child is told when it is started; the rest is the parent's to watch.
+    pub(crate) fn of_child(&self) -> (Duration, u64, usize, usize) {
+        (self.cpu, self.memory_bytes, self.result_bytes, self.body_bytes)
+    }
 }
 
 impl Default for Limits {
@@ -223,4 +321,7 @@ pub struct Response {
 pub trait Host: Send + Sync {
     /// Carries out a request. An error is a `TypeError` with that text in the script.
     fn fetch(&self, request: Request) -> impl Future<Output = Result<Response, String>> + Send;
+
+    /// Hears a line of the log as soon as it is said.
+    fn hear(&self, _line: &LogLine) {}
 }

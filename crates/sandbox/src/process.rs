@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -17,7 +18,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
-use crate::{Guards, Host, Job, Level, Limits, LogLine, Outcome, Report, Request};
+use crate::places::Places;
+use crate::pool::Pool;
+use crate::{Call, Guards, Host, Job, Limits, LogLine, Outcome, Report, Request, Script};
 
 /// What a child may say on standard error before it dies: enough for a panic's text.
 const LAST_WORDS_MAX: u64 = 4_096;
@@ -26,15 +29,17 @@ const DEATH: Duration = Duration::from_secs(1);
 /// JSON, base64 and names around a body.
 const FRAME_OVERHEAD: usize = 64 * 1024;
 
-/// How the child is started.
+/// How the child is started, and the children that wait. Clones share these.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     program: PathBuf,
     args: Vec<String>,
+    pub(crate) pool: Arc<Pool>,
 }
 
 /// A child that has dropped its rights and waits.
-struct Running {
+#[derive(Debug)]
+pub(crate) struct Running {
     child: Child,
     to_child: OwnedWriteHalf,
     frames: mpsc::Receiver<Result<ToParent, String>>,
@@ -53,18 +58,22 @@ struct Said {
 impl Sandbox {
     /// `program` with `args` must call [`crate::child_main`]; normally it is the caller's own.
     pub fn new(program: PathBuf, args: Vec<String>) -> Self {
-        Self { program, args }
+        Self { program, args, pool: Arc::default() }
     }
 
-    /// Runs a job in a child of its own. It always ends, at the latest soon after `limits.wall`; a
-    /// caller that goes away ends the child.
+    /// Runs a job in a child that serves no other. It always ends, at the latest soon after
+    /// `limits.wall`; a caller that goes away ends the child.
     pub async fn run(&self, job: &Job, limits: &Limits, host: &impl Host) -> Report {
         let began = Instant::now(); // clock: measures
         let (mut said, mut guards) = (Said::default(), Guards::default());
         let run = self.run_within(job, limits, host, &mut said, &mut guards);
         let ended = tokio::time::timeout(limits.wall, run).await;
+        let mut outcome = ended.unwrap_or(Outcome::TimedOut);
+        if let Outcome::Threw { stack, .. } = &mut outcome {
+            *stack = Places::of(&job.script).written(stack);
+        }
         Report {
-            outcome: ended.unwrap_or(Outcome::TimedOut),
+            outcome,
             log: said.log,
             log_is_cut: said.log_is_cut,
             took: began.elapsed(),
@@ -88,17 +97,24 @@ impl Sandbox {
         said: &mut Said,
         guards: &mut Guards,
     ) -> Outcome {
-        if job.params.to_string().len() > limits.params_bytes {
+        if let Call::Run { params } = &job.call
+            && params.to_string().len() > limits.params_bytes
+        {
             return Outcome::TooLarge { what: "params".to_owned() };
         }
-        let mut running = match self.start(limits).await {
-            Ok(running) => running,
-            Err(why) => return Outcome::Refused { why },
+        let mut running = match self.pool.take(limits) {
+            Some(running) => running,
+            None => match self.start(limits).await {
+                Ok(running) => running,
+                Err(why) => return Outcome::Refused { why },
+            },
         };
         *guards = running.guards;
-        let start = ToChild::Start(Box::new(job.clone()));
+        let mut sent = job.clone();
+        sent.script.modules.iter_mut().for_each(|module| module.map = None);
+        let start = ToChild::Start(Box::new(sent));
         let ended = match send(&mut running.to_child, &start).await {
-            Ok(()) => converse(&mut running, limits, host, said).await,
+            Ok(()) => converse(&mut running, limits, host, (said, &job.script)).await,
             Err(why) => Err(why),
         };
         match ended {
@@ -112,14 +128,13 @@ impl Sandbox {
     }
 
     /// Starts a child and waits until its rights are gone.
-    async fn start(&self, limits: &Limits) -> Result<Running, String> {
+    pub(crate) async fn start(&self, limits: &Limits) -> Result<Running, String> {
         let explain = |error: std::io::Error| format!("the child cannot be started: {error}");
         let (ours, theirs) = StdUnixStream::pair().map_err(explain)?;
         ours.set_nonblocking(true).map_err(explain)?;
         let child = Command::new(&self.program)
             .args(&self.args)
             .env_clear()
-            .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -186,8 +201,10 @@ async fn converse(
     running: &mut Running,
     limits: &Limits,
     host: &impl Host,
-    said: &mut Said,
+    (said, script): (&mut Said, &Script),
 ) -> Result<Outcome, String> {
+    // Made when first needed: most runs log no place.
+    let mut places = None;
     let (mut waiting, mut open) = (std::collections::VecDeque::new(), FuturesUnordered::new());
     loop {
         while open.len() < limits.fetches_at_once
@@ -207,7 +224,14 @@ async fn converse(
             }
             frame = running.frames.recv() => match frame {
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
-                    said.note(limits, at_ms, level, text);
+                    let text = if text.contains("\n    at ") {
+                        places.get_or_insert_with(|| Places::of(script)).written(&text)
+                    } else {
+                        text
+                    };
+                    if let Some(line) = said.note(limits, LogLine { at_ms, level, text }) {
+                        host.hear(line);
+                    }
                 }
                 Some(Ok(ToParent::Fetch { id, request })) => {
                     said.count_fetch(limits, &request)?;
@@ -222,14 +246,23 @@ async fn converse(
     }
 }
 
+impl Running {
+    /// Whether it has died or lied since it was started.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.frames.is_closed() || !self.frames.is_empty()
+    }
+}
+
 impl Said {
-    fn note(&mut self, limits: &Limits, at_ms: u64, level: Level, text: String) {
-        self.log_bytes = self.log_bytes.saturating_add(text.len() + 16);
+    /// Keeps a line, unless there are too many; answers it if it is kept.
+    fn note(&mut self, limits: &Limits, line: LogLine) -> Option<&LogLine> {
+        self.log_bytes = self.log_bytes.saturating_add(line.text.len() + 16);
         if self.log_bytes > limits.log_bytes {
             self.log_is_cut = true;
-        } else {
-            self.log.push(LogLine { at_ms, level, text });
+            return None;
         }
+        self.log.push(line);
+        self.log.last()
     }
 
     fn count_fetch(&mut self, limits: &Limits, request: &Request) -> Result<(), String> {

@@ -47,7 +47,9 @@ pub use sessions::{
     Container, CutOff, DeviceId, Filter, Revocation, Revoked, Runtime, Session, SessionState,
     SyncStatus,
 };
-pub use tasks::{LogLine, NewTask, Run, RunError, RunState, Schedule, Task, Trigger};
+pub use tasks::{
+    LogLine, NewTask, Run, RunError, RunRequest, RunState, Schedule, Task, TaskConfig,
+};
 pub use time::{Moment, NotAMoment, NotASpan, Span};
 pub use tokens::{CreatedToken, NewToken, Token};
 pub use users::{AuthenticationToken, User, UserObject};

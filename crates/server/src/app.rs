@@ -37,9 +37,18 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::simulation::Rehearsed;
 use crate::workers;
+use crate::workers::going::Going;
 
 /// The longest request: a run that is waited for, and a little.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
+/// The longest body of a request to a web task, and of a wanted run's params (contract, section 4).
+const TASK_BODY_BYTES_MAX: usize = 5 << 20;
+/// JSON around the params of a run: what is too long is still to be read, to say so.
+const RUN_BODY_BYTES_MAX: usize = TASK_BODY_BYTES_MAX + (1 << 20);
+/// Web tasks mostly wait: more of them than other runs may go at once.
+const WEB_TIMES: usize = 4;
+/// So many runs that another run waits for, for each that goes by itself.
+const CALL_TIMES: usize = 2;
 /// The head and what is read ahead of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -73,6 +82,12 @@ pub struct Parts {
     pub run_wake: Notify,
     /// Tells those who wait for a run that one has ended.
     pub run_ended: watch::Sender<()>,
+    /// The runs that are being carried out here.
+    pub(crate) going: Going,
+    /// How many web tasks answer at once.
+    pub(crate) web_places: Arc<Semaphore>,
+    /// How many runs are carried out at once for other runs that wait for them.
+    pub(crate) call_places: Arc<Semaphore>,
     /// Where what tasks change is kept instead of being done: see `simulation`.
     pub(crate) rehearsal: Option<Rehearsed>,
 }
@@ -132,17 +147,29 @@ impl Server {
         Ok(Self { app, stop, done })
     }
 
-    /// As `start`, without workers and with tasks whose changes are rehearsed only.
-    pub(crate) async fn rehearse(
+    /// As `start`, but nothing happens by itself: see [`Server::settle`]. For those whose clock
+    /// stands still.
+    pub async fn start_still(config: Config, clock: Clock, child: Child) -> Result<Self, String> {
+        Self::still(config, clock, child, None).await
+    }
+
+    /// Without workers; what tasks change may be rehearsed only.
+    pub(crate) async fn still(
         config: Config,
         clock: Clock,
         child: Child,
-        rehearsal: Rehearsed,
+        rehearsal: Option<Rehearsed>,
     ) -> Result<Self, String> {
-        let (app, listener) = open(config, clock, child, Some(rehearsal)).await?;
+        let (app, listener) = open(config, clock, child, rehearsal).await?;
         let (mut done, (stop, stopped)) = (JoinSet::new(), watch::channel(false));
         done.spawn(accept(app.clone(), listener, stopped));
         Ok(Self { app, stop, done })
+    }
+
+    /// Does all that is due by now, as the workers would: writes ends down, queues runs and carries
+    /// them out, until nothing is left to do.
+    pub async fn settle(&self) -> Result<(), String> {
+        workers::settle(&self.app).await.map_err(|error| error.to_string())
     }
 
     /// The parts, for those who run a server in their own process.
@@ -178,8 +205,12 @@ async fn open(
         format!("cannot listen on {listen}: {error}; choose another address with --listen")
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let at_once = config.tasks.concurrency;
     let app = App {
         parts: Arc::new(Parts {
+            going: Going::default(),
+            web_places: Arc::new(Semaphore::new(at_once.saturating_mul(WEB_TIMES))),
+            call_places: Arc::new(Semaphore::new(at_once.saturating_mul(CALL_TIMES))),
             metrics: Metrics::new(&db),
             db,
             sandbox: Sandbox::new(child.program, child.args),
@@ -318,12 +349,13 @@ async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Respo
 async fn whole_request(app: &App, request: Request<Incoming>) -> Result<Request<Body>, Answer> {
     let requests = &app.config.requests;
     let (mut parts, body) = request.into_parts();
-    let read = Limited::new(body, requests.body_bytes_max).collect();
+    let bytes_max = body_bytes_max(requests.body_bytes_max, parts.uri.path());
+    let read = Limited::new(body, bytes_max).collect();
     let read_timeout = Duration::from_millis(requests.read_timeout_ms);
     let body: Bytes = match tokio::time::timeout(read_timeout, read).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let why = format!("the body may have {} bytes: send less", requests.body_bytes_max);
+            let why = format!("the body may have {bytes_max} bytes: send less");
             return Err(Answer::new(Kind::TooLarge, why));
         }
         Ok(Err(_)) => {
@@ -337,6 +369,17 @@ async fn whole_request(app: &App, request: Request<Incoming>) -> Result<Request<
         parts.uri = plain;
     }
     Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// How long a body may be at this address.
+fn body_bytes_max(usual: usize, path: &str) -> usize {
+    if path.starts_with("/tasks/") {
+        return TASK_BODY_BYTES_MAX;
+    }
+    let is_run = path.starts_with("/api/")
+        && path.contains("/tasks/")
+        && path.trim_end_matches(".json").ends_with("/run");
+    if is_run { usual.max(RUN_BODY_BYTES_MAX) } else { usual }
 }
 
 /// Every path of the API is accepted with and without `.json` (contract, section 1).

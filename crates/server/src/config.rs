@@ -65,12 +65,24 @@ pub struct Requests {
 pub struct Tasks {
     /// How many runs go at once.
     pub concurrency: usize,
+    /// How many of them may be of one app.
+    pub concurrency_per_app: usize,
+    /// How many children are kept ready for runs to come.
+    pub ready: usize,
     /// The longest a run may take.
     pub wall: Span,
+    /// The longest a web task may take to answer.
+    pub web_wall: Span,
     /// The most processor time a run may take.
     pub cpu: Span,
     /// The most memory a run may take, in bytes.
     pub memory_bytes: u64,
+    /// How long a run that gave no answer waits to be tried again; each time twice as long.
+    pub retry_after: Span,
+    /// How long runs that ended are kept.
+    pub keep_runs: Span,
+    /// How long their logs are kept.
+    pub keep_logs: Span,
     /// Origins (`https://api.example.com`) that scripts may fetch from, beside this API.
     pub fetch_allowed: Vec<String>,
 }
@@ -128,9 +140,15 @@ impl Default for Tasks {
     fn default() -> Self {
         Self {
             concurrency: 2,
+            concurrency_per_app: 2,
+            ready: 2,
             wall: Span::minutes(5),
+            web_wall: Span::minutes(1),
             cpu: Span::minutes(1),
             memory_bytes: 128 << 20,
+            retry_after: Span::seconds(5),
+            keep_runs: Span::days(90),
+            keep_logs: Span::days(30),
             fetch_allowed: Vec::new(),
         }
     }
@@ -163,6 +181,7 @@ impl Config {
             ("requests.body_bytes_max", self.requests.body_bytes_max),
             ("requests.connections_max", self.requests.connections_max),
             ("tasks.concurrency", self.tasks.concurrency),
+            ("tasks.concurrency_per_app", self.tasks.concurrency_per_app),
         ];
         if let Some((name, _)) = least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name}: must be at least 1"));
@@ -173,21 +192,7 @@ impl Config {
         if self.sweep.keep_ended < Span::days(1) {
             return Err("sweep.keep_ended: must be at least \"1d\"".into());
         }
-        for (name, span) in [("tasks.wall", self.tasks.wall), ("tasks.cpu", self.tasks.cpu)] {
-            if span < Span::seconds(1) || span > Span::days(1) {
-                return Err(format!("{name}: must be between \"1s\" and \"1d\""));
-            }
-        }
-        if self.tasks.memory_bytes < 16 << 20 {
-            return Err("tasks.memory_bytes: must be at least 16777216 (16 MiB)".into());
-        }
-        let is_origin = |text: &&String| {
-            reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == **text)
-        };
-        if let Some(text) = self.tasks.fetch_allowed.iter().find(|text| !is_origin(text)) {
-            let wanted = "must be an origin, as in \"https://api.example.com\"";
-            return Err(format!("tasks.fetch_allowed: {text:?} {wanted}"));
-        }
+        self.tasks.check()?;
         if self.requests.read_timeout_ms < 100 {
             return Err("requests.read_timeout_ms: must be at least 100".into());
         }
@@ -220,6 +225,49 @@ impl Config {
     }
 }
 
+impl Tasks {
+    /// More children than this wait for nothing.
+    const READY_MAX: usize = 64;
+
+    fn check(&self) -> Result<(), String> {
+        let day = [
+            ("tasks.wall", self.wall),
+            ("tasks.web_wall", self.web_wall),
+            ("tasks.cpu", self.cpu),
+            ("tasks.retry_after", self.retry_after),
+        ];
+        for (name, span) in day {
+            if span < Span::seconds(1) || span > Span::days(1) {
+                return Err(format!("{name}: must be between \"1s\" and \"1d\""));
+            }
+        }
+        if self.web_wall > Span::minutes(1) {
+            return Err("tasks.web_wall: must be at most \"1m\": somebody waits".into());
+        }
+        for (name, span) in
+            [("tasks.keep_runs", self.keep_runs), ("tasks.keep_logs", self.keep_logs)]
+        {
+            if span < Span::hours(1) {
+                return Err(format!("{name}: must be at least \"1h\""));
+            }
+        }
+        if self.ready > Self::READY_MAX {
+            return Err(format!("tasks.ready: must be at most {}", Self::READY_MAX));
+        }
+        if self.memory_bytes < 16 << 20 {
+            return Err("tasks.memory_bytes: must be at least 16777216 (16 MiB)".into());
+        }
+        let is_origin = |text: &&String| {
+            reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == **text)
+        };
+        if let Some(text) = self.fetch_allowed.iter().find(|text| !is_origin(text)) {
+            let wanted = "must be an origin, as in \"https://api.example.com\"";
+            return Err(format!("tasks.fetch_allowed: {text:?} {wanted}"));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +287,12 @@ mod tests {
             ("[apps]\nmax_session_age = \"soon\"", "30d"),
             ("[apps]\nmax_idle = \"60d\"", "apps.max_idle"),
             ("[tasks]\nconcurrency = 0", "tasks.concurrency"),
+            ("[tasks]\nconcurrency_per_app = 0", "tasks.concurrency_per_app"),
             ("[tasks]\nwall = \"0s\"", "tasks.wall"),
+            ("[tasks]\nweb_wall = \"5m\"", "tasks.web_wall"),
+            ("[tasks]\nretry_after = \"0s\"", "tasks.retry_after"),
+            ("[tasks]\nkeep_logs = \"1m\"", "tasks.keep_logs"),
+            ("[tasks]\nready = 1000", "tasks.ready"),
             ("[tasks]\nfetch_allowed = [\"https://a.example/x\"]", "tasks.fetch_allowed"),
             ("[tasks]\nfetch_allowed = [\"a.example\"]", "tasks.fetch_allowed"),
             ("[requests]\nread_timeout_ms = 0", "requests.read_timeout_ms"),

@@ -16,9 +16,10 @@ use reauth_domain::{Clock, Db};
 pub use api::openapi;
 pub use app::{App, Child, Parts, Server};
 pub use backup::{Backup, Restored, backup, fence, restore};
-pub use config::{AppDefaults, Config, Requests, Tasks};
+pub use config::{AppDefaults, Config, Requests, Sweep, Tasks};
 pub use metrics::Metrics;
 pub use reauth_domain as domain;
+pub use reauth_sandbox as sandbox;
 pub use reauth_sandbox::child_main as sandbox_child;
 pub use simulation::{EndCount, Progress, Simulation, TaskCount, Wanted, simulate};
 

@@ -35,6 +35,7 @@ pub struct Metrics {
     sweep_backlog: Gauge,
     endless_users: Gauge,
     runs: Family<ByState, Counter>,
+    missed: Counter,
     db: Db,
 }
 
@@ -45,6 +46,9 @@ impl Metrics {
         registry.register("answers", "Answers by HTTP status, without checks", answers.clone());
         let runs = Family::<ByState, Counter>::default();
         registry.register("task_runs", "Task runs that ended, by state", runs.clone());
+        let missed = Counter::default();
+        let about = "Scheduled moments of tasks that passed without a run of their own";
+        registry.register("task_runs_missed", about, missed.clone());
         let clock_jumps = Counter::default();
         registry.register("clock_jumps", "Times the clock was moved", clock_jumps.clone());
         let (sweeps, sweep_backlog) = (Counter::default(), Gauge::<i64>::default());
@@ -76,6 +80,7 @@ impl Metrics {
             sweep_backlog,
             endless_users,
             runs,
+            missed,
             db,
         }
     }
@@ -112,6 +117,10 @@ impl Metrics {
 
     pub(crate) fn count_run(&self, state: &'static str) {
         self.runs.get_or_create(&ByState { state }).inc();
+    }
+
+    pub(crate) fn count_missed(&self, moments: u64) {
+        self.missed.inc_by(moments);
     }
 
     /// All counters, and what is known of the store at this moment.

@@ -44,7 +44,7 @@ impl Rehearsed {
         requests.push((task.to_owned(), request));
     }
 
-    fn take_requests(&self) -> Vec<(String, String)> {
+    pub(crate) fn take_requests(&self) -> Vec<(String, String)> {
         std::mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -148,7 +148,7 @@ pub async fn simulate(
         ..config.clone()
     };
     let rehearsal = Rehearsed::default();
-    let server = Server::rehearse(config, clock.clone(), child, rehearsal.clone()).await?;
+    let server = Server::still(config, clock.clone(), child, Some(rehearsal.clone())).await?;
     let lived = async {
         let mut world = World::new(&server, &wanted, rehearsal).await?;
         world.live(&clock, tell).await?;
@@ -305,16 +305,16 @@ impl<'a> World<'a> {
         }
         loop {
             let mut tx = db.write(By::System).await?;
-            let is_found = tasks::fire_due(&mut tx).await?;
+            let fired = tasks::fire_due(&mut tx).await?;
             tx.commit().await?;
-            if !is_found {
+            if !fired.is_found {
                 break;
             }
         }
         for (task, state) in run::carry_out_all(self.server.app()).await? {
             let count = self.counted(task);
             count.runs += u64::from(state.is_end());
-            count.failed += u64::from(state == tasks::RunState::Failed);
+            count.failed += u64::from(state.is_end() && state != tasks::RunState::Succeeded);
         }
         for entry in self.rehearsal.changes.take() {
             let name = match &entry.by {

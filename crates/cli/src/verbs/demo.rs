@@ -2,7 +2,6 @@
 //! users signed in over the last weeks, and a scheduled task that makes old sessions sign in again
 //! through the HTTP API.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use reauth_sdk::{
     Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, NewTask, NewToken, Run, RunState,
-    Schedule, SessionState, SettingsChange, User, Wanted,
+    Schedule, SessionState, SettingsChange, TaskConfig, User, Wanted,
 };
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::{Config, Server};
@@ -257,11 +256,14 @@ async fn run_task(story: Story, app: &InApp) -> Result<Run, String> {
     let task = NewTask {
         file: format!("{TASK_NAME}.js"),
         source: TASK.to_owned(),
-        scopes: vec!["users:read".to_owned(), "sessions:end".to_owned()],
-        schedule: Some(Schedule { cron: "*/5 * * * * *".to_owned(), zone: "UTC".to_owned() }),
-        params: Some(json!({ "days": 30 })),
-        env: BTreeMap::new(),
-        single_instance: true,
+        config: TaskConfig {
+            scopes: Some(vec!["users:read".to_owned(), "sessions:end".to_owned()]),
+            schedule: Some(Schedule { cron: "*/5 * * * * *".to_owned(), zone: "UTC".to_owned() }),
+            params: Some(json!({ "days": 30 })),
+            single_instance: Some(true),
+            ..TaskConfig::default()
+        },
+        ..NewTask::default()
     };
     app.put_task(TASK_NAME, &task).await.map_err(text)?;
     story.tell(format!(
@@ -343,11 +345,14 @@ async fn show_ledger(story: Story, operator: &Client, app: &InApp) -> reauth_sdk
     let task = NewTask {
         file: task.file,
         source: TASK.to_owned(),
-        scopes: task.scopes,
-        schedule: task.schedule,
-        params: Some(task.params),
-        env: BTreeMap::new(),
-        single_instance: true,
+        config: TaskConfig {
+            scopes: Some(task.scopes),
+            schedule: task.schedule,
+            params: Some(task.params),
+            single_instance: Some(true),
+            ..TaskConfig::default()
+        },
+        ..NewTask::default()
     };
     app.put_task(TASK_NAME, &task).await?;
     Ok(json!({ "entries": head, "is_whole": verified.ok }))

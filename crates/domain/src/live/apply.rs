@@ -73,7 +73,8 @@ pub(super) fn apply(view: &mut View, entry: &Entry) -> Result<()> {
         | Change::ActivityNoted { .. }
         | Change::TaskPut { .. }
         | Change::TaskDeleted { .. }
-        | Change::RunQueued { .. } => Some(()),
+        | Change::RunQueued { .. }
+        | Change::RunsForgotten { .. } => Some(()),
     };
     applied.ok_or_else(|| Error::Internal(format!("entry {} does not fit Live", entry.seq)))
 }

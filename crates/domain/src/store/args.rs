@@ -34,6 +34,7 @@ macro_rules! arg_from {
 
 arg_from! {
     i64 => |value| Self::Int(Some(value)),
+    Option<i64> => |value| Self::Int(value),
     bool => |value| Self::Int(Some(i64::from(value))),
     Time => |value| Self::Int(Some(value.micros())),
     Option<Time> => |value| Self::Int(value.map(Time::micros)),
@@ -99,6 +100,18 @@ impl Row {
     pub(crate) fn hash(&self, at: usize) -> Result<SecretHash> {
         let bytes = self.bytes32(at)?;
         SecretHash::from_bytes(&bytes).ok_or_else(|| unreadable("a hash"))
+    }
+
+    pub(crate) fn hash_or_null(&self, at: usize) -> Result<Option<SecretHash>> {
+        let bytes = match self {
+            Self::Sqlite(row) => row.try_get::<Option<&[u8]>, usize>(at)?,
+            Self::Postgres(row) => row.try_get::<Option<&[u8]>, usize>(at)?,
+        };
+        let hash = |bytes: &[u8]| {
+            let bytes = bytes.try_into().map_err(|_| unreadable("a hash of 32 bytes"))?;
+            SecretHash::from_bytes(bytes).ok_or_else(|| unreadable("a hash"))
+        };
+        bytes.map(hash).transpose()
     }
 
     pub(crate) fn time(&self, at: usize) -> Result<Time> {

@@ -1,6 +1,11 @@
-//! Tasks: scripts of an app with their rights and their schedule. How a script runs is not known
+//! Tasks: scripts of an app with their rights and what starts them. How a script runs is not known
 //! here; what a run may do and what became of it is in `runs`.
 
+mod claim;
+mod due;
+mod events;
+mod options;
+mod queue;
 mod runs;
 mod schedule;
 
@@ -8,17 +13,25 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::ledger::{Change, Subject};
+use crate::ledger::{self, Change, Subject};
 use crate::store::{Read, Row, Tx, args};
 use crate::tokens::{Scope, Scopes};
+use crate::users;
 use crate::values::error::{Error, Result};
 use crate::values::ids::AppId;
 use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
+pub use claim::{
+    Claim, Claimed, Ending, Finished, begin, cancel_queued, claim, finish, recover, renew, retry,
+};
+pub use due::{Fired, fire_due, next_due};
+pub use events::{KINDS as EVENT_KINDS, Looked, fire_events};
+pub use options::{Misfire, Options};
+pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue};
 pub use runs::{
-    Claimed, Finished, LogRow, QUEUED_MAX, Run, RunState, Trigger, claim, find as find_run, finish,
-    fire_due, next_due, page as page_of_runs, queue, recover, state_counts,
+    Filter as RunFilter, LogRow, Run, RunState, depth_of, find as find_run, forget as forget_runs,
+    page as page_of_runs, state_counts,
 };
 pub use schedule::Schedule;
 
@@ -27,18 +40,25 @@ pub const TASKS_MAX: i64 = 1_000;
 const NAME_CHARS_MAX: usize = 64;
 /// A script is written by people; bundled libraries fit too.
 const SOURCE_BYTES_MAX: usize = 512 * 1024;
+/// More files than these belong into a bundle.
+const FILES_MAX: usize = 50;
+const FILE_NAME_CHARS_MAX: usize = 200;
+const VARIABLES_MAX: usize = 100;
+const VARIABLES_BYTES_MAX: usize = 64 * 1024;
 
 /// What a caller says about a task.
 #[derive(Clone, Debug)]
 pub struct Definition {
     /// Its name within the app.
     pub name: String,
-    /// The file's name; its ending says the language.
+    /// The name of the file whose exports are called; its ending says the language.
     pub file: String,
-    /// The script as it was written.
+    /// That file's text as it was written.
     pub source: String,
-    /// The script as it runs: JavaScript without types.
-    pub javascript: String,
+    /// The other files by name.
+    pub files: BTreeMap<String, String>,
+    /// The script as it runs: what the compiler made of the files.
+    pub script: String,
     /// What a run's token may do.
     pub scopes: Scopes,
     /// When it runs by itself.
@@ -49,6 +69,8 @@ pub struct Definition {
     pub env: BTreeMap<String, String>,
     /// Whether at most one run may be going at any time.
     pub single_instance: bool,
+    /// What else was said.
+    pub options: Options,
 }
 
 /// A task as it is stored.
@@ -62,7 +84,24 @@ pub struct Task {
     pub updated_at: Time,
     /// When it will next run by itself.
     pub next_at: Option<Time>,
+    /// Why it does not run by itself although it should.
+    pub stopped: Option<String>,
 }
+
+/// The columns that `task` reads, of `tasks t`.
+macro_rules! task_columns {
+    ($rest:literal) => {
+        concat!(
+            "select t.name, t.file, t.source, t.javascript, t.scopes, t.cron, t.zone, t.params, \
+             t.env, t.single_instance, t.created_at, t.updated_at, t.next_at, t.files, \
+             t.options, t.stopped",
+            $rest
+        )
+    };
+}
+pub(crate) use task_columns;
+/// How many columns that are.
+const COLUMNS: usize = 16;
 
 /// Creates or replaces a task; answers it and whether it is new. A running run goes on with the
 /// script that it began with.
@@ -73,6 +112,10 @@ pub async fn put(
     held: Scopes,
 ) -> Result<(Task, bool)> {
     check(&definition, held)?;
+    if let Some(owner) = definition.options.owner {
+        let found = users::find(tx, app, owner).await;
+        found.map_err(|_| Error::invalid("owner", "no user of this app has this id"))?;
+    }
     let old = try_find(tx, app, &definition.name).await?;
     if old.is_none() {
         let sql = "select count(*) from tasks where app_id = $1";
@@ -84,13 +127,22 @@ pub async fn put(
     let next_at = definition.schedule.as_ref().map(|plan| plan.next_after(now)).transpose()?;
     let created_at = old.as_ref().map_or(now, |old| old.created_at);
     write(tx, app, &definition, (created_at, now, next_at)).await?;
+    let sources = (&definition.file, &definition.source, &definition.files);
     let change = Change::TaskPut {
         task: definition.name.clone(),
         scopes: definition.scopes,
-        source_sha256: SecretHash::of(&definition.source),
+        source_sha256: match definition.files.is_empty() {
+            true => SecretHash::of(&definition.source),
+            false => SecretHash::of(&json_text("task files", &sources)?),
+        },
     };
     tx.record(Subject::app(app), None, change);
-    Ok((Task { definition, created_at, updated_at: now, next_at }, old.is_none()))
+    let task = Task { definition, created_at, updated_at: now, next_at, stopped: None };
+    Ok((task, old.is_none()))
+}
+
+fn json_text<T: serde::Serialize>(what: &str, value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Internal(format!("{what}: {error}")))
 }
 
 async fn write(
@@ -99,26 +151,33 @@ async fn write(
     definition: &Definition,
     (created_at, now, next_at): (Time, Time, Option<Time>),
 ) -> Result<()> {
-    let Definition { name, file, source, javascript, .. } = definition;
-    let env = serde_json::to_string(&definition.env)
-        .map_err(|e| Error::Internal(format!("task variables: {e}")))?;
+    let Definition { name, file, source, script, .. } = definition;
+    let env = json_text("task variables", &definition.env)?;
+    let files = json_text("task files", &definition.files)?;
+    let options = json_text("task options", &definition.options)?;
     let cron = definition.schedule.as_ref().map(|plan| plan.cron().to_owned());
     let zone = definition.schedule.as_ref().map(|plan| plan.zone().to_owned());
+    // What happened before it was put starts no run of it.
+    let looked_seq = match definition.options.on.is_empty() {
+        true => None,
+        false => Some(ledger::head(tx).await?.seq),
+    };
     tx.change(
         "insert into tasks (app_id, name, file, source, javascript, scopes, cron, zone, params,
-         env, single_instance, created_at, updated_at, next_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         env, single_instance, created_at, updated_at, next_at, files, options, looked_seq)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          on conflict (app_id, name) do update set file = excluded.file, source = excluded.source,
          javascript = excluded.javascript, scopes = excluded.scopes, cron = excluded.cron,
          zone = excluded.zone, params = excluded.params, env = excluded.env,
          single_instance = excluded.single_instance, updated_at = excluded.updated_at,
-         next_at = excluded.next_at",
+         next_at = excluded.next_at, files = excluded.files, options = excluded.options,
+         looked_seq = excluded.looked_seq, stopped = null",
         args![
             app,
             name,
             file,
             source,
-            javascript,
+            script,
             definition.scopes.to_string(),
             cron,
             zone,
@@ -127,7 +186,10 @@ async fn write(
             definition.single_instance,
             created_at,
             now,
-            next_at
+            next_at,
+            files,
+            options,
+            looked_seq
         ],
     )
     .await?;
@@ -141,21 +203,48 @@ fn check(definition: &Definition, held: Scopes) -> Result<()> {
         let why = format!("must have 1 to {NAME_CHARS_MAX} characters of a-z, 0-9, -, _ and .");
         return Err(Error::invalid("name", why));
     }
-    if definition.source.len() > SOURCE_BYTES_MAX {
-        let why = format!("must be at most {SOURCE_BYTES_MAX} bytes");
-        return Err(Error::invalid("source", why));
-    }
+    check_files(definition)?;
     if !definition.params.is_object() {
         return Err(Error::invalid("params", "must be a JSON object"));
     }
+    let env = &definition.env;
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if env.len() > VARIABLES_MAX || bytes > VARIABLES_BYTES_MAX {
+        let why =
+            format!("at most {VARIABLES_MAX} variables of {VARIABLES_BYTES_MAX} bytes in all");
+        return Err(Error::invalid("env", why));
+    }
     // A task ends access; what could hand out access is not for it.
-    let all = Scopes::default().with(Scope::AppAdmin);
-    if definition.scopes.allow(Scope::AppAdmin) || !all.cover(definition.scopes) {
+    if definition.scopes.allow(Scope::AppAdmin) {
         return Err(Error::invalid("scopes", "a task cannot have app:admin or operator"));
     }
     if !held.cover(definition.scopes) {
         let why = format!("your token lacks some of {}: it cannot pass them on", definition.scopes);
         return Err(Error::Denied(why));
+    }
+    definition.options.check(definition.scopes)
+}
+
+fn check_files(definition: &Definition) -> Result<()> {
+    let Definition { file, source, files, .. } = definition;
+    let is_name = |name: &String| {
+        let is_part = |part: &str| !matches!(part, "" | "." | "..");
+        name.len() <= FILE_NAME_CHARS_MAX
+            && name.split('/').all(is_part)
+            && !name.contains(['\\', ':', '\0', '\n'])
+    };
+    if let Some(wrong) = std::iter::once(file).chain(files.keys()).find(|name| !is_name(name)) {
+        let why = format!("{wrong:?} is no path of a file: write one like \"lib/mail.ts\"");
+        return Err(Error::invalid("file", why));
+    }
+    if files.len() >= FILES_MAX {
+        let why = format!("at most {FILES_MAX} files: bundle them with `reauth task build`");
+        return Err(Error::invalid("files", why));
+    }
+    let bytes: usize = files.values().chain([source]).map(String::len).sum();
+    if bytes > SOURCE_BYTES_MAX {
+        let why = format!("must be at most {SOURCE_BYTES_MAX} bytes in all");
+        return Err(Error::invalid("source", why));
     }
     Ok(())
 }
@@ -166,27 +255,15 @@ pub async fn find(read: &mut Read, app: AppId, name: &str) -> Result<Task> {
 }
 
 async fn try_find(read: &mut Read, app: AppId, name: &str) -> Result<Option<Task>> {
-    let row = read
-        .first(
-            "select name, file, source, javascript, scopes, cron, zone, params, env,
-             single_instance, created_at, updated_at, next_at
-             from tasks where app_id = $1 and name = $2",
-            args![app, name],
-        )
-        .await?;
+    let sql = task_columns!(" from tasks t where t.app_id = $1 and t.name = $2");
+    let row = read.first(sql, args![app, name]).await?;
     row.map(|row| task(&row)).transpose()
 }
 
 /// All tasks of an app by name.
 pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Task>> {
-    let rows = read
-        .rows(
-            "select name, file, source, javascript, scopes, cron, zone, params, env,
-             single_instance, created_at, updated_at, next_at
-             from tasks where app_id = $1 order by name limit $2",
-            args![app, TASKS_MAX],
-        )
-        .await?;
+    let sql = task_columns!(" from tasks t where t.app_id = $1 order by t.name limit $2");
+    let rows = read.rows(sql, args![app, TASKS_MAX]).await?;
     rows.iter().map(task).collect()
 }
 
@@ -199,18 +276,21 @@ fn task(row: &Row) -> Result<Task> {
         name: row.text(0)?,
         file: row.text(1)?,
         source: row.text(2)?,
-        javascript: row.text(3)?,
+        script: row.text(3)?,
         scopes: row.parsed(4)?,
         schedule,
         params: row.json(7)?,
         env: row.json(8)?,
         single_instance: row.int(9)? != 0,
+        files: row.json(13)?,
+        options: row.json(14)?,
     };
     Ok(Task {
         definition,
         created_at: row.time(10)?,
         updated_at: row.time(11)?,
         next_at: row.time_or_null(12)?,
+        stopped: row.text_or_null(15)?,
     })
 }
 

@@ -43,6 +43,11 @@ impl Schedule {
         self.zone.name()
     }
 
+    /// A moment as people in the zone say it, such as `Thu 2026-05-07 03:00 CEST`.
+    pub fn told(&self, at: Time) -> String {
+        at.utc().with_timezone(&self.zone).format("%a %Y-%m-%d %H:%M:%S %Z").to_string()
+    }
+
     /// The first moment after `after` at which it fires.
     pub fn next_after(&self, after: Time) -> Result<Time> {
         let local = after.utc().with_timezone(&self.zone);
@@ -70,6 +75,13 @@ mod tests {
         let vienna = fires("0 3 * * *", "Europe/Vienna", "2026-05-03T04:00:00Z");
         assert_eq!(vienna, "2026-05-04T01:00:00Z");
         assert_eq!(fires("*/10 * * * * *", "UTC", "2026-05-03T04:00:01Z"), "2026-05-03T04:00:10Z");
+    }
+
+    #[test]
+    fn moments_are_told_in_the_zone() {
+        let schedule = Schedule::parse("0 3 * * *", "Europe/Vienna").expect("a schedule");
+        let at = Time::parse("2026-05-07T01:00:00Z").expect("a moment");
+        assert_eq!(schedule.told(at), "Thu 2026-05-07 03:00:00 CEST");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::groups;
 use crate::ledger::{Change, Subject};
 use crate::sessions::{self, Session};
 use crate::store::{Read, Row, Tx, args};
+use crate::tokens::{Scope, Scopes};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, UserId};
 use crate::values::time::Time;
@@ -204,6 +205,10 @@ async fn change(
     }
     let (joined, left, ended) =
         groups::follow(tx, app, old.id, (&old.attributes, &attributes)).await?;
+    if !left.is_empty() {
+        // A policy that selects by this attribute is about the user no longer.
+        tx.refuse_task()?;
+    }
     let user = User { updated_at: tx.now(), attributes, ..old };
     tx.change(
         "update users set attributes = $1, updated_at = $2 where id = $3",
@@ -249,9 +254,18 @@ pub async fn lock(tx: &mut Tx, app: AppId, id: UserId, why: Option<String>) -> R
     Ok(())
 }
 
-/// Unlocks a user. No session comes back.
-pub async fn unlock(tx: &mut Tx, app: AppId, id: UserId, why: Option<String>) -> Result<()> {
-    tx.refuse_task()?;
+/// Unlocks a user. No session comes back. A task may do it only if the operator gave it a scope for
+/// just this: `held` are the caller's scopes.
+pub async fn unlock(
+    tx: &mut Tx,
+    app: AppId,
+    id: UserId,
+    why: Option<String>,
+    held: Scopes,
+) -> Result<()> {
+    if !held.allow(Scope::UsersUnlock) {
+        tx.refuse_task()?;
+    }
     if find(tx, app, id).await?.locked_at.is_none() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Each noun asks for what the API has: method, address and body.
 
-use reauth_sdk::{AppChange, Filter, NewApp, NewTask, NewToken, Revocation, Wanted};
+use reauth_sdk::{AppChange, Filter, NewApp, NewTask, NewToken, Revocation, RunRequest, Wanted};
 use serde_json::{Map, Value, json as value};
 
 use crate::peer::{APP, Peer, full, json};
@@ -162,18 +162,18 @@ async fn tasks_are_put_run_and_read() {
     let app = peer.app();
     let task = NewTask { file: "tidy.ts".into(), source: "x".into(), ..NewTask::default() };
     app.put_task("tidy", &task).await.unwrap();
-    app.run_task("tidy", None).await.unwrap();
-    app.run_task_and_wait("tidy", Some(&value!({"days": 3}))).await.unwrap();
+    app.run_task("tidy", &RunRequest::default()).await.unwrap();
+    let wanted = RunRequest { params: Some(value!({"days": 3})), dry_run: true };
+    app.run_task_and_wait("tidy", &wanted).await.unwrap();
     assert_eq!(app.task_runs("tidy", 1).await.unwrap().objects[0].result["ended"], 2);
     let asked = peer.asked();
     assert_eq!(asked[0].line, format!("PUT /api/v4/{APP}/tasks/tidy"));
     let body: Value = serde_json::from_str(&asked[0].body).unwrap();
-    let wanted = value!({"file": "tidy.ts", "source": "x", "scopes": [], "schedule": null,
-        "params": null, "single_instance": false});
-    assert_eq!(body, wanted);
-    assert_eq!((asked[1].line.ends_with("/tidy/run"), asked[1].body.as_str()), (true, ""));
+    assert_eq!(body, value!({"file": "tidy.ts", "source": "x"}));
+    assert!(asked[1].line.ends_with("/tidy/run"), "{}", asked[1].line);
+    assert_eq!(asked[1].body, r#"{"dry_run":false}"#);
     assert!(asked[2].line.ends_with("/tidy/run?wait=true"), "{}", asked[2].line);
-    assert_eq!(asked[2].body, r#"{"params":{"days":3}}"#);
+    assert_eq!(asked[2].body, r#"{"params":{"days":3},"dry_run":true}"#);
     assert!(asked[3].line.ends_with("/tasks/tidy/runs?limit=1"), "{}", asked[3].line);
 }
 

@@ -59,6 +59,12 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Answer> {
     })
 }
 
+/// Reads a value that was JSON already; what has the wrong shape is named.
+pub(crate) fn json_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Answer> {
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| wrong_shape(&error.path().to_string(), &error.inner().to_string()))
+}
+
 fn wrong_shape(path: &str, message: &str) -> Answer {
     let message = message.split(" at line ").next().unwrap_or(message);
     // A missing or unknown field is named by the message, not by the path that leads to its parent.

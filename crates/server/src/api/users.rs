@@ -171,7 +171,7 @@ pub(crate) async fn unlock(
     MaybeBody(why): MaybeBody<Reason>,
 ) -> Result<StatusCode, Answer> {
     let mut tx = who.write().await?;
-    users::unlock(&mut tx, who.app, user, why.reason).await?;
+    users::unlock(&mut tx, who.app, user, why.reason, who.scopes).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

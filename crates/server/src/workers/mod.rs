@@ -2,12 +2,16 @@
 //! signal and by a timer. With all of them stopped every verdict is still exact.
 
 pub(crate) mod anchor;
+pub(crate) mod egress;
+pub(crate) mod going;
 mod pulse;
+mod reach;
 pub(crate) mod run;
 mod schedule;
 mod sweep;
 
-use reauth_domain::tokens;
+use reauth_domain::tasks::Looked;
+use reauth_domain::{Result, tokens};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -20,7 +24,7 @@ pub(crate) async fn start(
     app: &App,
     stopped: &watch::Receiver<bool>,
     done: &mut JoinSet<()>,
-) -> Result<(), String> {
+) -> std::result::Result<(), String> {
     anchor::fence_if_older(app).await.map_err(|error| error.to_string())?;
     let read = app.db.read().await.map_err(|error| error.to_string())?;
     if !tokens::has_operator(&read).map_err(|error| error.to_string())? {
@@ -36,6 +40,20 @@ pub(crate) async fn start(
     done.spawn(pulse::work(app.clone(), stopped.clone()));
     done.spawn(schedule::work(app.clone(), stopped.clone()));
     done.spawn(run::work(app.clone(), stopped.clone()));
+    done.spawn(run::keep_leases(app.clone(), stopped.clone()));
+    done.spawn(run::keep_ready(app.clone(), stopped.clone()));
     done.spawn(sweep::work(app.clone(), stopped.clone()));
     Ok(())
+}
+
+/// All that is due by now, until nothing is left to do. For servers without workers.
+pub(crate) async fn settle(app: &App) -> Result<()> {
+    let mut looked = Looked::default();
+    loop {
+        sweep::once(app).await?;
+        schedule::queue_all(app, &mut looked).await?;
+        if run::carry_out_all(app).await?.is_empty() {
+            return Ok(());
+        }
+    }
 }

@@ -4,34 +4,83 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
 use reauth_domain::ledger::By;
-use reauth_domain::tasks::{self, Claimed, Finished, LogRow, RunState};
+use reauth_domain::tasks::{self, Claim, Claimed, Ending, Finished, LogRow, RunState};
 use reauth_domain::{Result, Span};
-use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Report, Request, Response, Script};
+use reauth_sandbox::{
+    Backend, Call, Job, Limits, LogLine, Module, Outcome, Report, RunFacts, Script, WebRequest,
+    WebResponse,
+};
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::egress::AllowedHost;
+use super::going;
+use super::reach::Reach;
 use crate::app::App;
+use crate::simulation::Rehearsed;
 
 /// A run is looked for this often even if nobody said that there is one.
 const EVERY: Duration = Duration::from_secs(1);
 /// The token outlives the run's time by this, so that its last requests are answered.
 const GRACE: Span = Span::seconds(5);
-/// The longest answer that a script is given.
-const RESPONSE_BYTES_MAX: usize = 8 << 20;
+/// A run whose server has given no sign of life for so long is taken up by another.
+const LEASE: Span = Span::minutes(1);
+/// So often it gives one: several may be lost.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// A rehearsal shows this many changes; further ones are only counted.
+const CHANGES_MAX: usize = 1_000;
 
 /// Takes up the runs that were going when the server last died. A claim is a claim of this
 /// process: when it starts, none can be going.
 pub(crate) async fn recover(app: &App) -> Result<()> {
+    take_up(app, true).await
+}
+
+async fn take_up(app: &App, all: bool) -> Result<()> {
     loop {
+        if !all && tasks::state_counts(&mut app.db.read().await?).await?.1 == 0 {
+            return Ok(());
+        }
         let mut tx = app.db.write(By::System).await?;
-        let is_found = tasks::recover(&mut tx).await?;
+        let is_found = tasks::recover(&mut tx, all).await?;
         tx.commit().await?;
         if !is_found {
             return Ok(());
         }
-        tracing::warn!("a run was going when the server stopped: it is taken up again");
+        tracing::warn!("a run was going when its server stopped: it is taken up again");
+    }
+}
+
+/// Keeps children ready, so that a run begins at once.
+pub(super) async fn keep_ready(app: App, mut stopped: watch::Receiver<bool>) {
+    let limits = limits(&app, app.config.tasks.wall);
+    tokio::select! {
+        () = app.sandbox.keep_ready(&limits, app.config.tasks.ready) => {}
+        _ = stopped.changed() => {}
+    }
+}
+
+/// Gives signs of life for the runs that are going, and takes up those whose server gives none.
+pub(super) async fn keep_leases(app: App, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEW_EVERY) => {}
+            _ = stopped.changed() => return,
+        }
+        let renewed = async {
+            let going = app.going.ids();
+            if !going.is_empty() {
+                let mut tx = app.db.write(By::System).await?;
+                tasks::renew(&mut tx, &going, LEASE).await?;
+                tx.commit().await?;
+            }
+            take_up(&app, false).await
+        };
+        if let Err(error) = renewed.await {
+            tracing::warn!(%error, "the leases of runs were not renewed");
+        }
     }
 }
 
@@ -80,51 +129,130 @@ async fn claim(app: &App) -> Result<Option<Claimed>> {
         return Ok(None);
     }
     let mut tx = app.db.write(By::System).await?;
-    let claimed = tasks::claim(&mut tx, app.config.tasks.wall + GRACE).await?;
+    let claimed = tasks::claim(&mut tx, claim_of(app, app.config.tasks.wall)).await?;
     tx.commit().await?;
     Ok(claimed)
 }
 
+/// How this server claims a run that may take so long.
+pub(crate) fn claim_of(app: &App, wall: Span) -> Claim {
+    let per_app = i64::try_from(app.config.tasks.concurrency_per_app).unwrap_or(i64::MAX);
+    Claim { life: wall + GRACE, lease: LEASE, per_app }
+}
+
 /// None: its end could not be written down.
-async fn carry_out(app: &App, claimed: Claimed) -> Option<RunState> {
+pub(crate) async fn carry_out(app: &App, claimed: Claimed) -> Option<RunState> {
+    let call = Call::Run { params: claimed.params.clone() };
+    let done = execute(app, &claimed, (call, app.config.tasks.wall)).await;
+    finish(app, &claimed, done).await
+}
+
+/// Carries out a web task's run. An error is what its log says; the caller is told less.
+pub(crate) async fn answer_web(
+    app: &App,
+    claimed: Claimed,
+    (params, request): (Value, WebRequest),
+) -> Result<WebResponse, String> {
+    let call = Call::Web { params, request };
+    let done = execute(app, &claimed, (call, app.config.tasks.web_wall)).await;
+    let answer = match &done.outcome {
+        Ok(value) => serde_json::from_value::<WebResponse>(value.clone())
+            .map_err(|error| format!("the answer cannot be read: {error}")),
+        Err((kind, text)) => Err(format!("{kind}: {text}")),
+    };
+    // What was answered is the caller's affair: the run keeps how it went.
+    let outcome = match (&answer, done.outcome) {
+        (Ok(answer), _) => Ok(json!({ "status": answer.status })),
+        (Err(why), Ok(_)) => Err(("threw".to_owned(), why.clone())),
+        (Err(_), failed) => failed,
+    };
+    finish(app, &claimed, Finished { outcome, ..done }).await;
+    answer
+}
+
+/// Lets the sandbox run it.
+async fn execute(app: &App, claimed: &Claimed, (call, wall): (Call, Span)) -> Finished {
     let definition = &claimed.task.definition;
+    let rehearsal = match claimed.is_rehearsed {
+        true => Some(Rehearsed::default()),
+        false => app.rehearsal.clone(),
+    };
+    let entered = app.going.enter(claimed.id, rehearsal.clone());
     let job = Job {
-        script: Script { name: definition.file.clone(), javascript: definition.javascript.clone() },
-        params: claimed.params.clone(),
+        script: script(&definition.file, &definition.script),
+        call,
         backend: Backend {
             url: format!("{}/api/v4/{}", app.local_url(), claimed.app),
             token: claimed.token.reveal().to_owned(),
         },
+        run: RunFacts {
+            id: claimed.id.to_string(),
+            attempt: claimed.attempt,
+            task: definition.name.clone(),
+            trigger: claimed.trigger.clone(),
+        },
         env: definition.env.clone(),
         now_ms: Some(app.db.now().micros() / 1_000),
     };
-    let host = Reach { app: app.clone(), task: definition.name.clone() };
-    let report = app.sandbox.run(&job, &limits(app), &host).await;
-    let (task, id) = (definition.name.clone(), claimed.id);
-    let finished = finished(report);
+    let hosts = definition.options.allow_hosts.iter();
+    let host = Reach {
+        app: app.clone(),
+        task: definition.name.clone(),
+        // What was read when the task was put is read again; what cannot be is not reached.
+        allow_hosts: hosts.filter_map(|text| AllowedHost::parse(text).ok()).collect(),
+        rehearsal: rehearsal.clone(),
+        run: Some(Arc::clone(&entered.run)),
+    };
+    let limits = limits(app, wall);
+    let report = tokio::select! {
+        report = app.sandbox.run(&job, &limits, &host) => Some(report),
+        () = entered.run.cancelled() => None,
+    };
+    let mut done = match report {
+        Some(report) => finished(report),
+        None => cancelled(&entered.run),
+    };
+    done.retry_after = app.config.tasks.retry_after;
+    if claimed.is_rehearsed {
+        done.changes = rehearsal.as_ref().map(changes);
+    }
+    done
+}
+
+/// What the compiler made of the task's files; a task of an older version is one plain file.
+fn script(file: &str, stored: &str) -> Script {
+    serde_json::from_str(stored).unwrap_or_else(|_| Script {
+        entry: file.to_owned(),
+        modules: vec![Module { name: file.to_owned(), javascript: stored.to_owned(), map: None }],
+    })
+}
+
+async fn finish(app: &App, claimed: &Claimed, finished: Finished) -> Option<RunState> {
+    let (task, id) = (claimed.task.definition.name.clone(), claimed.id);
     let written = async {
         let mut tx = app.db.write(By::System).await?;
-        let state = tasks::finish(&mut tx, &claimed, finished).await?;
+        let state = tasks::finish(&mut tx, claimed, finished).await?;
         tx.commit().await.map(|_| state)
     };
     let written = written.await;
     match &written {
-        Ok(state) => {
+        Ok(Some(state)) => {
             tracing::info!(task, run = %id, %state, "a run ended");
             app.metrics.count_run(state.name());
         }
+        Ok(None) => tracing::warn!(task, run = %id, "a run was taken up by another server"),
         Err(error) => tracing::error!(task, run = %id, %error, "a run's end was not written down"),
     }
     app.run_ended.send_replace(());
-    written.ok()
+    written.ok().flatten()
 }
 
-fn limits(app: &App) -> Limits {
+fn limits(app: &App, wall: Span) -> Limits {
     let tasks = &app.config.tasks;
     let duration =
         |span: Span| Duration::from_micros(u64::try_from(span.micros()).unwrap_or_default());
     Limits {
-        wall: duration(tasks.wall),
+        wall: duration(wall),
         cpu: duration(tasks.cpu),
         memory_bytes: tasks.memory_bytes,
         ..Limits::default()
@@ -133,13 +261,16 @@ fn limits(app: &App) -> Limits {
 
 fn finished(report: Report) -> Finished {
     let failed = |kind: &str, text: String| Err((kind.to_owned(), text));
-    let is_worth_a_retry = matches!(report.outcome, Outcome::TimedOut | Outcome::Crashed { .. });
+    let ending = match report.outcome {
+        Outcome::TimedOut | Outcome::Crashed { .. } => Ending::NoAnswer,
+        _ => Ending::Answered,
+    };
     let outcome = match report.outcome {
         Outcome::Done(value) => Ok(value),
         Outcome::Threw { message, stack } => {
             failed("threw", format!("{message}\n{stack}").trim_end().to_owned())
         }
-        Outcome::TimedOut => failed("timed_out", "the run took longer than tasks.wall".into()),
+        Outcome::TimedOut => failed("timed_out", "the run took longer than it may".into()),
         Outcome::OutOfTime => {
             failed("out_of_time", "the run took more processor time than tasks.cpu".into())
         }
@@ -150,81 +281,40 @@ fn finished(report: Report) -> Finished {
         Outcome::Crashed { why } => failed("crashed", why),
         Outcome::Refused { why } => failed("refused", why),
     };
-    let line = |line: reauth_sandbox::LogLine| LogRow {
-        at_ms: line.at_ms,
-        level: line.level.to_string(),
-        text: line.text,
-    };
-    let mut log: Vec<LogRow> = report.log.into_iter().map(line).collect();
+    let mut log: Vec<LogRow> = report.log.into_iter().map(log_row).collect();
     if report.log_is_cut {
         let at_ms = log.last().map_or(0, |last| last.at_ms);
         let text = "the log is cut here: it has reached its limit".to_owned();
         log.push(LogRow { at_ms, level: "warn".into(), text });
     }
-    Finished { outcome, is_worth_a_retry, log }
+    Finished { outcome, ending, log, changes: None, retry_after: Span::seconds(0) }
 }
 
-/// In a rehearsal nothing is asked of the world that could change it (RFC 9110, section 9.2.1).
-fn not_sent(url: String) -> Response {
-    let status = StatusCode::ACCEPTED;
-    Response {
-        status: status.as_u16(),
-        status_text: status.canonical_reason().unwrap_or_default().to_owned(),
-        url,
-        headers: Vec::new(),
-        body: Vec::new(),
+fn cancelled(run: &going::Run) -> Finished {
+    let outcome = Err(("cancelled".to_owned(), "someone asked for its end".to_owned()));
+    let (ending, log) = (Ending::Cancelled, run.log());
+    Finished { outcome, ending, log, changes: None, retry_after: Span::seconds(0) }
+}
+
+/// A line of the sandbox as the domain keeps it.
+pub(super) fn log_row(line: LogLine) -> LogRow {
+    LogRow { at_ms: line.at_ms, level: line.level.to_string(), text: line.text }
+}
+
+/// What a rehearsed run would have changed, in its order.
+fn changes(rehearsal: &Rehearsed) -> Value {
+    let entries = rehearsal.changes.take();
+    let count = entries.len();
+    let mut all: Vec<Value> = entries
+        .into_iter()
+        .take(CHANGES_MAX)
+        .map(|entry| json!({ "user": entry.user, "change": entry.change }))
+        .collect();
+    if count > CHANGES_MAX {
+        all.push(json!({ "more": count - CHANGES_MAX }));
     }
-}
-
-/// What a script can reach: our own API, and what the operator allows beside it.
-struct Reach {
-    app: App,
-    task: String,
-}
-
-impl Host for Reach {
-    async fn fetch(&self, request: Request) -> Result<Response, String> {
-        let url = reqwest::Url::parse(&request.url).map_err(|error| error.to_string())?;
-        let origin = url.origin().ascii_serialization();
-        if origin != self.app.local_url() && !self.app.config.tasks.fetch_allowed.contains(&origin)
-        {
-            let why =
-                "a task reaches this API and what tasks.fetch_allowed of the configuration names";
-            return Err(format!("{origin} is not allowed: {why}"));
-        }
-        let method: Method = request.method.parse().map_err(|_| "no such method".to_owned())?;
-        if let Some(rehearsal) = &self.app.rehearsal
-            && origin != self.app.local_url()
-            && !method.is_safe()
-        {
-            rehearsal.note_request(&self.task, format!("{method} {origin}"));
-            return Ok(not_sent(request.url));
-        }
-        let mut wanted = self.app.client.request(method, url).body(request.body);
-        for (name, value) in &request.headers {
-            wanted = wanted.header(name, value);
-        }
-        let mut response = wanted.send().await.map_err(|error| error.to_string())?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
-            if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
-                return Err(format!("the answer is longer than {RESPONSE_BYTES_MAX} bytes"));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let text = |value: &reqwest::header::HeaderValue| {
-            String::from_utf8_lossy(value.as_bytes()).into_owned()
-        };
-        Ok(Response {
-            status: response.status().as_u16(),
-            status_text: response.status().canonical_reason().unwrap_or_default().to_owned(),
-            url: response.url().to_string(),
-            headers: response
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.to_string(), text(value)))
-                .collect(),
-            body,
-        })
-    }
+    all.extend(
+        rehearsal.take_requests().into_iter().map(|(_, request)| json!({ "request": request })),
+    );
+    Value::Array(all)
 }

@@ -1,22 +1,28 @@
-//! Queues the runs whose time has come. A run that was missed while the server was down is queued
-//! once when it returns.
+//! Queues the runs whose time has come, and those that an entry of the ledger starts. A run that
+//! was missed while the server was down is queued when it returns, as its task wants it.
 
 use std::time::Duration;
 
 use reauth_domain::Result;
 use reauth_domain::ledger::By;
-use reauth_domain::tasks;
+use reauth_domain::tasks::{self, Looked};
 use tokio::sync::watch;
 
 use crate::app::App;
 
 /// A schedule is at most this late; cron knows whole seconds.
 const EVERY: Duration = Duration::from_millis(500);
+/// Looks at the ledger in a row; then schedules have their turn.
+const LOOKS_MAX: usize = 20;
 
 pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
+    let mut looked = Looked::default();
     loop {
         if let Err(error) = queue_due(&app).await {
             tracing::error!(%error, "schedules could not be looked at");
+        }
+        if let Err(error) = queue_events(&app, &mut looked).await {
+            tracing::error!(%error, "the ledger could not be looked at for tasks");
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -26,6 +32,12 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
     }
 }
 
+/// Both, for a server without workers.
+pub(super) async fn queue_all(app: &App, looked: &mut Looked) -> Result<()> {
+    queue_due(app).await?;
+    queue_events(app, looked).await
+}
+
 async fn queue_due(app: &App) -> Result<()> {
     let next = tasks::next_due(&mut app.db.read().await?).await?;
     if next.is_none_or(|next| next > app.db.now()) {
@@ -33,11 +45,22 @@ async fn queue_due(app: &App) -> Result<()> {
     }
     loop {
         let mut tx = app.db.write(By::System).await?;
-        let is_found = tasks::fire_due(&mut tx).await?;
+        let fired = tasks::fire_due(&mut tx).await?;
         tx.commit().await?;
+        app.metrics.count_missed(fired.missed);
         app.run_wake.notify_one();
-        if !is_found {
+        if !fired.is_found {
             return Ok(());
         }
     }
+}
+
+async fn queue_events(app: &App, looked: &mut Looked) -> Result<()> {
+    for _ in 0..LOOKS_MAX {
+        if !tasks::fire_events(&app.db, looked).await? {
+            return Ok(());
+        }
+        app.run_wake.notify_one();
+    }
+    Ok(())
 }

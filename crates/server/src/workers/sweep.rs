@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use reauth_domain::Result;
+use reauth_domain::ledger::By;
 use reauth_domain::sessions::sweep;
+use reauth_domain::tasks;
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -31,7 +33,7 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
 }
 
 /// One sweep, to its end.
-async fn once(app: &App) -> Result<()> {
+pub(super) async fn once(app: &App) -> Result<()> {
     let mut found = sweep::look(&app.db).await?;
     app.metrics.set_endless_users(found.endless_users());
     if !found.is_empty() {
@@ -50,6 +52,18 @@ async fn once(app: &App) -> Result<()> {
     while sweep::forget(&app.db, app.config.sweep.keep_ended).await? {
         tokio::time::sleep(PAUSE).await;
     }
+    while forget_runs(app).await? {
+        tokio::time::sleep(PAUSE).await;
+    }
     app.metrics.count_sweep();
     Ok(())
+}
+
+/// Forgets a batch of what ended runs have left. Answers whether there was any.
+async fn forget_runs(app: &App) -> Result<bool> {
+    let config = &app.config.tasks;
+    let mut tx = app.db.write(By::System).await?;
+    let is_found = tasks::forget_runs(&mut tx, config.keep_runs, config.keep_logs).await?;
+    tx.commit().await?;
+    Ok(is_found)
 }

@@ -1,0 +1,421 @@
+//! The world of a task's test: a throw-away server whose clock stands still until the test moves it,
+//! and an HTTP peer that the test plays. A test asks for it as if it were at `http://reauth.test`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request as Asked, State};
+use axum::response::Response as Answered;
+use reauth_server::domain::{Clock, Span, Time};
+use reauth_server::sandbox::{Host, Request, Response};
+use reauth_server::{Config, Server};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::files::LocalTask;
+use crate::verbs::serve::child;
+
+/// When every test begins: a Monday morning in UTC.
+const BEGINNING: &str = "2026-01-05T09:00:00Z";
+/// What a request of a task may carry to a test.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// What a test can ask for.
+pub(super) struct Lab {
+    tasks: Vec<LocalTask>,
+    /// The task that stands beside the test.
+    subject: String,
+    world: Mutex<Option<World>>,
+    told: mpsc::UnboundedSender<Value>,
+}
+
+/// One server, for one test.
+struct World {
+    server: Server,
+    clock: Clock,
+    operator: String,
+    app: String,
+    peer: Peer,
+    _folder: tempfile::TempDir,
+}
+
+/// Where tasks fetch from and the test answers.
+struct Peer {
+    url: String,
+    asked: Arc<Mutex<mpsc::Receiver<Waiting>>>,
+    open: HashMap<u64, oneshot::Sender<Value>>,
+    count: u64,
+}
+
+type Waiting = (Value, oneshot::Sender<Value>);
+
+impl Lab {
+    pub(super) fn new(
+        tasks: Vec<LocalTask>,
+        subject: String,
+        told: mpsc::UnboundedSender<Value>,
+    ) -> Self {
+        Self { tasks, subject, world: Mutex::new(None), told }
+    }
+
+    /// Ends the world of the last test.
+    pub(super) async fn end(&self) {
+        if let Some(world) = self.world.lock().await.take() {
+            world.server.stop().await;
+        }
+    }
+
+    async fn ask(&self, path: &str, said: &Value) -> Result<Value, String> {
+        match path {
+            "/begin" => {
+                self.end().await;
+                let world = World::new(&self.tasks).await?;
+                *self.world.lock().await = Some(world);
+                return Ok(json!({}));
+            }
+            "/told" => {
+                // Nobody listens any more when the program ends.
+                let _ = self.told.send(said.clone());
+                return Ok(json!({}));
+            }
+            "/http/next" => return self.next_request().await,
+            _ => {}
+        }
+        let mut world = self.world.lock().await;
+        let world = world.as_mut().ok_or("the test has not begun")?;
+        match path {
+            "/clock" => {}
+            "/clock/pass" => {
+                let span = text(said, "span");
+                let span: Span = span.parse().map_err(|_| {
+                    format!("clock.pass: {span:?} is no span; write \"31d\", \"12h\" or \"45s\"")
+                })?;
+                world.clock.pass(span);
+            }
+            "/clock/set" => {
+                let at = text(said, "at");
+                let at = Time::parse(at).ok_or(format!("clock.set: {at:?} is no moment"))?;
+                world.clock.set(at);
+            }
+            "/schema" => world.set_schema(&said["fields"]).await?,
+            "/sign-in" => return world.sign_in(said).await,
+            "/device/check" | "/device/connect" | "/device/sign-out" => {
+                return world.device(path, text(said, "token")).await;
+            }
+            "/run" => return self.run(world, said).await,
+            "/web" => return world.web(&self.subject, said).await,
+            "/tick" => world.server.settle().await?,
+            "/api" => {
+                let (status, body) =
+                    world.api(text(said, "method"), text(said, "path"), &said["body"]).await?;
+                return Ok(json!({ "status": status, "body": body }));
+            }
+            "/ledger" => return world.ledger().await,
+            "/http" => return Ok(json!({ "url": world.peer.url })),
+            "/http/answer" => {
+                let waiting = said["id"].as_u64().and_then(|id| world.peer.open.remove(&id));
+                // Whoever asked may have given up meanwhile.
+                let _ = waiting.map(|waiting| waiting.send(said.clone()));
+            }
+            _ => return Err(format!("a test cannot ask for {path}")),
+        }
+        Ok(json!({ "now": world.clock.now().to_string() }))
+    }
+
+    /// Waits for the next request to the peer, without keeping the world for itself.
+    async fn next_request(&self) -> Result<Value, String> {
+        let asked = match self.world.lock().await.as_ref() {
+            Some(world) => Arc::clone(&world.peer.asked),
+            None => return Ok(json!({ "done": true })),
+        };
+        let Some((mut request, answer)) = asked.lock().await.recv().await else {
+            return Ok(json!({ "done": true }));
+        };
+        if let Some(world) = self.world.lock().await.as_mut() {
+            world.peer.count += 1;
+            request["id"] = world.peer.count.into();
+            world.peer.open.insert(world.peer.count, answer);
+        }
+        Ok(request)
+    }
+
+    /// Runs the task, with all that it starts, and answers what became of it.
+    async fn run(&self, world: &World, said: &Value) -> Result<Value, String> {
+        let subject = &self.subject;
+        let Some(task) = self.tasks.iter().find(|task| task.name == *subject) else {
+            return Err(format!("lab.run: there is no task {subject} beside this test"));
+        };
+        if let Some(env) = said["env"].as_object() {
+            world.put(task, Some(env)).await?;
+        }
+        let wanted = json!({ "params": said["params"], "dry_run": said["dryRun"] == true });
+        let path = format!("/tasks/{subject}/run");
+        let run = world.good("POST", &path, &wanted).await?;
+        world.server.settle().await?;
+        let run = world.good("GET", &format!("/runs/{}", text(&run, "id")), &Value::Null).await?;
+        Ok(json!({ "state": run["state"], "result": run["result"], "error": run["error"],
+            "log": run["log"], "changes": run["changes"].as_array().cloned().unwrap_or_default() }))
+    }
+}
+
+impl Host for Lab {
+    async fn fetch(&self, request: Request) -> Result<Response, String> {
+        let path = request.url.strip_prefix("http://reauth.test");
+        let path = path.ok_or("a test reaches its lab only: fetch is for tasks")?;
+        let said: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        // A request of the test's that waits for the peer keeps no other from the world.
+        let (status, body) = match self.ask(path, &said).await {
+            Ok(body) => (200, body),
+            Err(why) => (400, json!({ "error": why })),
+        };
+        Ok(Response {
+            status,
+            status_text: String::new(),
+            url: request.url,
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: body.to_string().into_bytes(),
+        })
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+impl World {
+    async fn new(tasks: &[LocalTask]) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let peer = Peer::open().await?;
+        let mut config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            data: folder.path().join("data"),
+            ..Config::default()
+        };
+        config.tasks.fetch_allowed = vec![peer.url.clone()];
+        let beginning = Time::parse(BEGINNING).ok_or("no beginning")?;
+        let clock = Clock::manual(beginning);
+        let made = reauth_server::init(&config, clock.clone()).await?;
+        let server = Server::start_still(config, clock.clone(), child()?).await?;
+        let mut world = Self {
+            server,
+            clock,
+            operator: made.operator_token,
+            app: String::new(),
+            peer,
+            _folder: folder,
+        };
+        let schema = json!({ "name": "text", "email": "text", "department": "text",
+            "employee_number": "text", "contract_end": "date", "active": "boolean" });
+        let settings = json!({ "multiple_devices_per_user": true, "user_schema": schema });
+        let app = json!({ "name": "Test", "settings": settings });
+        let (status, app) = world.ask("POST", "/admin/apps", &app).await?;
+        if status != 201 {
+            return Err(format!("the app was not made: {app}"));
+        }
+        world.app = text(&app, "id").to_owned();
+        for task in tasks {
+            world.put(task, None).await?;
+        }
+        Ok(world)
+    }
+
+    async fn put(&self, task: &LocalTask, env: Option<&Map<String, Value>>) -> Result<(), String> {
+        let new = serde_json::to_value(task.new_task()).map_err(|error| error.to_string())?;
+        let mut new = new;
+        if let Some(env) = env {
+            new["env"] = Value::Object(env.clone());
+        }
+        self.good("PUT", &format!("/tasks/{}", task.name), &new).await.map(|_| ())
+    }
+
+    async fn set_schema(&self, fields: &Value) -> Result<(), String> {
+        let path = format!("/admin/apps/{}", self.app);
+        let settings = json!({ "settings": { "user_schema": fields } });
+        let (status, body) = self.ask("PATCH", &path, &settings).await?;
+        if status < 300 { Ok(()) } else { Err(format!("lab.schema: {}", body["detail"])) }
+    }
+
+    async fn sign_in(&self, said: &Value) -> Result<Value, String> {
+        let path = format!("/users/{}/authentication-token", text(said, "user"));
+        let token = self.good("POST", &path, &json!({})).await?;
+        let mut wanted = json!({
+            "authentication_token": token["token"],
+            "device": { "id": said["device"] },
+            "container": { "platform": said["platform"].as_str().unwrap_or("ios") },
+        });
+        if let Some(label) = said["label"].as_str() {
+            wanted["label"] = label.into();
+        }
+        let path = format!("/device/{}/enroll", self.app);
+        let (status, made) = self.ask("POST", &path, &wanted).await?;
+        if status >= 300 {
+            return Err(format!("signIn: {}", made["detail"]));
+        }
+        Ok(json!({ "session": made["session_id"], "token": made["session_token"] }))
+    }
+
+    async fn device(&self, path: &str, token: &str) -> Result<Value, String> {
+        let path = match path {
+            "/device/check" => "/check".to_owned(),
+            "/device/connect" => format!("/device/{}/connect", self.app),
+            _ => format!("/device/{}/sign-out", self.app),
+        };
+        let method = if path == "/check" { "GET" } else { "POST" };
+        let (status, body) =
+            self.send(method, &path, &Value::Null, &[], Some(token)).await?.short();
+        Ok(json!({ "status": status, "because": body["because"] }))
+    }
+
+    /// A request to the web task that stands beside the test.
+    async fn web(&self, subject: &str, said: &Value) -> Result<Value, String> {
+        let path = said["path"].as_str().unwrap_or_default();
+        let path = format!("/tasks/{}/{subject}{path}", self.app);
+        let headers = said["headers"].as_object().cloned().unwrap_or_default();
+        let headers: Vec<(&str, &str)> = headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+            .collect();
+        let method = said["method"].as_str().unwrap_or("GET");
+        let answer = self.send(method, &path, &said["body"], &headers, None).await?;
+        Ok(json!({ "status": answer.status, "headers": answer.headers, "body": answer.body }))
+    }
+
+    async fn ledger(&self) -> Result<Value, String> {
+        let mut entries = Vec::new();
+        let mut after = 0;
+        loop {
+            let path = format!("/ledger?after={after}&limit=1000");
+            let page = self.good("GET", &path, &Value::Null).await?;
+            for one in page["entries"].as_array().into_iter().flatten() {
+                let body: Value = match &one["body"] {
+                    Value::String(body) => serde_json::from_str(body).unwrap_or_default(),
+                    body => body.clone(),
+                };
+                after = body["seq"].as_i64().unwrap_or(i64::MAX);
+                entries.push(json!({ "seq": after, "kind": body["change"]["kind"],
+                    "user": body["user"], "by": body["by"], "change": body["change"] }));
+            }
+            if page["more"] != true {
+                return Ok(json!({ "entries": entries }));
+            }
+        }
+    }
+
+    /// A request to the app's API that must succeed.
+    async fn good(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let (status, body) = self.api(method, path, body).await?;
+        if status < 300 { Ok(body) } else { Err(format!("{method} {path}: {}", detail(&body))) }
+    }
+
+    async fn api(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Value), String> {
+        self.ask(method, &format!("/api/v4/{}{path}", self.app), body).await
+    }
+
+    /// A request as the operator.
+    async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Value), String> {
+        Ok(self.send(method, path, body, &[], Some(&self.operator)).await?.short())
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+        token: Option<&str>,
+    ) -> Result<Heard, String> {
+        let method = method.parse().map_err(|_| format!("{method} is no method"))?;
+        let url = format!("{}{path}", self.server.url());
+        let mut request = self.server.app().client.request(method, url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request = match body {
+            Value::Null => request,
+            Value::String(text) => request.body(text.clone()),
+            body => request.json(body),
+        };
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        let text = |value: &axum::http::HeaderValue| {
+            Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let headers =
+            answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let bytes = answer.bytes().await.map_err(|error| error.to_string())?;
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+        Ok(Heard { status, headers, body })
+    }
+}
+
+/// An answer.
+struct Heard {
+    status: u16,
+    headers: Map<String, Value>,
+    body: Value,
+}
+
+impl Heard {
+    fn short(self) -> (u16, Value) {
+        (self.status, self.body)
+    }
+}
+
+fn detail(body: &Value) -> String {
+    body["detail"].as_str().map_or_else(|| body.to_string(), str::to_owned)
+}
+
+impl Peer {
+    async fn open() -> Result<Self, String> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0));
+        let listener = listener.await.map_err(|error| error.to_string())?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let (sender, receiver) = mpsc::channel(16);
+        let router = Router::new().fallback(play).with_state(sender);
+        // It ends with the program, or when nobody asks any more.
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(Self {
+            url: format!("http://{address}"),
+            asked: Arc::new(Mutex::new(receiver)),
+            open: HashMap::new(),
+            count: 0,
+        })
+    }
+}
+
+/// Hands a request to the test, and its answer back.
+async fn play(State(test): State<mpsc::Sender<Waiting>>, request: Asked) -> Answered<Body> {
+    let (parts, body) = request.into_parts();
+    let bytes: Bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
+    let headers: Map<String, Value> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into())
+        })
+        .collect();
+    let asked = json!({
+        "method": parts.method.as_str(),
+        "path": parts.uri.path_and_query().map_or("/", |it| it.as_str()),
+        "headers": headers,
+        "body": String::from_utf8_lossy(&bytes),
+    });
+    let (sender, receiver) = oneshot::channel();
+    let reply = match test.send((asked, sender)).await {
+        Ok(()) => receiver.await.unwrap_or_default(),
+        Err(_) => Value::Null,
+    };
+    let status = reply["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+    let mut answer = Answered::builder().status(status.unwrap_or(502));
+    for (name, value) in reply["headers"].as_object().into_iter().flatten() {
+        answer = answer.header(name, value.as_str().unwrap_or_default());
+    }
+    let body = Body::from(text(&reply, "body").to_owned());
+    answer.body(body).unwrap_or_default()
+}

@@ -1,0 +1,252 @@
+//! `reauth task test` and `reauth task dev`: tests beside tasks, each with a throw-away server.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use reauth_server::sandbox::{
+    self, Backend, Call, Job, Limits, LogLine, Outcome, RunFacts, Sandbox, Script,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use similar::{ChangeTag, TextDiff};
+use tokio::sync::mpsc;
+
+use super::Tests;
+use super::files::{tasks_at, tests_at, with_imports};
+use super::lab::Lab;
+use crate::connect::Context;
+use crate::failure::{Failure, Result};
+use crate::verbs::serve::child;
+
+const TESTING: &str = include_str!("testing.js");
+/// Imports the test, so that it registers, and runs what was registered.
+const MAIN: &str = "reauth:main";
+/// All tests of one file take this long at most.
+const WALL: Duration = Duration::from_mins(5);
+/// A file that is saved is often written twice: then both are one change.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// What became of a test.
+#[derive(Debug, Deserialize, Serialize)]
+struct Tested {
+    name: String,
+    ok: bool,
+    #[serde(default)]
+    took_ms: u64,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    stack: String,
+    actual: Option<String>,
+    expected: Option<String>,
+}
+
+pub(super) async fn test(context: &Context, wanted: &Tests) -> Result<()> {
+    let (passed, failed) = all(context, wanted).await?;
+    let text = format!("{passed} passed, {failed} failed");
+    context.output.done(&text, json!({ "ok": failed == 0, "passed": passed, "failed": failed }))?;
+    match failed {
+        0 => Ok(()),
+        1 => Err(Failure::new("1 test failed")),
+        count => Err(Failure::new(format!("{count} tests failed"))),
+    }
+}
+
+/// Tests again whenever something changes, until it is ended.
+pub(super) async fn dev(context: &Context, wanted: &Tests) -> Result<()> {
+    loop {
+        let before = newest(&wanted.path);
+        let checked = super::write::check(context, std::slice::from_ref(&wanted.path));
+        let tested = match checked {
+            Ok(()) => test(context, wanted).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = tested {
+            let _ = failure.report();
+        }
+        context.output.remark(&format!("watching {}; end with Ctrl-C", wanted.path.display()));
+        while newest(&wanted.path) == before {
+            tokio::time::sleep(SETTLED).await;
+        }
+        tokio::time::sleep(SETTLED).await;
+    }
+}
+
+/// When something in this folder was last changed, and how many files it has.
+fn newest(path: &Path) -> (Option<SystemTime>, usize) {
+    let mut open = vec![path.to_owned()];
+    if path.is_file() {
+        open.extend(path.parent().map(Path::to_owned));
+    }
+    let (mut newest, mut count) = (None, 0);
+    while let Some(path) = open.pop() {
+        let Ok(about) = std::fs::metadata(&path) else { continue };
+        count += 1;
+        newest = newest.max(about.modified().ok());
+        if about.is_dir() && !path.ends_with("node_modules") {
+            let inner = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            open.extend(inner.map(|entry| entry.path()));
+        }
+    }
+    (newest, count)
+}
+
+/// How many tests passed, and how many failed.
+async fn all(context: &Context, wanted: &Tests) -> Result<(usize, usize)> {
+    let tests = tests_at(&wanted.path)?;
+    if tests.is_empty() {
+        let what = format!("no test is at {}", wanted.path.display());
+        return Err(Failure::new(what).help("a test of tidy.ts is called tidy.test.ts"));
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for (root, name) in tests {
+        context.output.remark(&root.join(&name).display().to_string());
+        for tested in file(context, (&root, &name), wanted.filter.as_deref()).await? {
+            if tested.ok {
+                passed += 1;
+            } else {
+                failed += 1;
+            }
+        }
+    }
+    Ok((passed, failed))
+}
+
+/// Runs the tests of one file in a child, as a task runs.
+async fn file(
+    context: &Context,
+    (root, name): (&PathBuf, &String),
+    filter: Option<&str>,
+) -> Result<Vec<Tested>> {
+    let script = script(root, name)?;
+    let subject = subject(name);
+    let mut tasks = Vec::new();
+    for task in tasks_at(root).unwrap_or_default() {
+        match super::write::checked(&task) {
+            Ok(_) => tasks.push(task),
+            // Another task that is wrong is another's affair.
+            Err(failure) if task.name == subject => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let (sender, mut told) = mpsc::unbounded_channel();
+    let lab = Lab::new(tasks, subject.to_owned(), sender);
+    let child = child().map_err(Failure::new)?;
+    let sandbox = Sandbox::new(child.program, child.args);
+    let job = Job {
+        script: script.clone(),
+        call: Call::Run { params: json!({ "filter": filter.unwrap_or_default() }) },
+        backend: Backend { url: String::new(), token: String::new() },
+        run: RunFacts::default(),
+        env: BTreeMap::new(),
+        now_ms: None,
+    };
+    let limits = Limits { wall: WALL, cpu: WALL, ..Limits::default() };
+    let tell = async {
+        while let Some(result) = told.recv().await {
+            let tested: serde_json::Result<Tested> = serde_json::from_value(result);
+            if let Ok(tested) = tested {
+                context.output.remark(&line(&tested, &script));
+            }
+        }
+    };
+    let report = tokio::select! {
+        report = sandbox.run(&job, &limits, &lab) => report,
+        () = tell => return Err(Failure::new("the tests ended early")),
+    };
+    lab.end().await;
+    while let Ok(result) = told.try_recv() {
+        let tested: serde_json::Result<Tested> = serde_json::from_value(result);
+        if let Ok(tested) = tested {
+            context.output.remark(&line(&tested, &script));
+        }
+    }
+    log(context, &report.log);
+    match report.outcome {
+        Outcome::Done(results) => read(results),
+        Outcome::Threw { message, stack } => Err(Failure::new(format!("{message}\n{stack}"))),
+        other => Err(Failure::new(format!("the tests of {name} did not end: {other:?}"))),
+    }
+}
+
+fn read(results: Value) -> Result<Vec<Tested>> {
+    serde_json::from_value(results).map_err(|error| Failure::new(format!("the results: {error}")))
+}
+
+/// The test with all that it imports, and what runs it.
+fn script(root: &Path, name: &str) -> Result<Script> {
+    let mut files = with_imports(root, name)?;
+    files.insert("reauth:test".to_owned(), TESTING.to_owned());
+    let main = format!("import \"./{name}\"; export {{ run }} from \"reauth:test\";");
+    files.insert(MAIN.to_owned(), main);
+    let compiled = sandbox::compile(MAIN, &files);
+    compiled.map(|compiled| compiled.script).map_err(|error| Failure::new(error.to_string()))
+}
+
+/// The task that a test is about: `tidy` of `tidy.test.ts` and of `tidy/some.test.ts`.
+fn subject(test: &str) -> &str {
+    match test.split_once('/') {
+        Some((folder, _)) => folder,
+        None => test.split(".test.").next().unwrap_or(test),
+    }
+}
+
+fn log(context: &Context, log: &[LogLine]) {
+    for line in log {
+        context.output.remark(&format!("        {}", line.text));
+    }
+}
+
+/// How a test went: one line, or a few that show why not.
+fn line(tested: &Tested, script: &Script) -> String {
+    let Tested { name, took_ms, .. } = tested;
+    if tested.ok {
+        return format!("  ok      {name} ({took_ms} ms)");
+    }
+    let mut text = format!("  FAILED  {name} ({took_ms} ms)\n          {}", tested.message);
+    if let (Some(actual), Some(expected)) = (&tested.actual, &tested.expected) {
+        text.push_str("\n          - expected, + actual");
+        for change in TextDiff::from_lines(expected, actual).iter_all_changes() {
+            let sign = match change.tag() {
+                ChangeTag::Delete => '-',
+                ChangeTag::Insert => '+',
+                ChangeTag::Equal => ' ',
+            };
+            text.push_str(&format!("\n          {sign} {}", change.value().trim_end()));
+        }
+    }
+    let stack = script.written(&tested.stack);
+    for place in stack.lines().filter(|line| line.contains(".test.")) {
+        text.push_str(&format!("\n          {}", place.trim()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_is_about_the_task_beside_it() {
+        assert_eq!(subject("tidy.test.ts"), "tidy");
+        assert_eq!(subject("tidy/any.test.js"), "tidy");
+    }
+
+    #[test]
+    fn a_failure_shows_the_difference_and_the_place() {
+        let tested = Tested {
+            name: "it counts".into(),
+            ok: false,
+            took_ms: 7,
+            message: "AssertionError: the values differ".into(),
+            stack: "    at equal (reauth:test:1:2)\n    at <anonymous> (a.test.js:9:3)".into(),
+            actual: Some("{\n  \"a\": 1\n}".into()),
+            expected: Some("{\n  \"a\": 2\n}".into()),
+        };
+        let script = Script { entry: MAIN.into(), modules: Vec::new() };
+        let text = line(&tested, &script);
+        assert!(text.contains("-   \"a\": 2\n          +   \"a\": 1"), "{text}");
+        assert!(text.ends_with("at <anonymous> (a.test.js:9:3)"), "{text}");
+    }
+}

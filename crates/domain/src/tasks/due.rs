@@ -1,0 +1,114 @@
+//! Schedules whose time has come.
+
+use super::queue::{Order, Trigger, queue};
+use super::{COLUMNS, Misfire, Task, task, task_columns};
+use crate::access::Verdict;
+use crate::store::{Read, Tx, args};
+use crate::values::error::{Error, Result};
+use crate::values::ids::AppId;
+use crate::values::time::{Span, Time};
+
+/// A run that begins later than this after its moment was missed, not merely late.
+const LATE: Span = Span::minutes(1);
+/// The most runs that one look queues for moments that were missed.
+const CATCH_UP_MAX: usize = 100;
+
+/// What a look at the schedules did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fired {
+    /// Whether a schedule was due: there may be another.
+    pub is_found: bool,
+    /// Moments that passed without a run of their own.
+    pub missed: u64,
+}
+
+/// Looks after the first task whose time has come: queues what it asks for, and sets its next time.
+pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
+    let now = tx.now();
+    let sql = task_columns!(
+        ", t.app_id from tasks t where t.next_at <= $1 order by t.next_at, t.app_id, t.name limit 1"
+    );
+    let rows = tx.rows(sql, args![now]).await?;
+    let Some(row) = rows.first() else { return Ok(Fired::default()) };
+    let (due, app): (Task, AppId) = (task(row)?, row.parsed(COLUMNS)?);
+    let moments = moments(&due, now);
+    // One that never fires again is not looked at again.
+    let mut next_at = due.definition.schedule.as_ref().and_then(|plan| plan.next_after(now).ok());
+    let stopped = stopped(tx, &due)?;
+    let wanted = match (due.definition.options.misfire, stopped.is_some()) {
+        (_, true) => &[][..],
+        (Misfire::All, _) => {
+            if moments.len() == CATCH_UP_MAX {
+                // More are left: they come with the next look.
+                let last = moments.last().copied().unwrap_or(now);
+                next_at = due.definition.schedule.as_ref().and_then(|it| it.next_after(last).ok());
+            }
+            &moments[..]
+        }
+        (Misfire::Once, _) => &moments[..moments.len().min(1)],
+        (Misfire::Skip, _) => match moments.last() {
+            Some(last) if now - *last <= LATE => &moments[moments.len() - 1..],
+            _ => &[],
+        },
+    };
+    let mut queued = 0;
+    for moment in wanted {
+        queued += u64::from(queue_for(tx, app, &due, *moment).await?);
+    }
+    tx.change(
+        "update tasks set next_at = $1, stopped = $2 where app_id = $3 and name = $4",
+        args![next_at, stopped, app, &due.definition.name],
+    )
+    .await?;
+    Ok(Fired { is_found: true, missed: (moments.len() as u64).saturating_sub(queued) })
+}
+
+/// The moments from the one that is due until now, oldest first.
+fn moments(due: &Task, now: Time) -> Vec<Time> {
+    let mut moments = Vec::new();
+    let mut next = due.next_at;
+    while let Some(moment) = next.filter(|moment| *moment <= now) {
+        moments.push(moment);
+        if moments.len() == CATCH_UP_MAX {
+            break;
+        }
+        next = due.definition.schedule.as_ref().and_then(|plan| plan.next_after(moment).ok());
+    }
+    moments
+}
+
+async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<bool> {
+    let sql = "select count(*) from runs where app_id = $1 and task = $2 and state = 'queued'
+               and trigger = 'schedule'";
+    let name = &due.definition.name;
+    if due.definition.options.misfire != Misfire::All && tx.count(sql, args![app, name]).await? > 0
+    {
+        return Ok(false);
+    }
+    let order = Order { due_at: Some(moment), ..Order::by(Trigger::Schedule) };
+    match queue(tx, app, due, order).await {
+        Ok(_) => Ok(true),
+        Err(Error::Busy { why, .. }) => {
+            tracing::warn!(task = name, why, "a scheduled run is left out");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Why the task does not run by itself now: its owner may not sign in.
+pub(super) fn stopped(tx: &Tx, task: &Task) -> Result<Option<String>> {
+    let Some(owner) = task.definition.options.owner else { return Ok(None) };
+    let why = match tx.live().may_sign_in(owner, tx.now())? {
+        Verdict::Ended(ended) => ended.because.to_string(),
+        _ => return Ok(None),
+    };
+    Ok(Some(format!("its owner {owner} may not sign in: {why}")))
+}
+
+/// When the next task is due.
+pub async fn next_due(read: &mut Read) -> Result<Option<Time>> {
+    let sql = "select min(next_at) from tasks";
+    let row = read.first(sql, args![]).await?;
+    row.map_or(Ok(None), |row| row.time_or_null(0))
+}

@@ -1,0 +1,172 @@
+//! How a run comes to wait: by hand, by its schedule, by an entry of the ledger, by another task.
+
+use serde_json::{Value, json};
+
+use super::options::is_queue;
+use super::{Task, runs::RunState};
+use crate::ledger::{Change, Subject};
+use crate::store::{Tx, args};
+use crate::values::error::{Error, Result};
+use crate::values::ids::{AppId, RunId};
+use crate::values::time::Time;
+
+/// More runs than this do not wait for an app: the caller is told to come back.
+pub const QUEUED_MAX: i64 = 1_000;
+/// The longest params of a run, as JSON (contract, section 4).
+pub const PARAMS_BYTES_MAX: usize = 5 << 20;
+/// Tasks start tasks so deep at most: beyond it is a circle.
+pub const DEPTH_MAX: i64 = 5;
+
+/// What brought a run about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A person or a program asked for it.
+    Hand,
+    /// The task's schedule.
+    Schedule,
+    /// An HTTP request to the task's own address.
+    Web,
+    /// An entry of the ledger.
+    Event,
+    /// Another task.
+    Task,
+}
+
+impl Trigger {
+    /// The name in the API and in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hand => "hand",
+            Self::Schedule => "schedule",
+            Self::Web => "web",
+            Self::Event => "event",
+            Self::Task => "task",
+        }
+    }
+}
+
+/// How a run is wanted.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What brought it about.
+    pub trigger: Trigger,
+    /// What `run` gets instead of the task's own params.
+    pub params: Option<Value>,
+    /// When it is to begin; none is now.
+    pub due_at: Option<Time>,
+    /// Excludes others with the same name, instead of the task's own queue.
+    pub queue: Option<String>,
+    /// Whether its changes are only noted.
+    pub is_rehearsed: bool,
+    /// How many tasks started each other before it.
+    pub depth: i64,
+}
+
+impl Order {
+    /// Now, with the task's own params.
+    pub fn by(trigger: Trigger) -> Self {
+        Self { trigger, params: None, due_at: None, queue: None, is_rehearsed: false, depth: 0 }
+    }
+}
+
+/// Queues a run. One whose params are too long has failed with that reason.
+pub async fn queue(tx: &mut Tx, app: AppId, task: &Task, order: Order) -> Result<RunId> {
+    let sql = "select count(*) from runs where app_id = $1 and state = 'queued'";
+    if tx.count(sql, args![app]).await? >= QUEUED_MAX {
+        let why = format!("{QUEUED_MAX} runs of this app are waiting already");
+        return Err(Error::Busy { why, retry_after_s: 10 });
+    }
+    let new = NewRun::of(tx, task, order)?;
+    let id = new.id;
+    if new.params.len() <= PARAMS_BYTES_MAX {
+        insert(tx, app, &new, RunState::Queued).await?;
+        let (task, trigger) = (new.task, new.order.trigger.name().to_owned());
+        tx.record(Subject::app(app), None, Change::RunQueued { task, run: id, trigger });
+        return Ok(id);
+    }
+    insert(tx, app, &NewRun { params: "{}".into(), ..new.clone() }, RunState::Failed).await?;
+    let (now, why) = (tx.now(), format!("params are longer than {PARAMS_BYTES_MAX} bytes"));
+    tx.change(
+        "update runs set finished_at = $1, error_kind = 'too_large', error = $2 where id = $3",
+        args![now, why, id],
+    )
+    .await?;
+    let change =
+        Change::RunEnded { task: new.task, run: id, state: RunState::Failed, secret_sha256: None };
+    tx.record(Subject::app(app), None, change);
+    Ok(id)
+}
+
+/// A run that is about to be written.
+#[derive(Clone)]
+pub(super) struct NewRun {
+    pub(super) id: RunId,
+    pub(super) task: String,
+    pub(super) params: String,
+    due_at: Time,
+    tries: i64,
+    queue: Option<String>,
+    order: Order,
+}
+
+impl NewRun {
+    pub(super) fn of(tx: &Tx, task: &Task, mut order: Order) -> Result<Self> {
+        let definition = &task.definition;
+        let params = order.params.take().unwrap_or_else(|| definition.params.clone());
+        if !params.is_object() {
+            return Err(Error::invalid("params", "must be a JSON object"));
+        }
+        if order.depth > DEPTH_MAX {
+            let why = format!("tasks start each other {DEPTH_MAX} deep at most: is it a circle?");
+            return Err(Error::Conflict(why));
+        }
+        let queue = order.queue.take();
+        if queue.as_deref().is_some_and(|queue| !is_queue(queue)) {
+            return Err(Error::invalid("queue", "must have 1 to 64 characters"));
+        }
+        Ok(Self {
+            id: RunId::mint(),
+            task: definition.name.clone(),
+            params: params.to_string(),
+            due_at: order.due_at.unwrap_or(tx.now()),
+            tries: definition.options.tries(),
+            queue: queue.or_else(|| definition.options.queue.clone()),
+            order,
+        })
+    }
+}
+
+pub(super) async fn insert(tx: &mut Tx, app: AppId, new: &NewRun, state: RunState) -> Result<()> {
+    let NewRun { id, task, params, due_at, tries, queue, order } = new;
+    tx.change(
+        "insert into runs (id, app_id, task, trigger, state, attempt, params, due_at, tries_left,
+         queue, depth, rehearsed) values ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, $10, $11)",
+        args![
+            *id,
+            app,
+            task,
+            order.trigger.name(),
+            state.name(),
+            params,
+            *due_at,
+            *tries,
+            queue.clone(),
+            order.depth,
+            order.is_rehearsed
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The params of a run that an entry of the ledger starts.
+pub(super) fn event_params(own: &Value, event: Value) -> Value {
+    let mut params = own.clone();
+    match params.as_object_mut() {
+        Some(fields) => {
+            fields.insert("event".into(), event);
+            params
+        }
+        None => json!({ "event": event }),
+    }
+}

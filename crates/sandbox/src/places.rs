@@ -1,0 +1,140 @@
+//! Where things are: which file an import means, and which line of the written text a line of the
+//! running one came from.
+
+use std::collections::HashMap;
+
+use oxc_sourcemap::SourceMap;
+
+use crate::Script;
+
+/// What a path may lack, as TypeScript and bundlers allow it.
+const ENDINGS: [&str; 7] = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
+
+/// The module that `wanted` means when `base` imports it.
+pub(crate) fn resolved<'a, I: Iterator<Item = &'a str>>(
+    base: &str,
+    wanted: &str,
+    names: impl Fn() -> I,
+) -> Option<&'a str> {
+    if !wanted.starts_with("./") && !wanted.starts_with("../") {
+        // A module of the sandbox's own, such as `reauth:test`.
+        return names().find(|name| *name == wanted && name.contains(':'));
+    }
+    let mut parts: Vec<&str> = base.split('/').collect();
+    parts.pop();
+    for part in wanted.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    let path = parts.join("/");
+    let find = |path: &str| {
+        let mut all = ENDINGS.iter().map(|ending| format!("{path}{ending}"));
+        all.find_map(|full| names().find(|name| *name == full))
+    };
+    // TypeScript writes `./a.js` and means `a.ts`.
+    find(&path).or_else(|| find(path.strip_suffix(".js")?))
+}
+
+/// A text of the child with every place `name:line:column` as it was written.
+pub(crate) struct Places<'a> {
+    maps: HashMap<&'a str, SourceMap<'a>>,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn of(script: &'a Script) -> Self {
+        let map = |text: &'a String| SourceMap::from_json_string(text).ok();
+        let maps = script
+            .modules
+            .iter()
+            .filter_map(|module| Some((module.name.as_str(), module.map.as_ref().and_then(map)?)));
+        Self { maps: maps.collect() }
+    }
+
+    /// The text is the child's: it is read as hostile, and what fits nothing stays as it is.
+    pub(crate) fn written(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (name, map) in &self.maps {
+            if text.contains(name) {
+                text = rewritten(&text, name, map);
+            }
+        }
+        text
+    }
+}
+
+fn rewritten(text: &str, name: &str, map: &SourceMap<'_>) -> String {
+    let table = map.generate_lookup_table();
+    let mut made = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(name) {
+        let after = at + name.len();
+        made.push_str(&rest[..after]);
+        rest = &rest[after..];
+        let Some((line, column, length)) = place(rest) else { continue };
+        let token =
+            map.lookup_token_approx(&table, line.saturating_sub(1), column.saturating_sub(1));
+        if let Some(token) = token {
+            let (line, column) = (token.get_src_line() + 1, token.get_src_col() + 1);
+            made.push_str(&format!(":{line}:{column}"));
+            rest = &rest[length..];
+        }
+    }
+    made.push_str(rest);
+    made
+}
+
+/// Reads `:line:column` at the beginning; answers its length too.
+fn place(text: &str) -> Option<(u32, u32, usize)> {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = text.strip_prefix(':')?;
+    let line = digits(rest);
+    let column_text = rest.get(line..)?.strip_prefix(':')?;
+    let column = digits(column_text);
+    Some((rest[..line].parse().ok()?, column_text[..column].parse().ok()?, line + column + 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn an_import_means_a_file() {
+        let names = || ["main.ts", "lib/a.ts", "lib/index.js", "b.mjs", "reauth:test"].into_iter();
+        for (base, wanted, found) in [
+            ("main.ts", "./lib/a.ts", Some("lib/a.ts")),
+            ("main.ts", "./lib/a", Some("lib/a.ts")),
+            ("main.ts", "./lib/a.js", Some("lib/a.ts")),
+            ("main.ts", "./lib", Some("lib/index.js")),
+            ("lib/a.ts", "../b", Some("b.mjs")),
+            ("lib/a.ts", "./../main", Some("main.ts")),
+            ("main.ts", "reauth:test", Some("reauth:test")),
+            ("main.ts", "../main.ts", None),
+            ("main.ts", "lib/a.ts", None),
+            ("main.ts", "/lib/a.ts", None),
+            ("main.ts", "./missing", None),
+        ] {
+            assert_eq!(resolved(base, wanted, names), found, "{base} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_stack_tells_the_lines_that_were_written() {
+        let source = "interface Wide {\n  a: number;\n  b: string;\n}\n\n\
+            export function run(given: Wide) {\n  throw new Error(given.b);\n}\n";
+        let files = BTreeMap::from([("t.ts".to_owned(), source.to_owned())]);
+        let script = crate::compile("t.ts", &files).expect("it compiles").script;
+        let line = script.modules[0].javascript.lines().position(|it| it.contains("throw"));
+        let line = line.expect("it is there") + 1;
+        assert!(line < 7, "the interface is gone");
+        let places = Places::of(&script);
+        let stack = format!("    at run (t.ts:{line}:12)\n at t.ts of t.ts:x");
+        let written = places.written(&stack);
+        assert!(written.starts_with("    at run (t.ts:7:"), "{written}");
+        assert!(written.ends_with(" at t.ts of t.ts:x"), "{written}");
+        assert_eq!(places.written("t.ts:99999:1 t.ts:1"), "t.ts:99999:1 t.ts:1");
+    }
+}

@@ -1,0 +1,152 @@
+//! Web tasks: scripts that answer HTTP requests at `/tasks/{app}/{task}`. Who may ask is decided by
+//! the script's own `authenticate`, which is mandatory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
+use reauth_domain::ledger::By;
+use reauth_domain::tasks::{self, Order, Task, Trigger};
+use reauth_domain::{AppId, Error};
+use reauth_sandbox::{WebRequest, WebResponse};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::api::answer::{Answer, Kind};
+use crate::api::read::{PathOf, unreadable_query};
+use crate::app::App;
+use crate::workers::run;
+
+/// So long a request waits for others to be answered.
+const WAIT: Duration = Duration::from_secs(5);
+/// What a script may answer (contract, section 4).
+const TYPES: [&str; 3] = ["application/json", "text/html", "text/plain"];
+/// Further headers that a script may set: none that speaks for the authority itself, as a cookie of
+/// its origin would.
+const HEADERS: [&str; 7] = [
+    "content-type",
+    "cache-control",
+    "location",
+    "retry-after",
+    "allow",
+    "www-authenticate",
+    "etag",
+];
+/// A page of a script is a stranger on the authority's origin: it shares nothing with it.
+const POLICY: &str = "sandbox allow-forms allow-scripts; frame-ancestors 'none'";
+
+/// What the address says.
+#[derive(Deserialize)]
+pub(crate) struct Place {
+    app: String,
+    task: String,
+    path: Option<String>,
+}
+
+/// Answers a request to a web task.
+pub(crate) async fn answer(
+    State(state): State<App>,
+    PathOf(place): PathOf<Place>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>, Answer> {
+    let (app, task) = find(&state, &place).await?;
+    let query: BTreeMap<String, String> =
+        serde_urlencoded::from_str::<Vec<(String, String)>>(uri.query().unwrap_or_default())
+            .map_err(|why| unreadable_query(&why))?
+            .into_iter()
+            .collect();
+    let path = format!("/{}", place.path.unwrap_or_default());
+    let params: Map<String, Value> =
+        query.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    let request = WebRequest {
+        method: method.to_string(),
+        url: format!("{}{uri}", state.public_url()),
+        path: path.clone(),
+        headers: text_headers(&headers),
+        query,
+        body: body.to_vec(),
+    };
+    let waited = tokio::time::timeout(WAIT, Arc::clone(&state.web_places).acquire_owned()).await;
+    let Ok(Ok(_place)) = waited else {
+        let why = "many requests to web tasks are being answered already".to_owned();
+        return Err(Error::Busy { why, retry_after_s: 2 }.into());
+    };
+    // The run keeps how it was asked, not what: a body may hold secrets.
+    let asked = json!({ "method": method.as_str(), "path": path });
+    let mut tx = state.db.write(By::System).await?;
+    let order = Order { params: Some(asked), ..Order::by(Trigger::Web) };
+    let claim = run::claim_of(&state, state.config.tasks.web_wall);
+    let claimed = tasks::begin(&mut tx, app, task, order, claim).await?;
+    tx.commit().await?;
+    let id = claimed.id;
+    match run::answer_web(&state, claimed, (Value::Object(params), request)).await {
+        Ok(answer) => response(answer, &id.to_string()),
+        Err(why) => {
+            tracing::warn!(run = %id, task = place.task, why, "a web task gave no answer");
+            let detail = format!("the task gave no answer: its owner finds why in run {id}");
+            Err(Answer::new(Kind::Internal, detail))
+        }
+    }
+}
+
+/// The task, if it is one that answers requests.
+async fn find(state: &App, place: &Place) -> Result<(AppId, Task), Answer> {
+    let nowhere = || Answer::new(Kind::RouteError, "no web task is at this address");
+    let app: AppId = place.app.parse().map_err(|_| nowhere())?;
+    if !state.db.live().has_app(app)? {
+        return Err(nowhere());
+    }
+    let found = tasks::find(&mut state.db.read().await?, app, &place.task).await;
+    match found {
+        Ok(task) if task.definition.options.web => Ok((app, task)),
+        Ok(_) | Err(Error::NotFound { .. }) => Err(nowhere()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn text_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+}
+
+/// The script's answer, as far as it is a script's to give.
+fn response(answer: WebResponse, run: &str) -> Result<Response<Body>, Answer> {
+    let broken = |what: &str| {
+        tracing::warn!(run, what, "a web task's answer cannot be sent");
+        Answer::new(Kind::Internal, format!("the task's answer has {what}: see run {run}"))
+    };
+    let status = StatusCode::from_u16(answer.status).ok().filter(|status| status.as_u16() >= 200);
+    let status = status.ok_or_else(|| broken("a status that is none"))?;
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in &answer.headers {
+        let name = name.to_ascii_lowercase();
+        let is_allowed = HEADERS.contains(&name.as_str())
+            || name.starts_with("x-")
+            || name.starts_with("access-control-");
+        if !is_allowed {
+            continue;
+        }
+        let name: HeaderName = name.parse().map_err(|_| broken("a header that is none"))?;
+        let value: HeaderValue = value.parse().map_err(|_| broken("a header that is none"))?;
+        headers.append(name, value);
+    }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+    if !kind.is_empty() && !TYPES.contains(&kind.to_ascii_lowercase().as_str()) {
+        return Err(broken("a type that a script may not answer"));
+    }
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(run) = run.parse() {
+        headers.insert("reauth-run", run);
+    }
+    Ok(response)
+}
