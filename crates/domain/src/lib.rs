@@ -28,6 +28,6 @@ pub use live::{
 };
 pub use store::{Db, Place, Read, Rehearsal, Tx, backup, copy};
 pub use values::error::{Error, Result};
-pub use values::ids::{AppId, NotAnId, RunId, SessionId, TokenId, UserId, hex, unhex};
+pub use values::ids::{AppId, NotAnId, RunId, SessionId, TokenId, UserId, hash_of, hex, unhex};
 pub use values::secret::{Secret, SecretHash, SecretKind, kind_of_secret};
 pub use values::time::{Clock, NotASpan, Span, Time};

@@ -1,6 +1,7 @@
 //! Users of an app and their attributes. A user is the subject of every other noun; what may happen
 //! to their sessions is in `sessions`.
 
+pub mod expression;
 mod query;
 mod schema;
 
@@ -16,7 +17,7 @@ use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, UserId};
 use crate::values::time::Time;
 
-pub use query::{Condition, Direction, Operator, Query, select};
+pub use query::{Condition, Direction, Filter, Operator, Order, Query, select};
 pub(crate) use schema::Indexed;
 pub use schema::{FieldType, UserSchema};
 

@@ -113,11 +113,6 @@ impl FieldType {
         }
     }
 
-    /// As `index`, for a value that arrived as text in a query or a form.
-    pub(crate) fn index_text(&self, name: &str, text: &str) -> Result<Indexed> {
-        self.index(name, &self.value_of_text(text))
-    }
-
     /// The JSON value that a text of a query or a form stands for.
     pub fn value_of_text(&self, text: &str) -> Value {
         match self {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// Why a text is no id of the wanted kind.
@@ -105,6 +106,11 @@ impl<'de> Deserialize<'de> for AppId {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|_| serde::de::Error::custom("an app id is 24 hex digits"))
     }
+}
+
+/// The SHA-256 of a text in lowercase hex: another text has another one.
+pub fn hash_of(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// Bytes as lowercase hex.

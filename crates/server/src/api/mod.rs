@@ -37,9 +37,12 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(users::re_authenticate))
         .routes(routes!(users::authentication_token))
         // User objects (contract, section 3)
-        .routes(routes!(objects::list, objects::create))
+        .routes(routes!(objects::query::list, objects::create))
+        .routes(routes!(objects::query::query))
         .routes(routes!(objects::show, objects::patch, objects::put, objects::delete))
         .routes(routes!(objects::batch))
+        .routes(routes!(objects::models::datamodel))
+        .routes(routes!(objects::models::info))
         // Groups, cut-offs, the ledger
         .routes(routes!(groups::list))
         .routes(routes!(groups::add, groups::remove))

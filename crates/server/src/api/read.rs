@@ -160,6 +160,12 @@ impl Page {
         let limit = number("limit", limit, Self::MAX)?;
         Ok(Self { limit: limit.min(Self::MAX), skip: number("skip", skip, 0)? })
     }
+
+    /// As `of`, for numbers of a body.
+    pub(crate) fn of_numbers(limit: Option<i64>, skip: Option<i64>) -> Result<Self, Answer> {
+        let [limit, skip] = [limit, skip].map(|given| given.map(|number| number.to_string()));
+        Self::of(limit.as_deref(), skip.as_deref())
+    }
 }
 
 /// A whole number of a query; absent and empty are the default.

@@ -1,5 +1,8 @@
 //! User objects: attributes, filters, batches (contract, section 3).
 
+mod models;
+mod query;
+
 use reauth_server::domain::Span;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

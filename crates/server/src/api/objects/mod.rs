@@ -1,19 +1,23 @@
-//! User objects: users as data with attributes (contract, section 3).
+//! User objects: users as data with attributes (contract, section 3). How they are found is in
+//! `query`, what attributes they have in `models`.
+
+pub(crate) mod models;
+pub(crate) mod query;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery};
+use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use reauth_domain::tokens::Scope;
-use reauth_domain::users::{self, Condition, Direction, FieldType, Operator, Query, User};
+use reauth_domain::users::{self, FieldType, User};
 use reauth_domain::{Error, Tx, UserId, apps};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::answer::{Answer, ErrorBody, Kind};
-use super::read::{self, Body, List, Page, UserInPath};
-use super::who::{Backend, UsersRead, UsersWrite};
+use crate::api::answer::{Answer, ErrorBody, Kind};
+use crate::api::read::{self, Body, UserInPath};
+use crate::api::who::{Backend, UsersRead, UsersWrite};
 
 /// More operations than this in one batch are refused whole.
 const BATCH_MAX: usize = 1_000;
@@ -33,65 +37,6 @@ fn view(user: &User, schema: &Schema) -> Value {
         object.insert(name.clone(), value);
     }
     Value::Object(object)
-}
-
-/// A page of user objects. `sort[field]=asc|desc|1|-1`; filters `query[field]=v` or `q[field]=v`,
-/// joined by AND, with the suffixes `.ne .lt .lte .gt .gte .contains .null`. Scope: `users:read`.
-#[utoipa::path(get, path = "/api/v4/{app}/objects/user", tag = "objects",
-    params(("app" = String, Path), read::PageQuery),
-    responses((status = 200, body = List<Value>), (status = 422, body = ErrorBody)))]
-pub(crate) async fn list(
-    who: Backend<UsersRead>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<List<Value>>, Answer> {
-    let (query, page) = parse_query(query.as_deref().unwrap_or_default())?;
-    let mut read = who.state.db.read().await?;
-    let schema = apps::find(&mut read, who.app).await?.settings.user_schema;
-    let (found, total) = users::select(&mut read, who.app, &schema, &query).await?;
-    let views = found.iter().map(|user| view(user, &schema)).collect();
-    Ok(Json(List::new(views, total, page)))
-}
-
-fn parse_query(text: &str) -> Result<(Query, Page), Answer> {
-    let pairs: Vec<(String, String)> =
-        serde_urlencoded::from_str(text).map_err(|why| read::unreadable_query(&why))?;
-    let plain = |wanted: &str| {
-        pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
-    };
-    let page = Page::of(plain("limit"), plain("skip"))?;
-    let mut query = Query { limit: page.limit, skip: page.skip, ..Query::default() };
-    for (name, value) in &pairs {
-        let inner = |key: &str| {
-            let rest = name.strip_prefix(key)?.strip_prefix('[')?;
-            rest.strip_suffix(']')
-        };
-        if let Some(field) = inner("sort") {
-            query.sort.push((field.to_owned(), direction(field, value)?));
-        } else if let Some(field) = inner("query").or_else(|| inner("q")) {
-            query.conditions.push(condition(field, value)?);
-        } else if name != "limit" && name != "skip" {
-            let why = "is no parameter of a list; known: limit, skip, sort[…], query[…], q[…]";
-            return Err(Error::invalid(name, why).into());
-        }
-    }
-    Ok((query, page))
-}
-
-fn direction(field: &str, value: &str) -> Result<Direction, Answer> {
-    match value {
-        "asc" | "1" => Ok(Direction::Up),
-        "desc" | "-1" => Ok(Direction::Down),
-        _ => Err(Error::invalid(format!("sort[{field}]"), "must be asc, desc, 1 or -1").into()),
-    }
-}
-
-fn condition(field: &str, value: &str) -> Result<Condition, Answer> {
-    let (field, suffix) = field.split_once('.').unwrap_or((field, ""));
-    let operator = Operator::from_suffix(suffix).ok_or_else(|| {
-        let why = format!("{suffix:?} is no suffix; known: ne lt lte gt gte contains null");
-        Error::invalid(format!("query[{field}]"), why)
-    })?;
-    Ok(Condition { field: field.to_owned(), operator, value: value.to_owned() })
 }
 
 /// One user object. Scope: `users:read`.
