@@ -14,6 +14,9 @@ use crate::values::time::Time;
 /// More groups than this are not listed: they are for policies, not for data.
 const GROUPS_MAX: i64 = 1_000;
 
+/// The most members on one page.
+const MEMBERS_MAX: i64 = 1_000;
+
 /// How names of groups begin whose members are those with a value of an attribute: they keep
 /// themselves, and nobody else adds or removes a member.
 pub(crate) const KEPT: char = '@';
@@ -45,6 +48,28 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Group>> {
         Ok(Group { name: row.text(0)?, members: row.int(2)?, not_before })
     };
     rows.iter().map(group).collect()
+}
+
+/// One page of a group's members, those who joined first before others, with when they joined; and
+/// how many there are in all.
+pub async fn members(
+    read: &mut Read,
+    app: AppId,
+    name: &str,
+    limit: i64,
+    skip: i64,
+) -> Result<(Vec<(UserId, Time)>, i64)> {
+    let sql = "select count(*) from group_members where app_id = $1 and name = $2";
+    let total = read.count(sql, args![app, name]).await?;
+    let rows = read
+        .rows(
+            "select user_id, joined_at from group_members where app_id = $1 and name = $2
+             order by joined_at, user_id limit $3 offset $4",
+            args![app, name, limit.clamp(0, MEMBERS_MAX), skip],
+        )
+        .await?;
+    let members: Result<_> = rows.iter().map(|row| Ok((row.parsed(0)?, row.time(1)?))).collect();
+    Ok((members?, total))
 }
 
 /// Adds a user to a group. A member already: nothing changes.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody};
-use super::read::PathOf;
+use super::read::{List, Page, PageQuery, PathOf};
 use super::who::{Backend, UsersRead, UsersWrite};
 
 /// A group.
@@ -39,6 +39,32 @@ pub(crate) async fn list(who: Backend<UsersRead>) -> Result<Json<GroupsView>, An
         not_before: group.not_before.map(|at| at.to_string()),
     };
     Ok(Json(GroupsView { objects: found.into_iter().map(view).collect() }))
+}
+
+/// A member of a group.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MemberView {
+    /// The user.
+    id: String,
+    joined_at: String,
+}
+
+/// A page of a group's members; of none, if there is no such group. Scope: `users:read`.
+#[utoipa::path(get, path = "/api/v4/{app}/groups/{group}/members", tag = "groups",
+    params(("app" = String, Path), ("group" = String, Path), PageQuery),
+    responses((status = 200, body = List<MemberView>), (status = 401, body = ErrorBody)))]
+pub(crate) async fn members(
+    who: Backend<UsersRead>,
+    PathOf((_, group)): PathOf<(String, String)>,
+    page: Page,
+) -> Result<Json<List<MemberView>>, Answer> {
+    let mut read = who.state.db.read().await?;
+    let (found, total) = groups::members(&mut read, who.app, &group, page.limit, page.skip).await?;
+    let view = |(user, at): (UserId, reauth_domain::Time)| MemberView {
+        id: user.to_string(),
+        joined_at: at.to_string(),
+    };
+    Ok(Json(List::new(found.into_iter().map(view).collect(), total, page)))
 }
 
 /// Adds a user to a group, which comes to be with its first member. Scope: `users:write`.

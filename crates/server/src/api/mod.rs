@@ -45,6 +45,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(objects::models::info))
         // Groups, cut-offs, the ledger
         .routes(routes!(groups::list))
+        .routes(routes!(groups::members))
         .routes(routes!(groups::add, groups::remove))
         .routes(routes!(ledger::list))
         // Policies and what they lead to

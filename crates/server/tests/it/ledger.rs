@@ -45,6 +45,8 @@ const MUTATIONS: &[Mutation] = &[
     ("put", "/api/v4/{app}/policies", POLICIES, &["policies.set"]),
     ("put", "/api/v4/{app}/tasks/{task}", TASK, &["task.put"]),
     ("post", "/api/v4/{app}/tasks/{task}/run", "", &["run.queued", "run.started", "run.ended"]),
+    ("post", "/api/v4/{app}/runs/{run}/cancel", "", &["run.ended"]),
+    ("post", "/api/v4/{app}/runs/{run}/retry", "", &["run.queued", "run.started", "run.ended"]),
     ("delete", "/api/v4/{app}/tasks/{task}", "", &["task.deleted"]),
     ("post", "/api/v4/{app}/users/{user}/lock", "", &["user.locked"]),
     ("post", "/api/v4/{app}/users/{user}/unlock", "", &["user.unlocked"]),
@@ -74,7 +76,8 @@ const WITHOUT_ENTRY: [&str; 2] =
     ["post /device/{app}/connect", "post /api/v4/{app}/policies/preview"];
 
 /// Kinds that no operation makes: the beginning, and what the server notes by itself.
-const BY_ITSELF: [&str; 9] = [
+const BY_ITSELF: [&str; 10] = [
+    "runs.forgotten",
     "store.fenced",
     "revocation.done",
     "store.created",
@@ -100,6 +103,15 @@ async fn request(lab: &Lab, (method, path, body, _): Mutation) -> RequestBuilder
     }
     let tokens = format!("/admin/apps/{}/tokens", lab.app);
     let token = lab.operator_post(&tokens, serde_json::from_str(TOKEN).expect("JSON")).await;
+    let run = match path.rsplit('/').next() {
+        Some("cancel") => later(lab).await,
+        Some("retry") => {
+            let run = later(lab).await;
+            good(lab.api(Method::POST, &format!("/runs/{run}/cancel"))).await;
+            run
+        }
+        _ => String::new(),
+    };
     let enrolment = match body {
         ENROLMENT => lab.authentication_token(&name).await,
         _ => String::new(),
@@ -108,7 +120,7 @@ async fn request(lab: &Lab, (method, path, body, _): Mutation) -> RequestBuilder
         let text = text.replace("{app}", &lab.app).replace("{user}", &phone.user);
         let text = text.replace("{session}", &phone.session).replace("{group}", "g");
         let text = text.replace("{token}", self::text(&token["id"]).as_str());
-        text.replace("{task}", "t").replace("{enrolment}", &enrolment)
+        text.replace("{task}", "t").replace("{run}", &run).replace("{enrolment}", &enrolment)
     };
     let wait = if path.ends_with("/run") { "?wait=true" } else { "" };
     let method = method.to_uppercase().parse().expect("a method");
@@ -118,6 +130,12 @@ async fn request(lab: &Lab, (method, path, body, _): Mutation) -> RequestBuilder
         _ => &lab.operator,
     });
     request.header("content-type", "application/json").body(fill(body))
+}
+
+/// A run that waits for an hour.
+async fn later(lab: &Lab) -> String {
+    let wanted = serde_json::json!({ "after": "1h" });
+    text(&lab.post("/tasks/t/run", wanted).await["id"])
 }
 
 #[test]
@@ -160,6 +178,9 @@ async fn every_mutation_has_exactly_one_entry(lab: Lab) {
         let (status, body) = json_of(request).await;
         let (method, path, _, wanted) = mutation;
         assert!(status.is_success(), "{method} {path}: {status} {body}");
+        if path.ends_with("/retry") {
+            lab.get(&format!("/runs/{}?wait=true", text(&body["id"]))).await;
+        }
         let entries = entries_after(&lab, before).await;
         let kinds: Vec<&str> = entries.iter().filter_map(|entry| entry["kind"].as_str()).collect();
         assert_eq!(kinds, *wanted, "{method} {path}");

@@ -1,0 +1,331 @@
+//! Runs: tried again, in a queue, ended, rehearsed, forgotten.
+
+use std::time::{Duration, Instant};
+
+use reauth_server::domain::ledger::By;
+use reauth_server::domain::{Span, tasks};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{CALL, ended_runs, put, run, task};
+use crate::both;
+use crate::lab::{Lab, good, json_of, refused, text};
+
+both!(
+    a_run_without_an_answer_is_tried_again_later_and_later_and_is_dead_in_the_end,
+    a_dead_run_is_tried_again_when_someone_says_so,
+    an_error_is_an_answer_unless_the_task_wants_to_try_again,
+    a_run_knows_its_id_and_its_try,
+    runs_with_the_same_queue_exclude_each_other,
+    one_app_does_not_take_all_places,
+    a_run_is_ended_while_it_goes_and_while_it_waits,
+    a_rehearsed_run_says_what_it_would_change_and_changes_nothing,
+    what_a_run_has_said_can_be_read_while_it_goes,
+    runs_and_their_logs_are_forgotten_in_time,
+    params_that_are_too_long_are_a_failed_run,
+    a_run_of_a_server_that_gives_no_sign_of_life_is_taken_up,
+);
+
+/// Waits until a run is in this state.
+async fn until(lab: &Lab, id: &str, state: &str) -> Value {
+    let began = Instant::now(); // clock: measures
+    loop {
+        let run = lab.get(&format!("/runs/{id}")).await;
+        if run["state"] == state {
+            return run;
+        }
+        assert!(began.elapsed() < Duration::from_mins(1), "{run}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn begin(lab: &Lab, name: &str) -> String {
+    text(&good(lab.api(Method::POST, &format!("/tasks/{name}/run"))).await["id"])
+}
+
+const HANG: &str = "export async function run() {
+    console.log(`try ${this.run.attempt}`);
+    await new Promise((go) => setTimeout(go, 60000)); }";
+
+async fn a_run_without_an_answer_is_tried_again_later_and_later_and_is_dead_in_the_end(
+    mut lab: Lab,
+) {
+    lab.config.tasks.wall = Span::seconds(1);
+    lab.config.tasks.retry_after = Span::seconds(10);
+    lab.restart().await;
+    put(&lab, "hang", task("t.js", HANG, &[])).await;
+    let id = begin(&lab, "hang").await;
+    let mut pauses = Vec::new();
+    for attempt in 1..=2 {
+        let waiting = until_waiting(&lab, &id, attempt).await;
+        assert_eq!(waiting["error"]["kind"], "timed_out", "{waiting}");
+        let due = moment(&waiting["due_at"]) - lab.clock.now().seconds();
+        pauses.push(due);
+        lab.pass(Span::seconds(due + 1));
+        lab.server().app().run_wake.notify_one();
+    }
+    assert!((10..=16).contains(&pauses[0]) && (20..=31).contains(&pauses[1]), "{pauses:?}");
+    let dead = until(&lab, &id, "dead").await;
+    assert_eq!((&dead["attempt"], &dead["log"][0]["text"]), (&json!(3), &json!("try 3")), "{dead}");
+    let list = lab.get("/runs?state=dead").await;
+    assert_eq!(list["objects"][0]["id"], id.as_str());
+    assert_eq!(lab.get("/tasks/hang/runs?state=failed").await["total"], 0);
+    refused(lab.api(Method::GET, "/runs?state=gone"), 422, "INVALID_VALUE").await;
+}
+
+fn moment(value: &Value) -> i64 {
+    reauth_server::domain::Time::parse(&text(value)).expect("a moment").seconds()
+}
+
+/// Waits until a run has been tried so often and waits for the next try.
+async fn until_waiting(lab: &Lab, id: &str, attempt: i64) -> Value {
+    let began = Instant::now(); // clock: measures
+    loop {
+        let run = lab.get(&format!("/runs/{id}")).await;
+        if run["state"] == "queued" && run["attempt"] == attempt {
+            return run;
+        }
+        assert!(began.elapsed() < Duration::from_mins(1), "{run}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn a_dead_run_is_tried_again_when_someone_says_so(mut lab: Lab) {
+    lab.config.tasks.wall = Span::seconds(1);
+    lab.restart().await;
+    let mut hang = task("t.js", HANG, &[]);
+    hang["retries"] = json!(0);
+    put(&lab, "t", hang).await;
+    let id = begin(&lab, "t").await;
+    until(&lab, &id, "dead").await;
+    put(&lab, "t", task("t.js", "export function run() { return this.run }", &[])).await;
+    let (status, again) = json_of(lab.api(Method::POST, &format!("/runs/{id}/retry"))).await;
+    assert_eq!(
+        (status, &again["id"]),
+        (StatusCode::ACCEPTED, &json!(id)),
+        "the same piece of work"
+    );
+    let done = until(&lab, &id, "succeeded").await;
+    assert_eq!((&done["result"]["id"], &done["result"]["attempt"]), (&json!(id), &json!(2)));
+    refused(lab.api(Method::POST, &format!("/runs/{id}/retry")), 409, "CONFLICT").await;
+    let unknown = "/runs/01900000-0000-7000-8000-00000000000a/retry";
+    refused(lab.api(Method::POST, unknown), 404, "OBJECT_NOT_FOUND").await;
+}
+
+async fn an_error_is_an_answer_unless_the_task_wants_to_try_again(lab: Lab) {
+    let third = "export function run() {
+        if (this.run.attempt < 3) throw new Error(`not yet ${this.run.attempt}`);
+        return this.run.attempt; }";
+    put(&lab, "plain", task("t.js", third, &[])).await;
+    let failed = run(&lab, "plain", json!({})).await;
+    assert_eq!((&failed["state"], &failed["attempt"]), (&json!("failed"), &json!(1)), "{failed}");
+    let mut stubborn = task("t.js", third, &[]);
+    stubborn["retries"] = json!(2);
+    put(&lab, "stubborn", stubborn.clone()).await;
+    let id = begin(&lab, "stubborn").await;
+    for attempt in 1..=2 {
+        until_waiting(&lab, &id, attempt).await;
+        lab.pass(Span::minutes(1));
+        lab.server().app().run_wake.notify_one();
+    }
+    assert_eq!(until(&lab, &id, "succeeded").await["result"], 3);
+    stubborn["retries"] = json!(1_000);
+    let request = lab.api(Method::PUT, "/tasks/stubborn").json(&stubborn);
+    assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "retries");
+}
+
+async fn a_run_knows_its_id_and_its_try(lab: Lab) {
+    put(&lab, "me", task("t.js", "export function run() { return this.run }", &[])).await;
+    let done = run(&lab, "me", json!({})).await;
+    let wanted = json!({ "id": done["id"], "attempt": 1, "task": "me", "trigger": "hand" });
+    assert_eq!(done["result"], wanted);
+}
+
+/// Says when it begins and when it ends, by creating users: the server orders them.
+const NAP: &str = "async function note(name) {
+        const sent = await fetch(`${this.backend.url}/objects/user`, {
+            method: 'POST', headers: { Authorization: `Token ${this.backend.token}` },
+            body: JSON.stringify({ user: { name } }) });
+        if (!sent.ok) throw new Error(await sent.text());
+    }
+    export async function run() {
+        await note.call(this, 'from'); await new Promise((go) => setTimeout(go, 60));
+        await note.call(this, 'to'); }";
+
+async fn noted(lab: &Lab) -> Vec<String> {
+    let users = lab.get("/objects/user").await;
+    users["objects"].as_array().expect("a list").iter().map(|it| text(&it["name"])).collect()
+}
+
+async fn runs_with_the_same_queue_exclude_each_other(lab: Lab) {
+    for name in ["one", "two"] {
+        let mut nap = task("t.js", NAP, &["users:write"]);
+        nap["queue"] = json!("mail");
+        put(&lab, name, nap).await;
+    }
+    put(&lab, "three", task("t.js", NAP, &["users:write"])).await;
+    for name in ["one", "two", "one"] {
+        begin(&lab, name).await;
+    }
+    let request = lab.api(Method::POST, "/tasks/three/run").json(&json!({ "queue": "mail" }));
+    assert_eq!(good(request).await["queue"], "mail");
+    for (name, count) in [("one", 2), ("two", 1), ("three", 1)] {
+        for run in ended_runs(&lab, name, count).await {
+            assert_eq!(run["state"], "succeeded", "{run}");
+        }
+    }
+    assert_eq!(noted(&lab).await, ["from", "to"].repeat(4));
+}
+
+async fn one_app_does_not_take_all_places(mut lab: Lab) {
+    lab.config.tasks.concurrency = 4;
+    lab.config.tasks.concurrency_per_app = 1;
+    lab.restart().await;
+    put(&lab, "nap", task("t.js", NAP, &["users:write"])).await;
+    for _ in 0..3 {
+        begin(&lab, "nap").await;
+    }
+    ended_runs(&lab, "nap", 3).await;
+    assert_eq!(noted(&lab).await, ["from", "to"].repeat(3));
+}
+
+async fn a_run_is_ended_while_it_goes_and_while_it_waits(mut lab: Lab) {
+    lab.config.tasks.concurrency = 1;
+    lab.restart().await;
+    let token = "export async function run() {
+        console.log(this.backend.token);
+        await new Promise((go) => setTimeout(go, 60000)); }";
+    put(&lab, "hang", task("t.js", token, &["users:read"])).await;
+    let (going, waiting) = (begin(&lab, "hang").await, begin(&lab, "hang").await);
+    let token = loop {
+        let run = until(&lab, &going, "running").await;
+        if let Some(line) = run["log"].get(0) {
+            break text(&line["text"]);
+        }
+    };
+    let path = format!("/api/v4/{}/users", lab.app);
+    good(lab.bare(Method::GET, &path).bearer_auth(&token)).await;
+    let ended = good(lab.api(Method::POST, &format!("/runs/{waiting}/cancel"))).await;
+    assert_eq!((&ended["state"], &ended["attempt"]), (&json!("cancelled"), &json!(0)), "{ended}");
+    let ended = good(lab.api(Method::POST, &format!("/runs/{going}/cancel"))).await;
+    assert_eq!((&ended["state"], &ended["attempt"]), (&json!("cancelled"), &json!(1)), "{ended}");
+    assert_eq!(ended["error"]["kind"], "cancelled");
+    refused(lab.bare(Method::GET, &path).bearer_auth(token), 401, "AUTHENTICATION_FAILED").await;
+    let again = good(lab.api(Method::POST, &format!("/runs/{going}/cancel"))).await;
+    assert_eq!(again, ended, "what has ended stays as it is");
+}
+
+async fn a_rehearsed_run_says_what_it_would_change_and_changes_nothing(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    put(&lab, "call", task("t.js", CALL, &["users:read", "sessions:end"])).await;
+    let path = format!("{}/re-authenticate", phone.path());
+    let wanted = json!({ "params": { "method": "POST", "path": path }, "dry_run": true });
+    let done = good(lab.api(Method::POST, "/tasks/call/run?wait=true").json(&wanted)).await;
+    assert_eq!((&done["result"], &done["dry_run"]), (&json!(204), &json!(true)), "{done}");
+    let changes = done["changes"].as_array().expect("a list");
+    assert_eq!(changes.len(), 1, "{done}");
+    assert_eq!(changes[0]["user"], phone.user.as_str());
+    assert_eq!(changes[0]["change"]["kind"], "session.re_authenticate");
+    assert_eq!(changes[0]["change"]["session"], phone.session.as_str());
+    phone.must_be_signed_in().await;
+    let ledger = lab.get("/ledger?limit=1000").await;
+    let entries = ledger["entries"].as_array().expect("a list");
+    assert!(entries.iter().all(|entry| entry["kind"] != "session.re_authenticate"));
+    let wanted = json!({ "params": { "method": "POST", "path": path } });
+    let done = good(lab.api(Method::POST, "/tasks/call/run?wait=true").json(&wanted)).await;
+    assert_eq!(
+        (&done["dry_run"], done.get("changes").cloned()),
+        (&json!(false), Some(Value::Null))
+    );
+    phone.must_sign_in_again("LOCKED", "re_authenticate").await;
+}
+
+async fn what_a_run_has_said_can_be_read_while_it_goes(lab: Lab) {
+    let source = "export async function run() {
+        console.warn('half way');
+        await new Promise((go) => setTimeout(go, 60000)); }";
+    put(&lab, "t", task("t.js", source, &[])).await;
+    let id = begin(&lab, "t").await;
+    let line = loop {
+        let run = until(&lab, &id, "running").await;
+        if let Some(line) = run["log"].get(0) {
+            break line.clone();
+        }
+    };
+    assert_eq!((&line["level"], &line["text"]), (&json!("warn"), &json!("half way")));
+    good(lab.api(Method::POST, &format!("/runs/{id}/cancel"))).await;
+}
+
+async fn runs_and_their_logs_are_forgotten_in_time(lab: Lab) {
+    put(&lab, "t", task("t.js", "export function run() { console.log('hello'); }", &[])).await;
+    let id = text(&run(&lab, "t", json!({})).await["id"]);
+    let (runs, logs) = (Span::days(90), Span::days(30));
+    let forget = async || {
+        let db = &lab.server().app().db;
+        let mut tx = db.write(By::System).await.expect("a change");
+        let is_found = tasks::forget_runs(&mut tx, runs, logs).await.expect("it forgets");
+        tx.commit().await.expect("a commit");
+        is_found
+    };
+    assert!(!forget().await);
+    lab.clock.pass(Span::days(31));
+    assert!(forget().await);
+    let kept = lab.get(&format!("/runs/{id}")).await;
+    assert_eq!((&kept["state"], &kept["log"]), (&json!("succeeded"), &json!([])));
+    lab.clock.pass(Span::days(60));
+    assert!(forget().await && !forget().await);
+    refused(lab.api(Method::GET, &format!("/runs/{id}")), 404, "OBJECT_NOT_FOUND").await;
+    let last = lab.operator_get("/admin/ledger/verify").await;
+    assert_eq!(last["ok"], true, "{last}");
+}
+
+async fn params_that_are_too_long_are_a_failed_run(lab: Lab) {
+    put(&lab, "t", task("t.js", "export function run() {}", &[])).await;
+    let long = json!({ "params": { "text": "x".repeat(5 << 20) } });
+    let (_, run) = json_of(lab.api(Method::POST, "/tasks/t/run").json(&long)).await;
+    assert_eq!((&run["state"], &run["error"]["kind"]), (&json!("failed"), &json!("too_large")));
+    let longer = json!({ "params": { "text": "x".repeat(7 << 20) } });
+    refused(lab.api(Method::POST, "/tasks/t/run").json(&longer), 413, "PAYLOAD_TOO_LARGE").await;
+}
+
+async fn a_run_of_a_server_that_gives_no_sign_of_life_is_taken_up(lab: Lab) {
+    put(&lab, "t", task("t.js", "export function run() { return this.run.attempt }", &[])).await;
+    let db = &lab.server().app().db;
+    // Another server claims it, and is never heard of again.
+    let claim = tasks::Claim { life: Span::minutes(5), lease: Span::minutes(1), per_app: 10 };
+    let app = lab.app.parse().expect("an app");
+    let mut tx = db.write(By::System).await.expect("a change");
+    let found = tasks::find(&mut tx, app, "t").await.expect("the task");
+    let order = tasks::Order::by(tasks::Trigger::Hand);
+    let id = tasks::queue(&mut tx, app, &found, order).await.expect("a run");
+    let claimed = tasks::claim(&mut tx, claim).await.expect("a claim").expect("a run");
+    tx.commit().await.expect("a commit");
+    assert_eq!(claimed.id, id);
+    let recover = async || {
+        let mut tx = db.write(By::System).await.expect("a change");
+        let is_found = tasks::recover(&mut tx, false).await.expect("it looks");
+        tx.commit().await.expect("a commit");
+        is_found
+    };
+    assert!(!recover().await, "its lease holds");
+    let path = format!("/api/v4/{}/tasks", lab.app);
+    let token = claimed.token.reveal().to_owned();
+    refused(lab.bare(Method::GET, &path).bearer_auth(&token), 403, "PERMISSION_DENIED").await;
+    lab.clock.pass(Span::minutes(2));
+    assert!(recover().await);
+    refused(lab.bare(Method::GET, &path).bearer_auth(&token), 401, "AUTHENTICATION_FAILED").await;
+    lab.server().app().run_wake.notify_one();
+    assert_eq!(until(&lab, &id.to_string(), "succeeded").await["result"], 2);
+    // The one that was away comes back: its word counts no more.
+    let late = tasks::Finished {
+        outcome: Ok(json!("late")),
+        ending: tasks::Ending::Answered,
+        log: Vec::new(),
+        changes: None,
+        retry_after: Span::seconds(1),
+    };
+    let mut tx = db.write(By::System).await.expect("a change");
+    assert_eq!(tasks::finish(&mut tx, &claimed, late).await.expect("no error"), None);
+    tx.commit().await.expect("a commit");
+    assert_eq!(lab.get(&format!("/runs/{id}")).await["result"], 2);
+}

@@ -1,0 +1,133 @@
+//! Web tasks: asked at their own address, by whom their `authenticate` lets in.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{put, task};
+use crate::both;
+use crate::lab::{Lab, refused, text};
+
+both!(
+    a_web_task_answers_whom_it_lets_in,
+    what_a_script_may_answer_is_bounded,
+    a_web_task_without_authenticate_is_broken_and_says_so_in_its_run,
+    only_web_tasks_have_an_address,
+);
+
+const HELLO: &str = "
+    export function authenticate({ request, access, params }) {
+        if (request.headers.get('x-key') === process.env.KEY) {
+            return access.authorized({ who: params.who ?? 'nobody' });
+        }
+        return params.rude ? access.unauthorized({ status: 418, body: { no: true } })
+            : access.unauthorized();
+    }
+    export function get({ params, request, response, authContext }) {
+        if (params.html) {
+            response.headers.set('content-type', 'text/html');
+            return '<p>hello';
+        }
+        return { hello: authContext.who, path: request.path, q: request.query.q ?? null };
+    }
+    export async function post({ params, response }) {
+        response.status = 201;
+        return { got: params };
+    }";
+
+fn web(source: &str) -> Value {
+    let mut wanted = task("t.js", source, &[]);
+    wanted["web"] = json!(true);
+    wanted["env"] = json!({ "KEY": "sesame" });
+    wanted
+}
+
+fn ask(lab: &Lab, method: Method, rest: &str) -> reqwest::RequestBuilder {
+    lab.bare(method, &format!("/tasks/{}/hello{rest}", lab.app))
+}
+
+async fn a_web_task_answers_whom_it_lets_in(lab: Lab) {
+    let made = put(&lab, "hello", web(HELLO)).await;
+    assert_eq!(made["web"], format!("{}/tasks/{}/hello", lab.url, lab.app));
+    let stranger = ask(&lab, Method::GET, "").send().await.expect("an answer");
+    assert_eq!(stranger.status(), 401);
+    let rude = ask(&lab, Method::GET, "?rude=1").send().await.expect("an answer");
+    assert_eq!(rude.status(), 418);
+    assert_eq!(rude.json::<Value>().await.expect("JSON"), json!({ "no": true }));
+    let request = ask(&lab, Method::GET, "/a/b?who=ann&q=1").header("x-key", "sesame");
+    let friend = request.send().await.expect("an answer");
+    assert_eq!(
+        (friend.status().as_u16(), &friend.headers()["content-type"]),
+        (200, &"application/json".parse().expect("a value"))
+    );
+    let run = friend.headers()["reauth-run"].to_str().expect("a text").to_owned();
+    let body: Value = friend.json().await.expect("JSON");
+    assert_eq!(body, json!({ "hello": "ann", "path": "/a/b", "q": "1" }));
+    let request = ask(&lab, Method::POST, "").header("x-key", "sesame");
+    let made = request.json(&json!({ "n": 1 })).send().await.expect("an answer");
+    assert_eq!(made.status(), 201);
+    assert_eq!(made.json::<Value>().await.expect("JSON"), json!({ "got": { "n": 1 } }));
+    let request = ask(&lab, Method::DELETE, "").header("x-key", "sesame");
+    assert_eq!(request.send().await.expect("an answer").status(), 405);
+    let kept = lab.get(&format!("/runs/{run}")).await;
+    assert_eq!((&kept["trigger"], &kept["state"]), (&json!("web"), &json!("succeeded")));
+    assert_eq!(kept["params"], json!({ "method": "GET", "path": "/a/b" }), "not what was sent");
+    assert_eq!(kept["result"], json!({ "status": 200 }));
+}
+
+async fn what_a_script_may_answer_is_bounded(lab: Lab) {
+    put(&lab, "hello", web(HELLO)).await;
+    let request = ask(&lab, Method::GET, "?html=1").header("x-key", "sesame");
+    let page = request.send().await.expect("an answer");
+    assert_eq!(page.headers()["content-type"], "text/html");
+    assert!(
+        page.headers()["content-security-policy"].to_str().expect("a text").contains("sandbox")
+    );
+    assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+    let odd = "export const authenticate = ({ access }) => access.authorized();
+        export function get({ response, params }) {
+            if (params.type) response.headers.set('content-type', 'text/javascript');
+            response.headers.set('set-cookie', 'session=stolen');
+            response.headers.set('x-mine', 'yes');
+            response.status = params.status ? Number(params.status) : 200;
+            return 'text'; }";
+    put(&lab, "hello", web(odd)).await;
+    let plain = ask(&lab, Method::GET, "").send().await.expect("an answer");
+    assert_eq!(plain.headers()["x-mine"], "yes");
+    assert!(plain.headers().get("set-cookie").is_none(), "a script speaks for no origin");
+    for rest in ["?type=1", "?status=99", "?status=1000"] {
+        refused(ask(&lab, Method::GET, rest), 500, "INTERNAL_SERVER_ERROR").await;
+    }
+    let long = ask(&lab, Method::POST, "").body("x".repeat((5 << 20) + 1));
+    refused(long, 413, "PAYLOAD_TOO_LARGE").await;
+}
+
+async fn a_web_task_without_authenticate_is_broken_and_says_so_in_its_run(lab: Lab) {
+    for (source, wanted) in [
+        ("export function get() { return 1 }", "does not export a function named authenticate"),
+        (
+            "export const authenticate = () => true; export function get() { return 1 }",
+            "access.authorized() or access.unauthorized()",
+        ),
+        (
+            "export const authenticate = ({ access }) => ({ ...access.authorized() });
+             export function get() { return 1 }",
+            "access.authorized() or access.unauthorized()",
+        ),
+    ] {
+        put(&lab, "hello", web(source)).await;
+        let body = refused(ask(&lab, Method::GET, ""), 500, "INTERNAL_SERVER_ERROR").await;
+        assert!(!text(&body["detail"]).contains("authenticate"), "a stranger is told less");
+        let last = lab.get("/tasks/hello/runs?limit=1").await["objects"][0].clone();
+        assert!(text(&last["error"]["message"]).contains(wanted), "{last}");
+    }
+}
+
+async fn only_web_tasks_have_an_address(lab: Lab) {
+    put(&lab, "hello", task("t.js", HELLO, &[])).await;
+    refused(ask(&lab, Method::GET, ""), 404, "ROUTE_ERROR").await;
+    let path = format!("/tasks/{}/missing", lab.app);
+    refused(lab.bare(Method::GET, &path), 404, "ROUTE_ERROR").await;
+    let path = "/tasks/000000000000000000000000/hello";
+    refused(lab.bare(Method::GET, path), 404, "ROUTE_ERROR").await;
+    assert_eq!(lab.get("/runs").await["total"], 0, "nobody's request is nobody's run");
+}

@@ -1,0 +1,25 @@
+import { assert, clock, lab, test } from "reauth:test";
+
+test("leavers lose access after their last day", async () => {
+  const ann = await lab.user({ name: "Ann", employee_number: "17" });
+  const bea = await lab.user({ name: "Bea", employee_number: "18" });
+  const [phone, tablet] = [await ann.signIn("phone"), await bea.signIn("tablet")];
+  const people = await lab.http(() => "employee_number,last_day\n17,2026-01-09\n99,2026-01-09\n");
+  const env = { LEAVERS_URL: `${people.url}/leavers.csv` };
+
+  const done = await lab.run({}, { env });
+
+  assert.equal(done.result, { leavers: 2, set: 1, unknown: 1 });
+  await clock.set("2026-01-09T23:59:59Z");
+  assert.equal((await phone.check()).status, 200);
+  await clock.set("2026-01-10T00:00:00Z");
+  assert.equal((await phone.check()).status, 401);
+  assert.equal((await tablet.check()).status, 200);
+});
+
+test("a list that cannot be read changes nobody", async () => {
+  const people = await lab.http(() => "employee_number,last_day\n17,soon\n");
+  const done = await lab.run({}, { env: { LEAVERS_URL: people.url } });
+  assert.ok(done.error?.message.includes("cannot be read"), done.error?.message);
+  assert.equal((await lab.ledger("user.not_after_set")).length, 0);
+});
