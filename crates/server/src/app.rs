@@ -37,9 +37,12 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::simulation::Rehearsed;
 use crate::workers;
+use crate::workers::reach::{FETCH_TIMEOUT, Resolver};
 
 /// The longest request: a run that is waited for, and a little.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a peer of a script may take to accept a connection, with its name's resolution.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head and what is read ahead of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -57,8 +60,10 @@ pub struct Parts {
     pub config: Config,
     /// Where scripts run.
     pub sandbox: Sandbox,
-    /// The client for the scripts' requests.
+    /// The client for the scripts' requests to our own API.
     pub client: reqwest::Client,
+    /// The client for the scripts' requests to the world: names lead to checked addresses only.
+    pub(crate) egress: reqwest::Client,
     /// What is counted.
     pub metrics: Metrics,
     /// Where this server listens.
@@ -178,12 +183,14 @@ async fn open(
         format!("cannot listen on {listen}: {error}; choose another address with --listen")
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let names = Resolver::new(&config.tasks.networks_allowed);
     let app = App {
         parts: Arc::new(Parts {
             metrics: Metrics::new(&db),
             db,
             sandbox: Sandbox::new(child.program, child.args),
-            client: client()?,
+            client: built(client())?,
+            egress: built(client().dns_resolver(names))?,
             config,
             address,
             schedule_wake: Notify::new(),
@@ -197,16 +204,24 @@ async fn open(
     Ok((app, listener))
 }
 
-/// The client for requests of scripts: no redirects, so that nobody leads a run elsewhere.
-fn client() -> Result<reqwest::Client, String> {
+/// A client for requests of scripts. It follows no redirects, so that nobody leads a run past what
+/// `reach` checks, and unpacks nothing, so that no answer grows past its limit.
+fn client() -> reqwest::ClientBuilder {
     // An error means that a provider is installed already: as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .timeout(Duration::from_secs(30))
-        .build()
-        .map_err(|error| format!("cannot build the HTTP client: {error}"))
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(FETCH_TIMEOUT)
+}
+
+fn built(client: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
+    client.build().map_err(|error| format!("cannot build the HTTP client: {error}"))
 }
 
 async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bool>) {

@@ -2,7 +2,9 @@
 //! signal and by a timer. With all of them stopped every verdict is still exact.
 
 pub(crate) mod anchor;
+pub(crate) mod egress;
 mod pulse;
+pub(crate) mod reach;
 pub(crate) mod run;
 mod schedule;
 mod sweep;

@@ -4,22 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Claimed, Finished, LogRow, RunState};
 use reauth_domain::{Result, Span};
-use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Report, Request, Response, Script};
+use reauth_sandbox::{Backend, Job, Limits, Outcome, Report, Script};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::app::App;
+use crate::workers::reach::Reach;
 
 /// A run is looked for this often even if nobody said that there is one.
 const EVERY: Duration = Duration::from_secs(1);
 /// The token outlives the run's time by this, so that its last requests are answered.
 const GRACE: Span = Span::seconds(5);
-/// The longest answer that a script is given.
-const RESPONSE_BYTES_MAX: usize = 8 << 20;
 
 /// Takes up the runs that were going when the server last died. A claim is a claim of this
 /// process: when it starts, none can be going.
@@ -98,7 +96,12 @@ async fn carry_out(app: &App, claimed: Claimed) -> Option<RunState> {
         env: definition.env.clone(),
         now_ms: Some(app.db.now().micros() / 1_000),
     };
-    let host = Reach { app: app.clone(), task: definition.name.clone() };
+    let host = Reach {
+        app: app.clone(),
+        task: definition.name.clone(),
+        allow_hosts: Vec::new(),
+        rehearsal: app.rehearsal.clone(),
+    };
     let report = app.sandbox.run(&job, &limits(app), &host).await;
     let (task, id) = (definition.name.clone(), claimed.id);
     let finished = finished(report);
@@ -162,69 +165,4 @@ fn finished(report: Report) -> Finished {
         log.push(LogRow { at_ms, level: "warn".into(), text });
     }
     Finished { outcome, is_worth_a_retry, log }
-}
-
-/// In a rehearsal nothing is asked of the world that could change it (RFC 9110, section 9.2.1).
-fn not_sent(url: String) -> Response {
-    let status = StatusCode::ACCEPTED;
-    Response {
-        status: status.as_u16(),
-        status_text: status.canonical_reason().unwrap_or_default().to_owned(),
-        url,
-        headers: Vec::new(),
-        body: Vec::new(),
-    }
-}
-
-/// What a script can reach: our own API, and what the operator allows beside it.
-struct Reach {
-    app: App,
-    task: String,
-}
-
-impl Host for Reach {
-    async fn fetch(&self, request: Request) -> Result<Response, String> {
-        let url = reqwest::Url::parse(&request.url).map_err(|error| error.to_string())?;
-        let origin = url.origin().ascii_serialization();
-        if origin != self.app.local_url() && !self.app.config.tasks.fetch_allowed.contains(&origin)
-        {
-            let why =
-                "a task reaches this API and what tasks.fetch_allowed of the configuration names";
-            return Err(format!("{origin} is not allowed: {why}"));
-        }
-        let method: Method = request.method.parse().map_err(|_| "no such method".to_owned())?;
-        if let Some(rehearsal) = &self.app.rehearsal
-            && origin != self.app.local_url()
-            && !method.is_safe()
-        {
-            rehearsal.note_request(&self.task, format!("{method} {origin}"));
-            return Ok(not_sent(request.url));
-        }
-        let mut wanted = self.app.client.request(method, url).body(request.body);
-        for (name, value) in &request.headers {
-            wanted = wanted.header(name, value);
-        }
-        let mut response = wanted.send().await.map_err(|error| error.to_string())?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
-            if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
-                return Err(format!("the answer is longer than {RESPONSE_BYTES_MAX} bytes"));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let text = |value: &reqwest::header::HeaderValue| {
-            String::from_utf8_lossy(value.as_bytes()).into_owned()
-        };
-        Ok(Response {
-            status: response.status().as_u16(),
-            status_text: response.status().canonical_reason().unwrap_or_default().to_owned(),
-            url: response.url().to_string(),
-            headers: response
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.to_string(), text(value)))
-                .collect(),
-            body,
-        })
-    }
 }

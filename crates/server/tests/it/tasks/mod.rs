@@ -1,6 +1,8 @@
 //! Tasks from end to end: put over HTTP, run in a child, and back into our own API with the token
 //! of the run.
 
+mod egress;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,7 @@ fn sandbox_child() {
     reauth_server::sandbox_child();
 }
 
-const DEMO: &str = include_str!("../../../../examples/tasks/sign-in-again.js");
+const DEMO: &str = include_str!("../../../../../examples/tasks/sign-in-again.js");
 
 fn task(file: &str, source: &str, scopes: &[&str]) -> Value {
     json!({ "file": file, "source": source, "scopes": scopes })
