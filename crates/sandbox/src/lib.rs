@@ -299,6 +299,22 @@ pub struct Request {
     /// The body; empty is none.
     #[serde(with = "frames::base64_bytes")]
     pub body: Vec<u8>,
+    /// What to do when the answer leads to another URL.
+    #[serde(default)]
+    pub redirect: Redirect,
+}
+
+/// What to do when an answer leads to another URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirect {
+    /// Ask there.
+    #[default]
+    Follow,
+    /// Give the script the answer as it is.
+    Manual,
+    /// Refuse.
+    Error,
 }
 
 /// The answer that the script gets.

@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::simulation::Rehearsed;
 use crate::workers;
 use crate::workers::going::Going;
+use crate::workers::reach::{FETCH_TIMEOUT, OWN_TIMEOUT, Resolver};
 
 /// The longest request: a run that is waited for, and a little.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
@@ -49,6 +50,8 @@ const RUN_BODY_BYTES_MAX: usize = TASK_BODY_BYTES_MAX + (1 << 20);
 const WEB_TIMES: usize = 4;
 /// So many runs that another run waits for, for each that goes by itself.
 const CALL_TIMES: usize = 2;
+/// How long a peer of a script may take to accept a connection, with its name's resolution.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head and what is read ahead of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -66,8 +69,10 @@ pub struct Parts {
     pub config: Config,
     /// Where scripts run.
     pub sandbox: Sandbox,
-    /// The client for the scripts' requests.
+    /// The client for the scripts' requests to our own API.
     pub client: reqwest::Client,
+    /// The client for the scripts' requests to the world: names lead to checked addresses only.
+    pub(crate) egress: reqwest::Client,
     /// What is counted.
     pub metrics: Metrics,
     /// Where this server listens.
@@ -206,6 +211,7 @@ async fn open(
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let at_once = config.tasks.concurrency;
+    let names = Resolver::new(&config.tasks.networks_allowed);
     let app = App {
         parts: Arc::new(Parts {
             going: Going::default(),
@@ -214,7 +220,8 @@ async fn open(
             metrics: Metrics::new(&db),
             db,
             sandbox: Sandbox::new(child.program, child.args),
-            client: client()?,
+            client: built(client(OWN_TIMEOUT))?,
+            egress: built(client(FETCH_TIMEOUT).dns_resolver(names))?,
             config,
             address,
             schedule_wake: Notify::new(),
@@ -228,16 +235,24 @@ async fn open(
     Ok((app, listener))
 }
 
-/// The client for requests of scripts: no redirects, so that nobody leads a run elsewhere.
-fn client() -> Result<reqwest::Client, String> {
+/// A client for requests of scripts. It follows no redirects, so that nobody leads a run past what
+/// `reach` checks, and unpacks nothing, so that no answer grows past its limit.
+fn client(timeout: Duration) -> reqwest::ClientBuilder {
     // An error means that a provider is installed already: as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .timeout(Duration::from_secs(30))
-        .build()
-        .map_err(|error| format!("cannot build the HTTP client: {error}"))
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(timeout)
+}
+
+fn built(client: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
+    client.build().map_err(|error| format!("cannot build the HTTP client: {error}"))
 }
 
 async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bool>) {

@@ -85,6 +85,8 @@ pub struct Tasks {
     pub keep_logs: Span,
     /// Origins (`https://api.example.com`) that scripts may fetch from, beside this API.
     pub fetch_allowed: Vec<String>,
+    /// Networks that are not public and that a name which scripts ask may lead to.
+    pub networks_allowed: Vec<IpNet>,
 }
 
 /// How ends are written down and forgotten.
@@ -150,6 +152,7 @@ impl Default for Tasks {
             keep_runs: Span::days(90),
             keep_logs: Span::days(30),
             fetch_allowed: Vec::new(),
+            networks_allowed: Vec::new(),
         }
     }
 }
@@ -280,6 +283,14 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_read() {
+        let text = "[tasks]\nnetworks_allowed = [\"10.1.0.0/16\", \"fd00::/8\"]";
+        let config = Config::from_toml(text).expect("a configuration");
+        let read: Vec<_> = config.tasks.networks_allowed.iter().map(IpNet::to_string).collect();
+        assert_eq!(read, ["10.1.0.0/16", "fd00::/8"]);
+    }
+
+    #[test]
     fn what_is_unknown_or_absurd_is_refused_in_one_line() {
         for (text, wanted) in [
             ("lisen = \"127.0.0.1:1\"", "lisen"),
@@ -295,6 +306,9 @@ mod tests {
             ("[tasks]\nready = 1000", "tasks.ready"),
             ("[tasks]\nfetch_allowed = [\"https://a.example/x\"]", "tasks.fetch_allowed"),
             ("[tasks]\nfetch_allowed = [\"a.example\"]", "tasks.fetch_allowed"),
+            ("[tasks]\nnetworks_allowed = [\"mail.internal\"]", "line 2"),
+            ("[tasks]\nnetworks_allowed = [\"10.0.0.0/33\"]", "line 2"),
+            ("[tasks]\nnetworks_allowed = [\"10.0.0.5\"]", "line 2"),
             ("[requests]\nread_timeout_ms = 0", "requests.read_timeout_ms"),
             ("public_url = \"example.com\"", "public_url"),
             ("listen = \"everywhere\"", "line 1"),

@@ -123,6 +123,10 @@ class Request extends Body {
     this.method = String(init.method ?? old?.method ?? "GET").toUpperCase();
     this.headers = new Headers(init.headers ?? old?.headers);
     this.signal = init.signal ?? old?.signal ?? null;
+    this.redirect = String(init.redirect ?? old?.redirect ?? "follow");
+    if (!["follow", "manual", "error"].includes(this.redirect)) {
+      throw new TypeError('redirect is "follow", "manual" or "error"');
+    }
     if (bytes.length > 0 && ["GET", "HEAD"].includes(this.method)) {
       throw new TypeError(`${this.method} has no body`);
     }
@@ -176,6 +180,7 @@ async function fetch(input, init = {}) {
     url: request.url,
     headers: [...request.headers],
     body: native.toBase64(binaryOf(request._peek())),
+    redirect: request.redirect,
   });
   return new Promise((resolve, reject) => {
     requests.set(id, { resolve, reject });

@@ -5,7 +5,7 @@ pub(crate) mod anchor;
 pub(crate) mod egress;
 pub(crate) mod going;
 mod pulse;
-mod reach;
+pub(crate) mod reach;
 pub(crate) mod run;
 mod schedule;
 mod sweep;

@@ -201,7 +201,7 @@ async fn execute(app: &App, claimed: &Claimed, (call, wall): (Call, Span)) -> Fi
         // What was read when the task was put is read again; what cannot be is not reached.
         allow_hosts: hosts.filter_map(|text| AllowedHost::parse(text).ok()).collect(),
         rehearsal: rehearsal.clone(),
-        run: Some(Arc::clone(&entered.run)),
+        run: Arc::clone(&entered.run),
     };
     let limits = limits(app, wall);
     let report = tokio::select! {

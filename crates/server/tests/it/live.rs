@@ -255,7 +255,9 @@ impl World {
                 let Some(user) = self.user(*at) else { return Ok(()) };
                 match act {
                     Act::Lock(_) => users::lock(tx, app, user, None).await?,
-                    Act::Unlock(_) => users::unlock(tx, app, user, None, Scopes::default()).await?,
+                    Act::Unlock(_) => {
+                        users::unlock(tx, app, user, None, tokens::Scopes::default()).await?;
+                    }
                     _ => users::delete(tx, app, user).await?,
                 }
             }

@@ -1,6 +1,7 @@
 //! Tasks from end to end: put over HTTP, run in a child, and back into our own API with the token
 //! of the run.
 
+mod egress;
 mod runs;
 mod starts;
 mod web;
