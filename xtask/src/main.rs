@@ -65,8 +65,11 @@ fn openapi() -> Result<(), String> {
 }
 
 fn bench(args: &[&str]) -> Result<(), String> {
-    let mut all = vec!["bench", "--locked", "--package", "reauth-server", "--bench", "authority"];
-    all.push("--");
-    all.extend(args);
-    run("cargo", &all)
+    for name in ["authority", "tasks"] {
+        let mut all =
+            vec!["bench", "--locked", "--package", "reauth-server", "--bench", name, "--"];
+        all.extend(args);
+        run("cargo", &all)?;
+    }
+    Ok(())
 }

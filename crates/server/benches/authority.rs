@@ -1,10 +1,8 @@
 //! What Reauth costs, measured side by side in one run: `cargo xtask bench [--quick]`. It prints
 //! ratios, because the machines that run it are noisy. The server has one core, the client another.
 //!
-//! The program calls itself: `serve DIR` opens a store and answers checks beside a bare axum
-//! handler; `sandbox-child` is the child in which a script runs.
+//! The program calls itself: `serve DIR` opens a store and answers checks beside a bare axum handler.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,7 +10,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use axum::routing::get;
-use reauth_sandbox::{Backend, Host, Job, Limits, Outcome, Request, Response, Sandbox};
 use reauth_server::domain::access::{self, CutOffScope, Era, Facts, decide};
 use reauth_server::domain::apps::policies::{self, Policy};
 use reauth_server::domain::apps::selectors::Found;
@@ -42,9 +39,6 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["sandbox-child"] => {
-            reauth_server::sandbox_child();
-        }
         ["serve", dir] => serve(dir),
         ["--quick"] => bench(&[20_000]),
         [] => bench(&[100_000, 1_000_000]),
@@ -68,11 +62,6 @@ fn config(dir: &Path) -> Config {
     Config { listen: ([127, 0, 0, 1], 0).into(), data: dir.to_owned(), ..Config::default() }
 }
 
-fn sandbox_child() -> Child {
-    let program = std::env::current_exe().expect("this program");
-    Child { program, args: vec!["sandbox-child".into()] }
-}
-
 fn bench(sizes: &[usize]) {
     println!("| what | measured | beside | ratio |\n|---|---|---|---|");
     for &size in sizes {
@@ -90,7 +79,6 @@ fn bench(sizes: &[usize]) {
         runtime.block_on(changes(&data, &sample, size)).expect("changes");
     }
     decisions();
-    runtime().block_on(task_runs());
 }
 
 /// The decision alone, over the limits of so many policies.
@@ -240,7 +228,9 @@ async fn make_sample(data: &Path, size: usize) -> Result<Sample> {
 fn serve(dir: &str) {
     runtime().block_on(async {
         let began = Instant::now(); // clock: measures
-        let started = Server::start(config(Path::new(dir)), Clock::system(), sandbox_child()).await;
+        // Nothing here runs a script.
+        let child = Child { program: "/nowhere".into(), args: Vec::new() };
+        let started = Server::start(config(Path::new(dir)), Clock::system(), child).await;
         let server = started.expect("the server starts");
         let loaded_ms = began.elapsed().as_millis();
         // It loads with all cores; then all its threads share one.
@@ -446,39 +436,4 @@ fn raw_syncs(dir: &Path, count: usize) -> f64 {
     let per_second = count as f64 / began.elapsed().as_secs_f64();
     std::fs::remove_file(dir.join("raw")).expect("our own file");
     per_second
-}
-
-struct NoHost;
-
-impl Host for NoHost {
-    async fn fetch(&self, _: Request) -> Result<Response, String> {
-        Err("nothing is to be fetched here".to_owned())
-    }
-}
-
-async fn task_runs() {
-    let child = sandbox_child();
-    let source = "export async function run(params) { return params.days + 1 }";
-    let job = Job {
-        script: reauth_sandbox::compile("bench.ts", source).expect("it compiles"),
-        params: json!({ "days": 30 }),
-        backend: Backend { url: "http://localhost".into(), token: "x".into() },
-        env: BTreeMap::new(),
-        now_ms: None,
-    };
-    let mut times = Vec::new();
-    for _ in 0..101 {
-        let sandbox = Sandbox::new(child.program.clone(), child.args.clone());
-        let began = Instant::now(); // clock: measures
-        let report = sandbox.run(&job, &Limits::default(), &NoHost).await;
-        times.push(began.elapsed().as_secs_f64() * 1_000.0);
-        assert!(matches!(report.outcome, Outcome::Done(_)), "the run succeeds");
-    }
-    let first = times.remove(0);
-    times.sort_by(f64::total_cmp);
-    println!(
-        "| task run in a child of its own | first {first:.1} ms, then p50 {:.1} ms, p99 {:.1} ms | \
-         target 60 ms cold | |",
-        times[50], times[98]
-    );
 }
