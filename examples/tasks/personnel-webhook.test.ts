@@ -8,7 +8,7 @@ const SIGNATURE = "43cf79f329ac02a5e88850e6bf6fdad3e1f735019d615b4c739e53206a06d
 async function ready() {
   const ann = await lab.user({ name: "Ann", employee_number: "17" });
   const phone = await ann.signIn("phone");
-  await lab.run({}, { env: { WEBHOOK_SECRET: "sesame" } });
+  await lab.deploy({ env: { WEBHOOK_SECRET: "sesame" } });
   return phone;
 }
 

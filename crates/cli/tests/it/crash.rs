@@ -9,17 +9,12 @@ use reauth_sdk::{
 };
 use serde_json::Map;
 
-use crate::{Kind, Shop};
+use crate::{Kind, Shop, runtime};
 
 /// How often the server is killed on each database.
 const KILLS: usize = 4;
 const USERS: usize = 100;
 const DEVICES: usize = 10;
-
-fn runtime() -> tokio::runtime::Runtime {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).enable_all().build().expect("a runtime")
-}
 
 /// Users with devices, all signed in.
 async fn sample(client: &Client) -> reauth_sdk::Result<(InApp, Vec<(String, String)>)> {

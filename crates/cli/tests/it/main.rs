@@ -7,6 +7,7 @@ mod backup;
 mod crash;
 mod demo;
 mod serve;
+mod tasks;
 mod verbs;
 
 use std::io::{BufRead as _, BufReader};
@@ -34,6 +35,11 @@ struct Serving {
     process: Child,
     _stdout: BufReader<ChildStdout>,
     url: String,
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 fn reauth() -> Command {

@@ -267,6 +267,16 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Task>> {
     rows.iter().map(task).collect()
 }
 
+/// What someone should look at: how many runs are dead, and the tasks that do not run by themselves
+/// although they should, with why.
+pub async fn needs_attention(read: &mut Read) -> Result<(i64, Vec<(String, String)>)> {
+    let dead = read.count("select count(*) from runs where state = 'dead'", args![]).await?;
+    let sql = "select name, stopped from tasks where stopped is not null order by name limit $1";
+    let rows = read.rows(sql, args![TASKS_MAX]).await?;
+    let stopped: Result<_> = rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect();
+    Ok((dead, stopped?))
+}
+
 fn task(row: &Row) -> Result<Task> {
     let schedule = match (row.text_or_null(5)?, row.text_or_null(6)?) {
         (Some(cron), Some(zone)) => Some(Schedule::parse(&cron, &zone)?),

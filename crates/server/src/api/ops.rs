@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use reauth_domain::apps::policies::{self, Policy};
 use reauth_domain::sessions::sweep;
-use reauth_domain::{Place, apps, ledger};
+use reauth_domain::{Place, Read, apps, ledger, tasks};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -74,6 +74,7 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     let detail = format!("{} entries; `reauth ledger verify` proves them", head.seq);
     findings.push(Finding { level: "ok", check: "ledger", detail });
     findings.push(clock(state));
+    findings.push(tasks_of(&mut read).await?);
     let (all, _) = apps::page(&mut read, apps::PAGE_ROWS_MAX, 0).await?;
     let looked = sweep::look(&state.db).await?;
     for app in all {
@@ -134,6 +135,22 @@ async fn sandbox(state: &App) -> Finding {
             Finding { level: "error", check: "sandbox", detail }
         }
     }
+}
+
+/// Whether someone should look after a task.
+async fn tasks_of(read: &mut Read) -> Result<Finding, Answer> {
+    let (dead, stopped) = tasks::needs_attention(read).await?;
+    let mut all = Vec::new();
+    if dead > 0 {
+        let how = "`reauth task runs --state dead` lists them, `reauth task retry` tries again";
+        all.push(format!("{dead} runs gave no answer: {how}"));
+    }
+    all.extend(stopped.into_iter().map(|(name, why)| format!("{name} rests: {why}")));
+    if all.is_empty() {
+        let detail = "no run and no schedule needs a look".to_owned();
+        return Ok(Finding { level: "ok", check: "tasks", detail });
+    }
+    Ok(Finding { level: "warning", check: "tasks", detail: all.join("; ") })
 }
 
 /// The clock may stand at its floor because the machine's clock was set back.

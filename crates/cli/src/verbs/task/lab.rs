@@ -99,7 +99,8 @@ impl Lab {
                 let at = Time::parse(at).ok_or(format!("clock.set: {at:?} is no moment"))?;
                 world.clock.set(at);
             }
-            "/schema" => world.set_schema(&said["fields"]).await?,
+            "/settings" => world.set(said).await?,
+            "/deploy" => self.deploy(world, said).await?,
             "/sign-in" => return world.sign_in(said).await,
             "/device/check" | "/device/connect" | "/device/sign-out" => {
                 return world.device(path, text(said, "token")).await;
@@ -141,14 +142,22 @@ impl Lab {
         Ok(request)
     }
 
+    /// Puts the task anew, with these variables.
+    async fn deploy(&self, world: &World, said: &Value) -> Result<(), String> {
+        world.put(self.task()?, said["env"].as_object()).await
+    }
+
+    fn task(&self) -> Result<&LocalTask, String> {
+        let found = self.tasks.iter().find(|task| task.name == self.subject);
+        found.ok_or_else(|| format!("there is no task {} beside this test", self.subject))
+    }
+
     /// Runs the task, with all that it starts, and answers what became of it.
     async fn run(&self, world: &World, said: &Value) -> Result<Value, String> {
         let subject = &self.subject;
-        let Some(task) = self.tasks.iter().find(|task| task.name == *subject) else {
-            return Err(format!("lab.run: there is no task {subject} beside this test"));
-        };
-        if let Some(env) = said["env"].as_object() {
-            world.put(task, Some(env)).await?;
+        self.task()?;
+        if said["env"].is_object() {
+            self.deploy(world, said).await?;
         }
         let wanted = json!({ "params": said["params"], "dry_run": said["dryRun"] == true });
         let path = format!("/tasks/{subject}/run");
@@ -208,7 +217,9 @@ impl World {
         };
         let schema = json!({ "name": "text", "email": "text", "department": "text",
             "employee_number": "text", "contract_end": "date", "active": "boolean" });
-        let settings = json!({ "multiple_devices_per_user": true, "user_schema": schema });
+        // Long, so that what ends a session in a test is the task.
+        let settings = json!({ "multiple_devices_per_user": true, "user_schema": schema,
+            "max_session_age": "365d" });
         let app = json!({ "name": "Test", "settings": settings });
         let (status, app) = world.ask("POST", "/admin/apps", &app).await?;
         if status != 201 {
@@ -230,11 +241,12 @@ impl World {
         self.good("PUT", &format!("/tasks/{}", task.name), &new).await.map(|_| ())
     }
 
-    async fn set_schema(&self, fields: &Value) -> Result<(), String> {
+    /// Changes the app's settings.
+    async fn set(&self, settings: &Value) -> Result<(), String> {
         let path = format!("/admin/apps/{}", self.app);
-        let settings = json!({ "settings": { "user_schema": fields } });
-        let (status, body) = self.ask("PATCH", &path, &settings).await?;
-        if status < 300 { Ok(()) } else { Err(format!("lab.schema: {}", body["detail"])) }
+        let wanted = json!({ "settings": settings, "allow_endless": true });
+        let (status, body) = self.ask("PATCH", &path, &wanted).await?;
+        if status < 300 { Ok(()) } else { Err(format!("lab.settings: {}", body["detail"])) }
     }
 
     async fn sign_in(&self, said: &Value) -> Result<Value, String> {

@@ -162,8 +162,12 @@ async function serve(answer, requests) {
 }
 
 export const lab = {
-  async schema(fields) {
-    await ask("/schema", { fields });
+  async settings(settings) {
+    await ask("/settings", settings);
+  },
+
+  async deploy({ env = {} } = {}) {
+    await ask("/deploy", { env });
   },
 
   async user(attributes = {}) {

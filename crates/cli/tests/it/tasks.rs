@@ -1,0 +1,238 @@
+//! Tasks as their developers meet them: a folder, its tests, a server, and its sudden death.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use reauth_sdk::{Client, NewTask, RunRequest, RunState, TaskConfig};
+use serde_json::json;
+
+use crate::{Kind, Shop, error_of, reauth, runtime, text};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/tasks")
+}
+
+fn said(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+fn task(words: &[&str], path: &Path) -> Output {
+    reauth().arg("task").args(words).arg(path).output().expect("the verb runs")
+}
+
+#[test]
+fn the_tests_of_all_examples_pass() {
+    let tested = task(&["test"], &examples());
+    let text = said(&tested);
+    assert!(tested.status.success(), "{text}");
+    for entry in std::fs::read_dir(examples()).expect("the folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a text");
+        if name.contains(".test.") {
+            assert!(text.contains(&name), "{name} was not run: {text}");
+        }
+    }
+    assert!(text.contains(" 0 failed"), "{text}");
+    assert!(task(&["check"], &examples()).status.success());
+}
+
+#[test]
+fn a_first_task_is_made_tested_checked_and_deployed() {
+    let shop = Shop::new(Kind::Sqlite);
+    let folder = PathBuf::from(shop.path("tasks"));
+    let made = task(&["init"], &folder);
+    assert!(made.status.success(), "{}", said(&made));
+    let again = said(&task(&["init"], &folder));
+    assert!(again.contains("is there already"), "{again}");
+    let tested = said(&task(&["test"], &folder));
+    assert!(tested.contains("3 passed, 0 failed"), "{tested}");
+    let checked = said(&task(&["check"], &folder));
+    assert!(checked.contains("Europe/Vienna, next:"), "{checked}");
+    assert_eq!(checked.matches(" 03:00:00 CE").count(), 5, "{checked}");
+    let serving = shop.serve();
+    serving.json(&shop.operator, &["app", "create", "shop"]);
+    let folder = folder.display().to_string();
+    let put = serving.json(&shop.operator, &["task", "deploy", &folder]);
+    assert_eq!(
+        (put[0]["name"].as_str(), put[0]["single_instance"].as_bool()),
+        (Some("force-re-authentication"), Some(true)),
+        "{put}"
+    );
+    let run =
+        serving.json(&shop.operator, &["task", "run", "force-re-authentication", "--dry-run"]);
+    assert_eq!((&run["state"], &run["changes"]), (&json!("succeeded"), &json!([])), "{run}");
+    let runs = serving.json(&shop.operator, &["task", "runs", "--state", "succeeded"]);
+    assert_eq!(runs[0]["id"], run["id"]);
+    let id = text(&run["id"]);
+    let refused = serving.verb(&shop.operator, &["task", "retry", &id]);
+    assert!(error_of(&refused).contains("only one that ended without success"));
+}
+
+#[test]
+fn what_is_wrong_is_shown_where_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    };
+    write("frame.ts", "export function run() {\n  const a: number = ;\n}\n");
+    write(
+        "scope.ts",
+        "export const config = { scopes: ['users:all'] };\nexport function run() {}\n",
+    );
+    write(
+        "cron.ts",
+        "export const config = { schedule: { cron: '0 0 31 2 *' } };\nexport function run() {}\n",
+    );
+    write("right.ts", "export function run() { return 1 }\n");
+    write(
+        "right.test.ts",
+        "import { assert, lab, test } from 'reauth:test';
+        interface Unused { a: number }
+        test('it is two', async () => {
+            assert.equal((await lab.run()).result, { n: 2 });
+        });
+        test('it is one', async () => assert.equal((await lab.run()).result, 1));",
+    );
+    let checked = task(&["check"], folder.path());
+    let text = said(&checked);
+    assert!(!checked.status.success());
+    for wanted in [
+        "frame.ts:2:21",
+        "2 |   const a: number = ;",
+        "users:all",
+        "never fires",
+        "3 tasks are wrong",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    let tested = task(&["test"], &folder.path().join("right.ts"));
+    let text = said(&tested);
+    assert!(!tested.status.success());
+    for wanted in [
+        "FAILED  it is two",
+        "-   \"n\": 2",
+        "+ 1",
+        "right.test.ts:4:",
+        "ok      it is one",
+        "1 passed, 1 failed",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+}
+
+/// Runs that are wanted before the server dies.
+const RUNS: usize = 200;
+
+/// A server that is killed in the middle of 200 runs: each has an end, none is lost, and those of a
+/// task with a single instance never overlapped.
+fn every_run_ends_although_the_server_is_killed(kind: Kind) {
+    let shop = Shop::new(kind);
+    let runtime = runtime();
+    let serving = shop.serve();
+    let client = Client::new(&serving.url, &shop.operator).expect("a client");
+    let source = "async function note(text) {
+            const sent = await fetch(`${this.backend.url}/objects/user`, { method: 'POST',
+                headers: { Authorization: `Token ${this.backend.token}` },
+                body: JSON.stringify({ user: { name: text } }) });
+            if (!sent.ok) throw new Error(await sent.text());
+        }
+        export async function run() {
+            await note.call(this, `from ${this.run.id} ${this.run.attempt}`);
+            await note.call(this, `to ${this.run.id} ${this.run.attempt}`);
+            return this.run.id;
+        }";
+    let task = |single_instance| NewTask {
+        file: "t.js".into(),
+        source: source.into(),
+        config: TaskConfig {
+            scopes: Some(vec!["users:write".into()]),
+            single_instance: Some(single_instance),
+            ..TaskConfig::default()
+        },
+        ..NewTask::default()
+    };
+    let (app, ids) = runtime.block_on(async {
+        let new = reauth_sdk::NewApp {
+            name: "shop".into(),
+            settings: reauth_sdk::SettingsChange::default(),
+            allow_endless: false,
+        };
+        let app = client.app(client.create_app(&new).await.expect("an app").id);
+        app.put_task("many", &task(false)).await.expect("a task");
+        app.put_task("single", &task(true)).await.expect("a task");
+        let mut ids = Vec::new();
+        for at in 0..RUNS {
+            let name = if at % 4 == 0 { "single" } else { "many" };
+            ids.push(app.run_task(name, &RunRequest::default()).await.expect("a run").id);
+        }
+        // It dies when about a third has ended.
+        let enough = u64::try_from(RUNS / 3).expect("a number");
+        while app.runs(None, Some("succeeded"), 1).await.expect("runs").total < enough {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (app.id().to_owned(), ids)
+    });
+    serving.kill();
+    let serving = shop.serve();
+    let client = Client::new(&serving.url, &shop.operator).expect("a client");
+    let app = client.app(&app);
+    runtime.block_on(async {
+        let began = Instant::now();
+        while app.runs(None, Some("queued"), 1).await.expect("runs").total
+            + app.runs(None, Some("running"), 1).await.expect("runs").total
+            > 0
+        {
+            assert!(began.elapsed() < Duration::from_mins(3), "all end");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut again = 0;
+        for id in &ids {
+            let run = app.task_run(id).await.expect("none is lost");
+            assert_eq!(run.state, RunState::Succeeded, "{run:?}");
+            again += usize::from(run.attempt > 1);
+        }
+        assert!(again <= 4, "only what was going runs again: {again}");
+        single_instance_held(&app).await;
+        let verified = client.verify_ledger(0, 50_000).await.expect("an answer");
+        assert!(verified.ok, "{:?}", verified.problem);
+    });
+}
+
+/// What the runs of the single instance noted is in pairs, but for one that the death cut short.
+async fn single_instance_held(app: &reauth_sdk::InApp) {
+    let single: Vec<String> = app
+        .runs(Some("single"), None, 1_000)
+        .await
+        .expect("runs")
+        .objects
+        .into_iter()
+        .map(|run| run.id)
+        .collect();
+    let users = app.user_objects().all().await.expect("users");
+    let users = users.iter().map(|user| serde_json::to_value(user).expect("JSON"));
+    let names: Vec<String> = users.map(|user| text(&user["name"])).collect();
+    let names = names.iter().filter(|name| single.iter().any(|id| name.contains(id)));
+    let mut open: Option<String> = None;
+    let mut cut = 0;
+    for name in names {
+        if let Some(of) = name.strip_prefix("from ") {
+            cut += usize::from(open.is_some());
+            open = Some(of.to_owned());
+        } else {
+            assert_eq!(open.as_deref(), name.strip_prefix("to "), "two at once");
+            open = None;
+        }
+    }
+    assert!(cut <= 1, "{cut} were cut short");
+}
+
+#[test]
+fn every_run_ends_although_the_server_is_killed_on_sqlite() {
+    every_run_ends_although_the_server_is_killed(Kind::Sqlite);
+}
+
+#[test]
+fn every_run_ends_although_the_server_is_killed_on_postgres() {
+    every_run_ends_although_the_server_is_killed(Kind::Postgres);
+}
