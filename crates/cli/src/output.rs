@@ -83,6 +83,11 @@ impl Output {
         }
     }
 
+    /// A part of the answer that people read as it comes; programs get all of it at the end.
+    pub(crate) fn tell(self, text: &str) -> Result<()> {
+        if self.json { Ok(()) } else { print(&plain_lines(text)) }
+    }
+
     /// An object whole as JSON, or a text for people.
     pub(crate) fn either<T: Serialize>(self, object: &T, text: &str) -> Result<()> {
         if self.json { print_json(object) } else { print(&plain_lines(text)) }

@@ -230,7 +230,7 @@ async fn ended(app: &InApp, name: &str, wanted: &RunRequest) -> Result<Run> {
 fn show_result(context: &Context, run: &Run) -> Result<()> {
     context.output.remark(&summary(run));
     if let Some(changes) = &run.changes {
-        context.output.remark(&changed(changes));
+        context.output.tell(&changed(changes))?;
     }
     if run.state == RunState::Succeeded {
         let result = serde_json::to_string_pretty(&run.result);

@@ -192,7 +192,7 @@ pub(super) fn check(context: &Context, paths: &[PathBuf]) -> Result<()> {
         for task in tasks_at(path)? {
             match checked(&task) {
                 Ok(found) => {
-                    context.output.remark(&told(&task, &found));
+                    context.output.tell(&told(&task, &found))?;
                     all.push(json!({ "task": task.name, "ok": true, "next": found.fires }));
                 }
                 Err(failure) => {
@@ -212,8 +212,11 @@ pub(super) fn check(context: &Context, paths: &[PathBuf]) -> Result<()> {
 }
 
 fn told(task: &LocalTask, found: &Checked) -> String {
-    let mut text =
-        format!("{}: a {} of {} file(s), right", task.name, found.kind, task.files.len());
+    let files = match task.files.len() {
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    };
+    let mut text = format!("{}: a {} of {files}, right", task.name, found.kind);
     if let Some(plan) = &found.config.schedule {
         text.push_str(&format!("\n  {} in {}, next:", plan.cron, plan.zone));
         found.fires.iter().for_each(|at| text.push_str(&format!("\n    {at}")));
