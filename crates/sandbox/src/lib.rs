@@ -10,6 +10,7 @@ mod compile;
 mod engine;
 mod frames;
 mod limits;
+mod natives;
 mod process;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,10 @@
 //! Stories about scripts: each in a real child process that has dropped its rights.
 
+mod database;
 mod escape;
+mod globals;
 mod language;
+mod web;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
