@@ -1,9 +1,11 @@
-// Types for the authors of tasks: `this` in `run`, and the globals that differ from a browser's.
-// The globals fetch, Headers, Request, Response, URL, URLSearchParams, TextEncoder, TextDecoder,
-// AbortController, console, timers, crypto.randomUUID/getRandomValues, structuredClone, atob and
-// btoa are those of lib "DOM".
+// Types for the authors of tasks: `this`, DB, CloudCode, web tasks, and every global there is.
+// They stand alone; the compiler needs nothing else:
+//
+//   tsc --noEmit --strict --target es2023 --module es2022 --lib es2023 --types '' *.ts
 
-/** `this` in `run` and in helpers that are called with `.call(this, …)`. */
+// ---------------------------------------------------------------------------------- The context
+
+/** `this` in what a task exports, and in helpers that are called with `.call(this, …)`. */
 interface TaskContext {
   /** The API of the task's app. */
   readonly backend: {
@@ -14,13 +16,590 @@ interface TaskContext {
   };
   /** The task's variables. */
   readonly env: Readonly<Record<string, string>>;
+  /** This run. */
+  readonly run: {
+    /** The same when a run that gave no answer is tried again: a key for doing things once. */
+    readonly id: string;
+    /** Which try this is, from 1. */
+    readonly attempt: number;
+    /** The task's name. */
+    readonly task: string;
+    /** What started it. */
+    readonly trigger: string;
+  };
 }
 
 /** What a task exports: `export async function run(this: TaskContext, params: Params)`. */
-type TaskRun<Params = Record<string, unknown>, Result = unknown> = (
+type TaskRun<Params = Record<string, any>, Result = unknown> = (
   this: TaskContext,
   params: Params,
 ) => Result | Promise<Result>;
 
 /** The task's variables again, as Node.js has them. */
 declare const process: { readonly env: Readonly<Record<string, string>> };
+
+// ------------------------------------------------------------------------------------------- DB
+
+/**
+ * The attributes of your app's users. Any name is allowed; say more in a `.d.ts` of your own:
+ * `interface UserAttributes { email: string | null; contract_end: string | null }`
+ */
+interface UserAttributes { email: string | null; contract_end: string | null }`
+ */
+interface UserAttributes {
+  [attribute: string]: any;
+}
+
+/** A value in a condition; a moment counts in whole seconds, null is "not set". */
+type DbValue = string | number | boolean | Date | null;
+
+/** What the server knows of an object beside its attributes. */
+interface DbObject {
+  /** Null until it is saved. */
+  readonly id: string;
+  readonly type: string;
+  readonly updated_at: string;
+  readonly display: string;
+  /** Creates the object, or sends the attributes that have changed, if any has. */
+  save(): Promise<this>;
+  /** Deletes it for good; a user's sessions are reset. */
+  destroy(): Promise<void>;
+  /** Reads it again; what was not saved is lost. */
+  reload(): Promise<this>;
+}
+
+/** A user: attributes are plain properties. */
+type DbUser = UserAttributes & DbObject;
+
+/** A question; it is asked when it is awaited. Each method answers a new query. */
+interface DbQuery<Object> extends AsyncIterable<Object> {
+  /** All conditions must hold. Every value is a `?`: `.where("email = ? or age > ?", x, 18)`. */
+  where(expression: string, ...values: (DbValue | readonly DbValue[])[]): DbQuery<Object>;
+  /** Attributes that must have these values; of a list, one of them. */
+  where(values: Record<string, DbValue | readonly DbValue[]>): DbQuery<Object>;
+  limit(count: number): DbQuery<Object>;
+  skip(count: number): DbQuery<Object>;
+  /** Names of attributes; `"-name"` sorts downwards. */
+  orderBy(...names: string[]): DbQuery<Object>;
+  /** All of them, however many pages that takes. */
+  toArray(): Promise<Object[]>;
+  count(): Promise<number>;
+  /** The first, or null when there is none. */
+  first(): Promise<Object | null>;
+}
+
+/** All objects of a type. */
+interface DbType<Object, Attributes> {
+  all(): DbQuery<Object>;
+  where(expression: string, ...values: (DbValue | readonly DbValue[])[]): DbQuery<Object>;
+  where(values: Record<string, DbValue | readonly DbValue[]>): DbQuery<Object>;
+  /** By its id; null when there is none, and for an id that is missing. */
+  first(id?: string | null): Promise<Object | null>;
+  /** The first for which a condition holds, or null. */
+  first(
+    expression: string,
+    value: DbValue | readonly DbValue[],
+    ...values: (DbValue | readonly DbValue[])[]
+  ): Promise<Object | null>;
+  first(values: Record<string, DbValue | readonly DbValue[]>): Promise<Object | null>;
+  /** A new object, which the server knows when it is saved. */
+  create(attributes?: Partial<Attributes>): Object;
+}
+
+/** The app's users, through its API with the run's token. */
+declare namespace DB {
+  const user: DbType<DbUser, UserAttributes>;
+
+  /** Many changes in few requests. */
+  class Batch {
+    save(object: DbObject): void;
+    destroy(object: DbObject): void;
+    /**
+     * Sends all changes, 1000 a request. Throws a `DbBatchError` when some failed; the others are
+     * done, and not sent again when the batch is executed again.
+     */
+    execute(): Promise<void>;
+  }
+}
+
+/** What the API answered when it was not what was wanted: thrown by DB and CloudCode. */
+interface ApiError extends Error {
+  readonly status: number;
+  /** Such as `OBJECT_NOT_FOUND` or `INVALID_VALUE`. */
+  readonly type: string | null;
+}
+
+interface DbBatchError extends Error {
+  readonly errors: readonly {
+    readonly object: DbObject;
+    readonly method: "post" | "patch" | "delete";
+    readonly error: { readonly type?: string; readonly detail?: string };
+  }[];
+}
+
+// ------------------------------------------------------------------------------------ CloudCode
+
+interface ScheduleTaskOptions {
+  /** Its name. */
+  task: string;
+  parameters?: Record<string, any>;
+  /** Not before this moment. */
+  at?: Date | string;
+  /** Not before so many milliseconds from now, or a span like `"10m"`. */
+  after?: number | string;
+  /** Runs of one queue never run at the same time. */
+  queue?: string;
+}
+
+declare const CloudCode: {
+  /** Queues a run of a task and answers the run's id. */
+  scheduleTask(options: ScheduleTaskOptions): Promise<string>;
+  /** Runs a task, waits, and answers what it returned; throws the run's error when it failed. */
+  callTask(name: string, parameters?: Record<string, any>): Promise<any>;
+};
+
+// ------------------------------------------------------------------------------------ Web tasks
+
+/** A request to a web task. Its body can be read as often as you like. */
+interface WebTaskRequest {
+  readonly method: string;
+  readonly url: string;
+  readonly path: string;
+  readonly headers: Headers;
+  readonly query: Readonly<Record<string, any>>;
+  /** The parsed value when the request says that it is JSON (null when empty), else the text. */
+  readonly body: any;
+  /** A header's value: `request.header("authorization")`. */
+  header(name: string): string | undefined;
+  text(): Promise<string>;
+  json(): Promise<any>;
+  /** The body as it came, to verify a signature. */
+  bytes(): Promise<Uint8Array>;
+}
+
+/** What will be answered, unless the function returns something. */
+interface WebTaskResponse {
+  /** 200 unless set. */
+  status: number;
+  get headers(): Headers;
+  set headers(headers: HeadersInit);
+  body: unknown;
+}
+
+/** What `authenticate` must return; only `access` makes one. */
+interface WebTaskDecision {
+  readonly __decision: never;
+}
+
+interface WebTaskAccess {
+  /** Lets the request through; the value becomes `authContext`. */
+  authorized(authContext?: unknown): WebTaskDecision;
+  /** Refuses it: 401 and `{"error":"unauthorized"}` unless you say otherwise. */
+  unauthorized(answer?: { status?: number; body?: unknown }): WebTaskDecision;
+}
+
+/** What `authenticate` gets: `export function authenticate({ request, access }: …)`. */
+interface WebTaskAuthentication {
+  readonly request: WebTaskRequest;
+  readonly access: WebTaskAccess;
+  /** The query, and above it the fields of a JSON body. */
+  readonly params: Record<string, any>;
+}
+
+/**
+ * What `get`, `post`, `put`, `patch` and `delete` get (`export { remove as delete }`). What they
+ * return is the body: a text as text/plain, all else as JSON; a `Response` is taken as it is.
+ */
+interface WebTaskCall<AuthContext = any> {
+  readonly params: Record<string, any>;
+  readonly request: WebTaskRequest;
+  readonly response: WebTaskResponse;
+  readonly authContext: AuthContext;
+}
+
+/** What the sign-in hook must return; only `context` makes one. */
+interface IdentityDecision {
+  readonly __identity: never;
+}
+
+/** What `extractIdentity` gets. */
+interface IdentityCall {
+  /** What the identity provider says. */
+  readonly claims: Record<string, any>;
+  readonly context: {
+    /** The identity is this saved user. */
+    authorized(user: DbObject | { readonly id: string } | string): IdentityDecision;
+    unauthorized(why?: { message?: string }): IdentityDecision;
+  };
+}
+
+// ---------------------------------------------------------------------------------------- fetch
+
+type BufferSource = ArrayBuffer | ArrayBufferView;
+type BodyInit = string | URLSearchParams | BufferSource;
+type HeadersInit = Headers | Iterable<readonly [string, string]> | Record<string, string>;
+
+declare class Headers {
+  constructor(init?: HeadersInit);
+  append(name: string, value: string): void;
+  set(name: string, value: string): void;
+  get(name: string): string | null;
+  getSetCookie(): string[];
+  has(name: string): boolean;
+  delete(name: string): void;
+  forEach(call: (value: string, name: string, headers: Headers) => void, self?: unknown): void;
+  entries(): IterableIterator<[string, string]>;
+  keys(): IterableIterator<string>;
+  values(): IterableIterator<string>;
+  [Symbol.iterator](): IterableIterator<[string, string]>;
+}
+
+/** Bodies are whole, not streamed; each is read once. */
+interface Body {
+  readonly bodyUsed: boolean;
+  text(): Promise<string>;
+  json(): Promise<any>;
+  bytes(): Promise<Uint8Array>;
+  arrayBuffer(): Promise<ArrayBuffer>;
+}
+
+type RequestRedirect = "follow" | "manual" | "error";
+
+interface RequestInit {
+  method?: string;
+  headers?: HeadersInit;
+  body?: BodyInit | null;
+  redirect?: RequestRedirect;
+  signal?: AbortSignal | null;
+}
+
+interface Request extends Body {}
+declare class Request {
+  constructor(input: string | URL | Request, init?: RequestInit);
+  readonly url: string;
+  readonly method: string;
+  readonly headers: Headers;
+  readonly redirect: RequestRedirect;
+  readonly signal: AbortSignal;
+  clone(): Request;
+}
+
+interface ResponseInit {
+  status?: number;
+  statusText?: string;
+  headers?: HeadersInit;
+}
+
+interface Response extends Body {}
+declare class Response {
+  constructor(body?: BodyInit | null, init?: ResponseInit);
+  static json(value: unknown, init?: ResponseInit): Response;
+  static redirect(url: string | URL, status?: number): Response;
+  static error(): Response;
+  readonly status: number;
+  readonly statusText: string;
+  readonly ok: boolean;
+  readonly headers: Headers;
+  readonly url: string;
+  readonly type: string;
+  readonly redirected: boolean;
+  clone(): Response;
+}
+
+/** Reaches this API and the origins that the operator allows. */
+declare function fetch(input: string | URL | Request, init?: RequestInit): Promise<Response>;
+
+// ----------------------------------------------------------------------------------------- URLs
+
+declare class URL {
+  constructor(url: string | URL, base?: string | URL);
+  static canParse(url: string | URL, base?: string | URL): boolean;
+  static parse(url: string | URL, base?: string | URL): URL | null;
+  href: string;
+  readonly origin: string;
+  protocol: string;
+  username: string;
+  password: string;
+  host: string;
+  hostname: string;
+  port: string;
+  pathname: string;
+  search: string;
+  hash: string;
+  readonly searchParams: URLSearchParams;
+  toString(): string;
+  toJSON(): string;
+}
+
+declare class URLSearchParams {
+  constructor(
+    init?: string | Iterable<readonly [string, string]> | Record<string, string> | URLSearchParams,
+  );
+  readonly size: number;
+  append(name: string, value: string): void;
+  delete(name: string, value?: string): void;
+  get(name: string): string | null;
+  getAll(name: string): string[];
+  has(name: string, value?: string): boolean;
+  set(name: string, value: string): void;
+  sort(): void;
+  forEach(call: (value: string, name: string, all: URLSearchParams) => void, self?: unknown): void;
+  entries(): IterableIterator<[string, string]>;
+  keys(): IterableIterator<string>;
+  values(): IterableIterator<string>;
+  [Symbol.iterator](): IterableIterator<[string, string]>;
+  toString(): string;
+}
+
+// --------------------------------------------------------------------------------------- Events
+
+declare class DOMException extends Error {
+  constructor(message?: string, name?: string | { name?: string; cause?: unknown });
+  readonly name: string;
+  readonly code: number;
+}
+
+interface EventInit {
+  bubbles?: boolean;
+  cancelable?: boolean;
+}
+
+declare class Event {
+  constructor(type: string, init?: EventInit);
+  readonly type: string;
+  readonly target: EventTarget | null;
+  readonly currentTarget: EventTarget | null;
+  readonly bubbles: boolean;
+  readonly cancelable: boolean;
+  readonly defaultPrevented: boolean;
+  readonly timeStamp: number;
+  preventDefault(): void;
+  stopPropagation(): void;
+  stopImmediatePropagation(): void;
+}
+
+type EventListener = ((event: Event) => void) | { handleEvent(event: Event): void };
+
+declare class EventTarget {
+  addEventListener(
+    type: string,
+    call: EventListener | null,
+    options?: boolean | { once?: boolean; capture?: boolean; signal?: AbortSignal },
+  ): void;
+  removeEventListener(
+    type: string,
+    call: EventListener | null,
+    options?: boolean | { capture?: boolean },
+  ): void;
+  dispatchEvent(event: Event): boolean;
+}
+
+declare class AbortSignal extends EventTarget {
+  private constructor();
+  static abort(reason?: any): AbortSignal;
+  static timeout(milliseconds: number): AbortSignal;
+  static any(signals: Iterable<AbortSignal>): AbortSignal;
+  readonly aborted: boolean;
+  readonly reason: any;
+  onabort: ((event: Event) => void) | null;
+  throwIfAborted(): void;
+}
+
+declare class AbortController {
+  readonly signal: AbortSignal;
+  abort(reason?: any): void;
+}
+
+// --------------------------------------------------------------------------------------- Timers
+
+declare function setTimeout<Args extends unknown[]>(
+  call: (...args: Args) => void,
+  milliseconds?: number,
+  ...args: Args
+): number;
+declare function setInterval<Args extends unknown[]>(
+  call: (...args: Args) => void,
+  milliseconds?: number,
+  ...args: Args
+): number;
+declare function clearTimeout(id: number | null | undefined): void;
+declare function clearInterval(id: number | null | undefined): void;
+declare function queueMicrotask(call: () => void): void;
+/** Ends the run with this error. */
+declare function reportError(error: unknown): void;
+
+declare const performance: {
+  /** Milliseconds since the run began. */
+  now(): number;
+  readonly timeOrigin: number;
+  toJSON(): { timeOrigin: number };
+};
+
+// ----------------------------------------------------------------------------- Text, bytes, data
+
+declare class TextEncoder {
+  readonly encoding: "utf-8";
+  encode(text?: string): Uint8Array;
+}
+
+/** UTF-8 only. */
+declare class TextDecoder {
+  constructor(label?: string, options?: { fatal?: boolean; ignoreBOM?: boolean });
+  readonly encoding: "utf-8";
+  readonly fatal: boolean;
+  readonly ignoreBOM: boolean;
+  decode(input?: BufferSource): string;
+}
+
+declare function atob(base64: string): string;
+declare function btoa(binary: string): string;
+declare function structuredClone<Value>(
+  value: Value,
+  options?: { transfer?: ArrayBuffer[] },
+): Value;
+
+// --------------------------------------------------------------------------------------- crypto
+
+type HashName = "SHA-1" | "SHA-256" | "SHA-384" | "SHA-512";
+type HashAlgorithm = HashName | { name: HashName };
+type HmacAlgorithm = "HMAC" | { name: "HMAC" };
+type KeyUsage = "sign" | "verify";
+
+interface HmacKeyAlgorithm {
+  name: "HMAC";
+  hash: HashAlgorithm;
+  /** In bits. */
+  length?: number;
+}
+
+declare class CryptoKey {
+  private constructor();
+  readonly type: "secret";
+  readonly extractable: boolean;
+  readonly algorithm: { name: "HMAC"; hash: { name: HashName }; length: number };
+  readonly usages: KeyUsage[];
+}
+
+declare const crypto: {
+  randomUUID(): string;
+  /** Fills an array of integers, of at most 65536 bytes. */
+  getRandomValues<Integers extends ArrayBufferView>(array: Integers): Integers;
+  readonly subtle: {
+    digest(algorithm: HashAlgorithm, data: BufferSource): Promise<ArrayBuffer>;
+    importKey(
+      format: "raw",
+      bytes: BufferSource,
+      algorithm: HmacKeyAlgorithm,
+      extractable: boolean,
+      usages: readonly KeyUsage[],
+    ): Promise<CryptoKey>;
+    generateKey(
+      algorithm: HmacKeyAlgorithm,
+      extractable: boolean,
+      usages: readonly KeyUsage[],
+    ): Promise<CryptoKey>;
+    exportKey(format: "raw", key: CryptoKey): Promise<ArrayBuffer>;
+    sign(algorithm: HmacAlgorithm, key: CryptoKey, data: BufferSource): Promise<ArrayBuffer>;
+    /** Takes as long for a wrong signature as for a right one. */
+    verify(
+      algorithm: HmacAlgorithm,
+      key: CryptoKey,
+      signature: BufferSource,
+      data: BufferSource,
+    ): Promise<boolean>;
+  };
+};
+
+// -------------------------------------------------------------------------------------- console
+
+/** The run's log. A text that comes first may have marks: %s %d %i %f %o %O %j %c %%. */
+declare const console: {
+  debug(...values: unknown[]): void;
+  log(...values: unknown[]): void;
+  info(...values: unknown[]): void;
+  warn(...values: unknown[]): void;
+  error(...values: unknown[]): void;
+  trace(...values: unknown[]): void;
+  dir(value: unknown): void;
+  table(rows: unknown, columns?: readonly string[]): void;
+  assert(isTrue: unknown, ...values: unknown[]): void;
+  group(...label: unknown[]): void;
+  groupCollapsed(...label: unknown[]): void;
+  groupEnd(): void;
+  time(label?: string): void;
+  timeLog(label?: string, ...values: unknown[]): void;
+  timeEnd(label?: string): void;
+  count(label?: string): void;
+  countReset(label?: string): void;
+};
+
+// ----------------------------------------------------------------------------------------- Tests
+
+/** For `*.test.ts` next to a task: `reauth task test`. */
+declare module "reauth:test" {
+  export function test(name: string, body: () => unknown): void;
+  export const assert: {
+    equal(actual: unknown, expected: unknown, message?: string): void;
+    ok(value: unknown, message?: string): void;
+    rejects(promise: Promise<unknown> | (() => Promise<unknown>), pattern?: RegExp): Promise<void>;
+  };
+  export const clock: {
+    now(): Promise<Date>;
+    pass(span: string): Promise<void>;
+    set(at: string | Date): Promise<void>;
+  };
+  export interface Device {
+    readonly id: string;
+    readonly session: string;
+    state(): Promise<string>;
+    check(): Promise<{ status: number; because: string | null }>;
+    connect(): Promise<number>;
+    signOut(): Promise<void>;
+  }
+  export interface User {
+    readonly id: string;
+    signIn(device: string, more?: { label?: string; platform?: string }): Promise<Device>;
+    reload(): Promise<Record<string, unknown>>;
+    lock(): Promise<void>;
+    join(group: string): Promise<void>;
+  }
+  export const lab: {
+    /** Changes the app's settings: `max_session_age`, `warn_before`, `user_schema`… */
+    settings(settings: Record<string, unknown>): Promise<void>;
+    /** States the app's set of policies. */
+    policies(policies: Record<string, unknown>[]): Promise<void>;
+    /** Puts the task anew, with these variables. */
+    deploy(options?: { env?: Record<string, string> }): Promise<void>;
+    /** Users whose devices signed in over the last days. */
+    sample(options?: { users?: number; devices?: number; days?: number }): Promise<User[]>;
+    user(attributes?: Record<string, unknown>): Promise<User>;
+    run(
+      params?: Record<string, unknown>,
+      options?: { dryRun?: boolean; env?: Record<string, string> },
+    ): Promise<{
+      state: string;
+      result: unknown;
+      error: { kind: string; message: string } | null;
+      log: { level: string; text: string }[];
+      changes: unknown[];
+    }>;
+    web(request: {
+      method?: string;
+      path?: string;
+      headers?: Record<string, string>;
+      body?: unknown;
+    }): Promise<{ status: number; headers: Record<string, string>; body: unknown }>;
+    /** Does all that is due by now: schedules, entries of the ledger, ends of sessions. */
+    tick(): Promise<void>;
+    api(method: string, path: string, body?: unknown): Promise<{ status: number; body: unknown }>;
+    ledger(kind?: string): Promise<{ seq: number; kind: string; change: unknown }[]>;
+    http(
+      answer: (request: {
+        method: string;
+        path: string;
+        headers: Record<string, string>;
+        body: string;
+      }) => unknown,
+    ): Promise<{ url: string; requests: { method: string; path: string; body: string }[] }>;
+  };
+}

@@ -7,23 +7,20 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use base64::{alphabet, prelude::BASE64_STANDARD};
+use rquickjs::context::EvalOptions;
 use rquickjs::loader::{ImportAttributes, Loader, Resolver};
 use rquickjs::module::Declared;
 use rquickjs::promise::PromiseState;
-use rquickjs::{
-    Context, Ctx, Error, Exception, Function, Module, Object, Promise, Runtime, TypedArray, Value,
-};
+use rquickjs::{Context, Ctx, Error, Exception, Function, Module, Object, Promise, Runtime, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::limits::drop_rights;
+use crate::natives::natives;
 use crate::places::resolved;
-use crate::{Guards, Job, Level, Limits, Request, Script};
+use crate::{Guards, Job, Limits, Script};
 
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
@@ -33,10 +30,19 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/console.js"),
     include_str!("prelude/url.js"),
     include_str!("prelude/timers.js"),
+    include_str!("prelude/events.js"),
+    include_str!("prelude/clone.js"),
+    include_str!("prelude/crypto.js"),
     include_str!("prelude/fetch.js"),
+    include_str!("prelude/api.js"),
+    include_str!("prelude/db.js"),
+    include_str!("prelude/cloudcode.js"),
+    include_str!("prelude/web.js"),
     include_str!("prelude/start.js"),
     "\n}"
 );
+/// Its name in stacks; what is said of it is left out for the script's author.
+pub(crate) const PRELUDE_NAME: &str = "reauth:globals";
 /// Deep recursion ends as an error of the script well before the thread's own stack does.
 const STACK_BYTES: usize = 512 * 1024;
 /// What a timer is awaited for at the most before the loop looks again.
@@ -207,8 +213,11 @@ fn evaluate<'js>(
 
 /// Makes the globals.
 fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>) -> Result<Hooks<'js>, Error> {
-    let native = natives(ctx, socket)?;
-    let prelude: Function<'js> = ctx.eval(PRELUDE)?;
+    let parent = Rc::clone(socket);
+    let native = natives(ctx, Rc::new(move |frame: &ToParent| parent.send(frame)))?;
+    let mut options = EvalOptions::default();
+    options.filename = Some(PRELUDE_NAME.to_owned());
+    let prelude: Function<'js> = ctx.eval_with_options(PRELUDE, options)?;
     let hooks: Object<'js> = prelude.call((native,))?;
     Ok(Hooks {
         open: hooks.get("open")?,
@@ -282,128 +291,6 @@ fn caught<'js>(ctx: &Ctx<'js>, hooks: Option<&Hooks<'js>>, error: &Error) -> Fai
         Some(Failure::Threw { message: pair.next()?, stack: pair.next()? })
     });
     described.unwrap_or_else(|| plain(&thrown))
-}
-
-/// The few things that JavaScript cannot do by itself.
-fn natives<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>) -> Result<Object<'js>, Error> {
-    let native = Object::new(ctx.clone())?;
-    let began = Instant::now(); // clock: measures
-    let set = |name: &str, function: Function<'js>| native.set(name, function);
-    set("now", Function::new(ctx.clone(), move || began.elapsed().as_secs_f64() * 1e3)?)?;
-    let to_parent = Rc::clone(socket);
-    let log = move |ctx: Ctx<'_>, level: String, text: String| {
-        let level = match level.as_str() {
-            "debug" => Level::Debug,
-            "info" => Level::Info,
-            "warn" => Level::Warn,
-            "error" => Level::Error,
-            _ => Level::Log,
-        };
-        let at_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let sent = to_parent.send(&ToParent::Log { at_ms, level, text });
-        sent.map_err(|why| Exception::throw_internal(&ctx, &why))
-    };
-    set("log", Function::new(ctx.clone(), log)?)?;
-    let to_parent = Rc::clone(socket);
-    let fetch = move |ctx: Ctx<'_>, id: u32, json: String| {
-        let request: Result<Request, _> = serde_json::from_str(&json);
-        let request = request.map_err(|e| Exception::throw_type(&ctx, &e.to_string()))?;
-        let sent = to_parent.send(&ToParent::Fetch { id, request });
-        sent.map_err(|why| Exception::throw_internal(&ctx, &why))
-    };
-    set("fetch", Function::new(ctx.clone(), fetch)?)?;
-    let encode = |ctx: Ctx<'js>, text: String| TypedArray::<u8>::new(ctx, text.into_bytes());
-    set("encode", Function::new(ctx.clone(), encode)?)?;
-    set("decode", Function::new(ctx.clone(), decode)?)?;
-    let to_base64 = |binary: String| BASE64_STANDARD.encode(of_binary(&binary));
-    set("toBase64", Function::new(ctx.clone(), to_base64)?)?;
-    set("fromBase64", Function::new(ctx.clone(), from_base64)?)?;
-    set("random", Function::new(ctx.clone(), random)?)?;
-    set("url", Function::new(ctx.clone(), url)?)?;
-    set("urlWith", Function::new(ctx.clone(), url_with)?)?;
-    Ok(native)
-}
-
-/// Bytes come as a text of one character each: reading a script's buffer in place is not safe.
-fn of_binary(binary: &str) -> Vec<u8> {
-    binary.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect()
-}
-
-fn decode(ctx: Ctx<'_>, binary: String, is_fatal: bool) -> Result<String, Error> {
-    let bytes = of_binary(&binary);
-    match std::str::from_utf8(&bytes) {
-        Err(_) if is_fatal => Err(Exception::throw_type(&ctx, "the bytes are no UTF-8")),
-        _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-    }
-}
-
-fn from_base64(ctx: Ctx<'_>, text: String) -> Result<Option<TypedArray<'_, u8>>, Error> {
-    let config =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let forgiving = GeneralPurpose::new(&alphabet::STANDARD, config);
-    let bytes = forgiving.decode(text).ok();
-    bytes.map(|bytes| TypedArray::new(ctx, bytes)).transpose()
-}
-
-fn random(ctx: Ctx<'_>, count: usize) -> Result<TypedArray<'_, u8>, Error> {
-    let mut bytes = vec![0; count.min(65_536)];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let flags = rustix::rand::GetRandomFlags::empty();
-        match rustix::rand::getrandom(&mut bytes[filled..], flags) {
-            Ok(more) => filled += more,
-            Err(error) => return Err(Exception::throw_internal(&ctx, &error.to_string())),
-        }
-    }
-    TypedArray::new(ctx, bytes)
-}
-
-/// The parts of a URL as JSON; null when it cannot be read.
-fn url(text: String, base: Option<String>) -> Option<String> {
-    let base = base.map(|base| url::Url::parse(&base)).transpose().ok()?;
-    let parsed = url::Url::options().base_url(base.as_ref()).parse(&text).ok()?;
-    Some(parts(&parsed))
-}
-
-/// The parts after one of them was set; what does not fit leaves the URL as it was.
-fn url_with(text: String, part: String, value: String) -> Option<String> {
-    let mut parsed = url::Url::parse(&text).ok()?;
-    let _ = match part.as_str() {
-        "href" => return url(value, None),
-        "protocol" => url::quirks::set_protocol(&mut parsed, &value),
-        "username" => url::quirks::set_username(&mut parsed, &value),
-        "password" => url::quirks::set_password(&mut parsed, &value),
-        "host" => url::quirks::set_host(&mut parsed, &value),
-        "hostname" => url::quirks::set_hostname(&mut parsed, &value),
-        "port" => url::quirks::set_port(&mut parsed, &value),
-        "pathname" => {
-            url::quirks::set_pathname(&mut parsed, &value);
-            Ok(())
-        }
-        "search" => {
-            url::quirks::set_search(&mut parsed, &value);
-            Ok(())
-        }
-        "hash" => {
-            url::quirks::set_hash(&mut parsed, &value);
-            Ok(())
-        }
-        _ => Err(()),
-    };
-    Some(parts(&parsed))
-}
-
-fn parts(parsed: &url::Url) -> String {
-    use url::quirks as part;
-    serde_json::json!({
-        "href": parsed.as_str(), "origin": part::origin(parsed),
-        "protocol": part::protocol(parsed), "username": part::username(parsed),
-        "password": part::password(parsed), "host": part::host(parsed),
-        "hostname": part::hostname(parsed), "port": part::port(parsed),
-        "pathname": part::pathname(parsed), "search": part::search(parsed),
-        "hash": part::hash(parsed),
-    })
-    .to_string()
 }
 
 /// The script's own modules: nothing else can be imported.

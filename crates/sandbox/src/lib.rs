@@ -11,6 +11,7 @@ mod config;
 mod engine;
 mod frames;
 mod limits;
+mod natives;
 mod places;
 mod pool;
 mod process;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use oxc_sourcemap::SourceMap;
 
 use crate::Script;
+use crate::engine::PRELUDE_NAME;
 
 /// What a path may lack, as TypeScript and bundlers allow it.
 const ENDINGS: [&str; 7] = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
@@ -55,7 +56,7 @@ impl<'a> Places<'a> {
 
     /// The text is the child's: it is read as hostile, and what fits nothing stays as it is.
     pub(crate) fn written(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        let mut text = without_globals(text);
         for (name, map) in &self.maps {
             if text.contains(name) {
                 text = rewritten(&text, name, map);
@@ -63,6 +64,13 @@ impl<'a> Places<'a> {
         }
         text
     }
+}
+
+/// Without the frames of a stack that are in our own globals.
+fn without_globals(text: &str) -> String {
+    let is_theirs = |line: &&str| !(line.contains("    at ") && line.contains(PRELUDE_NAME));
+    let lines: Vec<&str> = text.split('\n').filter(is_theirs).collect();
+    lines.join("\n")
 }
 
 fn rewritten(text: &str, name: &str, map: &SourceMap<'_>) -> String {
@@ -136,5 +144,7 @@ mod tests {
         assert!(written.starts_with("    at run (t.ts:7:"), "{written}");
         assert!(written.ends_with(" at t.ts of t.ts:x"), "{written}");
         assert_eq!(places.written("t.ts:99999:1 t.ts:1"), "t.ts:99999:1 t.ts:1");
+        let ours = format!("Error: no\n    at fetch ({PRELUDE_NAME}:1:2)\n    at run (t.js:1:2)");
+        assert_eq!(places.written(&ours), "Error: no\n    at run (t.js:1:2)");
     }
 }

@@ -177,6 +177,12 @@ impl Server {
         workers::settle(&self.app).await.map_err(|error| error.to_string())
     }
 
+    /// Carries out the runs that wait and may begin now, as the workers would, and what they queue.
+    pub async fn run_queued(&self) -> Result<(), String> {
+        let done = workers::run::carry_out_all(&self.app).await;
+        done.map(|_| ()).map_err(|error| error.to_string())
+    }
+
     /// The parts, for those who run a server in their own process.
     pub fn app(&self) -> &App {
         &self.app

@@ -1,8 +1,9 @@
-// Date: the server's clock, which a test or a simulation may have moved.
+// Date: the server's clock, which a test or a simulation may have moved. `setClock` tells it when
+// the job comes; until then it is the machine's own.
 
 const MachineDate = Date;
 const machineNow = MachineDate.now;
-const ahead = native.context.now_ms === null ? 0 : native.context.now_ms - machineNow();
+let ahead = 0;
 const now = () => machineNow() + ahead;
 MachineDate.now = now;
 
@@ -14,3 +15,6 @@ globalThis.Date = new Proxy(MachineDate, {
 });
 MachineDate.prototype.constructor = globalThis.Date;
 
+function setClock(nowMs) {
+  ahead = nowMs === null || nowMs === undefined ? 0 : nowMs - machineNow();
+}

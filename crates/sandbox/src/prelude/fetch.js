@@ -1,27 +1,42 @@
 // fetch, Headers, Request, Response (WHATWG; bodies are whole, not streamed).
 
 class Headers {
+  // Name to values: only cookies are never joined to one text.
   #values = new Map();
 
   constructor(init = undefined) {
-    if (init === undefined || init === null) return;
-    const pairs = typeof init[Symbol.iterator] === "function" ? init : Object.entries(init);
-    for (const [name, value] of pairs) this.append(name, value);
+    if (init === undefined) return;
+    if (typeof init !== "object" || init === null) throw new TypeError("headers are pairs");
+    if (init instanceof Headers) {
+      for (const [name, values] of init.#values) this.#values.set(name, [...values]);
+      return;
+    }
+    const isList = typeof init[Symbol.iterator] === "function";
+    for (const pair of isList ? init : Object.entries(init)) {
+      const [name, value, ...rest] = pair;
+      if (value === undefined || rest.length > 0) {
+        throw new TypeError("a header is a name and a value");
+      }
+      this.append(name, value);
+    }
   }
 
   append(name, value) {
     const key = headerName(name);
-    const old = this.#values.get(key);
     const text = headerValue(value);
-    this.#values.set(key, old === undefined ? text : `${old}, ${text}`);
+    this.#values.set(key, [...(this.#values.get(key) ?? []), text]);
   }
 
   set(name, value) {
-    this.#values.set(headerName(name), headerValue(value));
+    this.#values.set(headerName(name), [headerValue(value)]);
   }
 
   get(name) {
-    return this.#values.get(headerName(name)) ?? null;
+    return this.#values.get(headerName(name))?.join(", ") ?? null;
+  }
+
+  getSetCookie() {
+    return [...(this.#values.get("set-cookie") ?? [])];
   }
 
   has(name) {
@@ -37,7 +52,11 @@ class Headers {
   }
 
   *entries() {
-    for (const name of [...this.#values.keys()].sort()) yield [name, this.#values.get(name)];
+    for (const name of [...this.#values.keys()].sort()) {
+      const values = this.#values.get(name) ?? [];
+      if (name === "set-cookie") for (const value of values) yield [name, value];
+      else yield [name, values.join(", ")];
+    }
   }
 
   *keys() {
@@ -51,6 +70,19 @@ class Headers {
   [Symbol.iterator]() {
     return this.entries();
   }
+
+  get [Symbol.toStringTag]() {
+    return "Headers";
+  }
+
+  // What a server sent is read as it is.
+  static _received(pairs) {
+    const headers = new Headers();
+    for (const [name, value] of pairs) {
+      headers.#values.set(name, [...(headers.#values.get(name) ?? []), value]);
+    }
+    return headers;
+  }
 }
 
 function headerName(name) {
@@ -60,14 +92,15 @@ function headerName(name) {
 }
 
 function headerValue(value) {
-  const text = String(value).trim();
+  const text = String(value).replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
   if (/[\0\r\n]/.test(text)) throw new TypeError("a header value has one line");
+  if (/[^\0-\xff]/.test(text)) throw new TypeError("a header value has characters up to U+00FF");
   return text;
 }
 
-// A body as bytes, and the Content-Type that goes with it.
+// A body as bytes, and the Content-Type that goes with it. No body is null.
 function packed(body) {
-  if (body === undefined || body === null) return { bytes: new Uint8Array(), type: null };
+  if (body === undefined || body === null) return { bytes: null, type: null };
   if (body instanceof URLSearchParams) {
     const type = "application/x-www-form-urlencoded;charset=UTF-8";
     return { bytes: native.encode(body.toString()), type };
@@ -91,63 +124,90 @@ class Body {
   }
 
   async bytes() {
-    if (this.#isUsed) throw new TypeError("the body was read before");
-    this.#isUsed = true;
-    return this.#bytes;
+    return (Body._take(this) ?? new Uint8Array()).slice();
   }
 
   async arrayBuffer() {
-    return (await this.bytes()).slice().buffer;
+    return (await this.bytes()).buffer;
   }
 
   async text() {
-    return native.decode(binaryOf(await this.bytes()), false);
+    return withoutMark(native.decode(binaryOf(await this.bytes()), false));
   }
 
   async json() {
     return JSON.parse(await this.text());
   }
 
-  _peek() {
-    if (this.#isUsed) throw new TypeError("the body was read before");
-    return this.#bytes;
+  // The bytes, or null, which stay readable.
+  static _peek(body) {
+    if (body.#isUsed) throw new TypeError("the body was read before");
+    return body.#bytes;
+  }
+
+  // The bytes, or null. What is there can be read once.
+  static _take(body) {
+    const bytes = Body._peek(body);
+    body.#isUsed = bytes !== null;
+    return bytes;
   }
 }
 
 class Request extends Body {
-  constructor(input, init = {}) {
+  constructor(input, init = undefined) {
     const old = input instanceof Request ? input : null;
-    const { bytes, type } = packed(init.body ?? (old ? old._peek() : undefined));
+    const wanted = init ?? {};
+    const url = old ? new URL(old.url) : new URL(String(input));
+    if (url.username || url.password) throw new TypeError("a request's URL has no credentials");
+    const method = methodOf(wanted.method ?? old?.method ?? "GET");
+    const redirect = String(wanted.redirect ?? old?.redirect ?? "follow");
+    if (!["follow", "manual", "error"].includes(redirect)) {
+      throw new TypeError(`redirect is follow, manual or error, not ${redirect}`);
+    }
+    const isNew = wanted.body !== undefined && wanted.body !== null;
+    if ((isNew || (old && Body._peek(old))) && ["GET", "HEAD"].includes(method)) {
+      throw new TypeError(`${method} has no body`);
+    }
+    const { bytes, type } = isNew ? packed(wanted.body) : { bytes: old ? Body._take(old) : null };
     super(bytes);
-    this.url = old ? old.url : new URL(String(input)).href;
-    this.method = String(init.method ?? old?.method ?? "GET").toUpperCase();
-    this.headers = new Headers(init.headers ?? old?.headers);
-    this.signal = init.signal ?? old?.signal ?? null;
-    this.redirect = String(init.redirect ?? old?.redirect ?? "follow");
-    if (!["follow", "manual", "error"].includes(this.redirect)) {
-      throw new TypeError('redirect is "follow", "manual" or "error"');
-    }
-    if (bytes.length > 0 && ["GET", "HEAD"].includes(this.method)) {
-      throw new TypeError(`${this.method} has no body`);
-    }
-    if (type && init.body != null && !this.headers.has("content-type")) {
-      this.headers.set("content-type", type);
-    }
+    this.url = url.href;
+    this.method = method;
+    this.headers = new Headers(wanted.headers ?? old?.headers);
+    this.redirect = redirect;
+    const signal = wanted.signal === undefined ? old?.signal : wanted.signal;
+    this.signal = signal ?? new AbortController().signal;
+    if (!(this.signal instanceof AbortSignal)) throw new TypeError("signal is an AbortSignal");
+    if (type && !this.headers.has("content-type")) this.headers.set("content-type", type);
   }
 
   clone() {
-    return new Request(this);
+    const { url, method, headers, redirect, signal } = this;
+    return new Request(url, { method, headers, redirect, signal, body: Body._peek(this) });
   }
 }
 
+function methodOf(method) {
+  const name = String(method);
+  const isRight = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/.test(name);
+  if (!isRight || ["CONNECT", "TRACE", "TRACK"].includes(name.toUpperCase())) {
+    throw new TypeError(`${name} is no method of a request`);
+  }
+  return name.toUpperCase();
+}
+
 class Response extends Body {
-  constructor(body = null, init = {}) {
+  constructor(body = null, init = undefined) {
+    const { status = 200, statusText = "", headers } = init ?? {};
+    if (!Number.isInteger(status) || status < 200 || status > 599) {
+      throw new RangeError(`a response has a status from 200 to 599, not ${status}`);
+    }
     const { bytes, type } = packed(body);
+    if (bytes && hasNoBody(status)) throw new TypeError(`a response ${status} has no body`);
     super(bytes);
-    this.status = init.status ?? 200;
-    this.statusText = init.statusText ?? "";
-    this.headers = new Headers(init.headers);
-    this.url = init.url ?? "";
+    this.status = status;
+    this.statusText = String(statusText);
+    this.headers = new Headers(headers);
+    this.url = "";
     this.type = "default";
     this.redirected = false;
     if (type && !this.headers.has("content-type")) this.headers.set("content-type", type);
@@ -158,36 +218,58 @@ class Response extends Body {
   }
 
   clone() {
-    return new Response(this._peek(), this);
+    const { status, statusText, headers, url, type, redirected } = this;
+    const copy = new Response(Body._peek(this), { statusText, headers });
+    return Object.assign(copy, { status, url, type, redirected });
   }
 
-  static json(value, init = {}) {
-    const headers = new Headers(init.headers);
+  static json(value, init = undefined) {
+    const headers = new Headers(init?.headers);
+    const text = JSON.stringify(value);
+    if (text === undefined) throw new TypeError("this has no form in JSON");
     if (!headers.has("content-type")) headers.set("content-type", "application/json");
-    return new Response(JSON.stringify(value), { ...init, headers });
+    return new Response(text, { ...init, headers });
   }
+
+  static error() {
+    return Object.assign(new Response(), { status: 0, type: "error" });
+  }
+
+  static redirect(url, status = 302) {
+    if (![301, 302, 303, 307, 308].includes(status)) {
+      throw new RangeError(`${status} is no status of a redirect`);
+    }
+    return new Response(null, { status, headers: { location: new URL(String(url)).href } });
+  }
+}
+
+function hasNoBody(status) {
+  return [204, 205, 304].includes(status);
 }
 
 const requests = new Map();
 let lastRequest = 0;
 
-async function fetch(input, init = {}) {
+async function fetch(input, init = undefined) {
   const request = new Request(input, init);
-  request.signal?.throwIfAborted();
+  const { signal, url } = request;
+  signal.throwIfAborted();
   const id = (lastRequest += 1);
   const json = JSON.stringify({
     method: request.method,
-    url: request.url,
+    url,
     headers: [...request.headers],
-    body: native.toBase64(binaryOf(request._peek())),
+    body: native.toBase64(binaryOf(Body._take(request) ?? new Uint8Array())),
     redirect: request.redirect,
   });
   return new Promise((resolve, reject) => {
-    requests.set(id, { resolve, reject });
-    request.signal?.addEventListener("abort", () => {
-      if (requests.delete(id)) reject(request.signal.reason);
-    });
     native.fetch(id, json);
+    const giveUp = () => {
+      if (requests.delete(id)) reject(signal.reason);
+    };
+    signal.addEventListener("abort", giveUp);
+    const done = () => signal.removeEventListener("abort", giveUp);
+    requests.set(id, { resolve, reject, url, done });
   });
 }
 
@@ -196,9 +278,18 @@ function settle(id, json) {
   const request = requests.get(id);
   if (!request) return;
   requests.delete(id);
+  request.done();
   const { Ok: answer, Err: why } = JSON.parse(json);
   if (!answer) return void request.reject(new TypeError(why));
+  const { status, status_text: statusText, url } = answer;
   const bytes = native.fromBase64(answer.body);
-  const { status, status_text: statusText, headers, url } = answer;
-  request.resolve(new Response(bytes, { status, statusText, headers, url }));
+  const response = new Response(bytes.length === 0 || hasNoBody(status) ? null : bytes);
+  const headers = Headers._received(answer.headers);
+  const redirected = withoutHash(url) !== withoutHash(request.url);
+  const rest = { status, statusText, headers, url, type: "basic", redirected };
+  request.resolve(Object.assign(response, rest));
+}
+
+function withoutHash(url) {
+  return url.split("#", 1)[0];
 }

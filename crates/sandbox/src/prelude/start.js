@@ -1,19 +1,45 @@
-// The globals, the context, and the hooks of the loop outside.
+// The globals, and the hooks of the loop outside. All of this runs before it is known which script
+// comes; `open` tells.
 
-const { backend, env, params } = native.context;
-const process = { env: { ...env } };
+const process = { env: {} };
 
-Object.assign(globalThis, {
-  AbortController, AbortSignal, Headers, Request, Response, TextDecoder, TextEncoder, URL,
-  URLSearchParams, atob, btoa, clearInterval, clearTimeout, console, crypto, fetch, performance,
-  process, queueMicrotask, setInterval, setTimeout, structuredClone,
-});
+const globals = {
+  AbortController, AbortSignal, CloudCode, CryptoKey, DB, DOMException, Event, EventTarget, Headers,
+  Request, Response, TextDecoder, TextEncoder, URL, URLSearchParams, atob, btoa, clearInterval,
+  clearTimeout, console, crypto, fetch, performance, process, queueMicrotask, reportError,
+  setInterval, setTimeout, structuredClone,
+};
+for (const [name, value] of Object.entries(globals)) {
+  Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
+}
+
+let context = null;
+
+// Learns what is to be run. The script's module is evaluated after this.
+function open(given) {
+  native.begin();
+  context = given;
+  setClock(given.now_ms);
+  setBackend(given.backend);
+  Object.assign(process.env, given.env);
+  performance.timeOrigin = now();
+}
 
 // Begins the run; answers a promise of its result as JSON.
-async function start(run) {
-  const context = { backend: { ...backend }, env: { ...env } };
-  const result = await run.call(context, params);
+async function start(namespace) {
+  const { backend, env, run } = context;
+  const self = { backend: { ...backend }, env: { ...env }, run: { ...run } };
+  const result = await called(namespace, self, context.call);
   return (JSON.stringify(result) ?? "null").toWellFormed();
+}
+
+async function called(namespace, self, call) {
+  if (call.kind === "web") return await answerWeb(namespace, self, call);
+  if (call.kind === "identity") return await identify(namespace, self, call);
+  if (typeof namespace.run !== "function") {
+    throw new Error("the script does not export a function named run");
+  }
+  return await namespace.run.call(self, call.params ?? {});
 }
 
 // What was thrown, for the report: a message and a stack.
@@ -23,4 +49,4 @@ function describe(thrown) {
   return [message.toWellFormed(), String((isError && thrown.stack) || "").toWellFormed()];
 }
 
-return { start, fireDue, settle, describe, waiting: () => requests.size };
+return { open, start, fireDue, settle, describe, waiting: () => requests.size };

@@ -1,4 +1,4 @@
-// Text and bytes: TextEncoder, TextDecoder, atob, btoa, crypto, structuredClone.
+// Text and bytes: TextEncoder, TextDecoder, atob, btoa.
 
 class TextEncoder {
   get encoding() {
@@ -16,18 +16,24 @@ class TextDecoder {
       throw new RangeError(`the encoding ${label} is not supported: only utf-8 is`);
     }
     this.encoding = "utf-8";
-    this.fatal = Boolean(options.fatal);
-    this.ignoreBOM = Boolean(options.ignoreBOM);
+    this.fatal = Boolean(options?.fatal);
+    this.ignoreBOM = Boolean(options?.ignoreBOM);
   }
 
   decode(input = new Uint8Array()) {
     const text = native.decode(binaryOf(bytesOf(input)), this.fatal);
-    return !this.ignoreBOM && text.startsWith("\ufeff") ? text.slice(1) : text;
+    return this.ignoreBOM ? text : withoutMark(text);
   }
 }
 
+// A byte order mark is no part of the text.
+function withoutMark(text) {
+  return text.startsWith("\ufeff") ? text.slice(1) : text;
+}
+
+// The bytes as they are now: what the script changes later does not reach them.
 function bytesOf(input) {
-  if (input instanceof ArrayBuffer) return new Uint8Array(input);
+  if (input instanceof ArrayBuffer) return new Uint8Array(input).slice();
   if (ArrayBuffer.isView(input)) {
     return new Uint8Array(input.buffer, input.byteOffset, input.byteLength).slice();
   }
@@ -45,64 +51,16 @@ function binaryOf(bytes) {
 
 function btoa(text) {
   const binary = String(text);
-  if (/[^\0-\xff]/.test(binary)) throw new RangeError("btoa takes characters up to U+00FF");
+  if (/[^\0-\xff]/.test(binary)) {
+    throw new DOMException("btoa takes characters up to U+00FF", "InvalidCharacterError");
+  }
   return native.toBase64(binary);
 }
 
 function atob(text) {
-  const bytes = native.fromBase64(String(text).replace(/[\t\n\f\r ]/g, ""));
-  if (!bytes) throw new RangeError("atob takes base64");
+  const base64 = String(text).replace(/[\t\n\f\r ]/g, "");
+  const isRight = !base64.includes("=") || base64.length % 4 === 0;
+  const bytes = isRight && native.fromBase64(base64.toWellFormed());
+  if (!bytes) throw new DOMException("atob takes base64", "InvalidCharacterError");
   return binaryOf(bytes);
-}
-
-const crypto = {
-  getRandomValues(array) {
-    if (!ArrayBuffer.isView(array) || array.byteLength > 65536) {
-      throw new TypeError("getRandomValues takes a typed array of at most 65536 bytes");
-    }
-    const target = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-    target.set(native.random(array.byteLength));
-    return array;
-  },
-
-  randomUUID() {
-    const bytes = native.random(16);
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
-  },
-};
-
-function structuredClone(value) {
-  return cloned(value, new Map());
-}
-
-function cloned(value, seen) {
-  if (typeof value === "function" || typeof value === "symbol") {
-    throw new TypeError(`a ${typeof value} cannot be cloned`);
-  }
-  if (value === null || typeof value !== "object") return value;
-  if (seen.has(value)) return seen.get(value);
-  const keep = (copy) => (seen.set(value, copy), copy);
-  if (value instanceof Date) return keep(new Date(value));
-  if (value instanceof RegExp) return keep(new RegExp(value));
-  if (value instanceof ArrayBuffer) return keep(value.slice(0));
-  if (ArrayBuffer.isView(value)) return keep(value.slice());
-  if (value instanceof Error) {
-    return keep(Object.assign(new value.constructor(value.message), { stack: value.stack }));
-  }
-  if (value instanceof Map) {
-    const copy = keep(new Map());
-    for (const [key, one] of value) copy.set(cloned(key, seen), cloned(one, seen));
-    return copy;
-  }
-  if (value instanceof Set) {
-    const copy = keep(new Set());
-    for (const one of value) copy.add(cloned(one, seen));
-    return copy;
-  }
-  const copy = keep(Array.isArray(value) ? [] : {});
-  for (const key of Object.keys(value)) copy[key] = cloned(value[key], seen);
-  return copy;
 }

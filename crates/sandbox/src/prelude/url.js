@@ -5,10 +5,10 @@ class URLSearchParams {
   #changed = () => {};
 
   constructor(init = "", changed = undefined) {
-    if (changed) this.#changed = changed;
+    if (typeof changed === "function") this.#changed = changed;
     if (typeof init === "object" && init !== null) {
-      const pairs = typeof init[Symbol.iterator] === "function" ? init : Object.entries(init);
-      for (const [name, value] of pairs) this.#pairs.push([String(name), String(value)]);
+      const isList = typeof init[Symbol.iterator] === "function";
+      this.#pairs = [...(isList ? init : Object.entries(init))].map(textPair);
     } else {
       this.#pairs = parsedQuery(String(init));
     }
@@ -19,33 +19,36 @@ class URLSearchParams {
   }
 
   append(name, value) {
-    this.#pairs.push([String(name), String(value)]);
+    this.#pairs.push(textPair([name, value]));
     this.#changed();
   }
 
   delete(name, value = undefined) {
-    const isIt = ([key, one]) => key === name && (value === undefined || one === value);
+    const isIt = ([key, one]) => {
+      return key === String(name) && (value === undefined || one === String(value));
+    };
     this.#pairs = this.#pairs.filter((pair) => !isIt(pair));
     this.#changed();
   }
 
   get(name) {
-    return this.#pairs.find(([key]) => key === name)?.[1] ?? null;
+    return this.#pairs.find(([key]) => key === String(name))?.[1] ?? null;
   }
 
   getAll(name) {
-    return this.#pairs.filter(([key]) => key === name).map(([, value]) => value);
+    return this.#pairs.filter(([key]) => key === String(name)).map(([, value]) => value);
   }
 
   has(name, value = undefined) {
-    return this.getAll(name).some((one) => value === undefined || one === value);
+    return this.getAll(name).some((one) => value === undefined || one === String(value));
   }
 
   set(name, value) {
-    const at = this.#pairs.findIndex(([key]) => key === name);
+    const [wanted, text] = textPair([name, value]);
+    const at = this.#pairs.findIndex(([key]) => key === wanted);
     if (at < 0) return this.append(name, value);
-    this.#pairs[at][1] = String(value);
-    this.#pairs = this.#pairs.filter(([key], index) => key !== name || index === at);
+    this.#pairs[at][1] = text;
+    this.#pairs = this.#pairs.filter(([key], index) => key !== wanted || index === at);
     this.#changed();
   }
 
@@ -76,32 +79,39 @@ class URLSearchParams {
 
   toString() {
     const encoded = (text) =>
-      encodeURIComponent(text.toWellFormed())
+      encodeURIComponent(text)
         .replace(/%20/g, "+")
         .replace(/[!'()~]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
     return this.#pairs.map(([name, value]) => `${encoded(name)}=${encoded(value)}`).join("&");
   }
+
+  // What its URL says now.
+  static _refill(params, text) {
+    params.#pairs = parsedQuery(text);
+  }
+
+  get [Symbol.toStringTag]() {
+    return "URLSearchParams";
+  }
+}
+
+function textPair(pair) {
+  const [name, value, ...rest] = pair;
+  if (value === undefined || rest.length > 0) throw new TypeError("a pair is a name and a value");
+  return [String(name).toWellFormed(), String(value).toWellFormed()];
 }
 
 function parsedQuery(text) {
   const decoded = (part) => {
-    const bytes = [];
-    const plain = part.replace(/\+/g, " ");
-    for (let at = 0; at < plain.length; at += 1) {
-      const pair = plain.slice(at + 1, at + 3);
-      if (plain[at] === "%" && /^[0-9A-Fa-f]{2}$/.test(pair)) {
-        bytes.push(parseInt(pair, 16));
-        at += 2;
-      } else {
-        const point = plain.codePointAt(at);
-        const character = String.fromCodePoint(point);
-        bytes.push(...native.encode(character.toWellFormed()));
-        at += character.length - 1;
-      }
-    }
-    return native.decode(binaryOf(Uint8Array.from(bytes)), false);
+    return part
+      .replace(/\+/g, " ")
+      .replace(/(?:%[0-9A-Fa-f]{2})+/g, (run) => {
+        const bytes = run.slice(1).split("%").map((pair) => parseInt(pair, 16));
+        return native.decode(binaryOf(Uint8Array.from(bytes)), false);
+      });
   };
   return text
+    .toWellFormed()
     .replace(/^\?/, "")
     .split("&")
     .filter((part) => part !== "")
@@ -118,29 +128,32 @@ class URL {
   #params;
 
   constructor(url, base = undefined) {
-    const json = native.url(String(url), base === undefined ? undefined : String(base));
-    if (!json) throw new TypeError(`${url} is no URL`);
-    this.#parts = JSON.parse(json);
-    this.#params = this.#freshParams();
-  }
-
-  static canParse(url, base = undefined) {
-    return Boolean(native.url(String(url), base === undefined ? undefined : String(base)));
-  }
-
-  #freshParams() {
-    return new URLSearchParams(this.#parts.search, () => {
-      this.#parts = JSON.parse(
-        native.urlWith(this.#parts.href, "search", this.#params.toString()),
-      );
+    this.#parts = urlParts(url, base);
+    if (!this.#parts) throw new TypeError(`${url} is no URL`);
+    this.#params = new URLSearchParams(this.#parts.search, () => {
+      this.#change("search", this.#params.toString());
     });
   }
 
-  #set(part, value) {
-    const json = native.urlWith(this.#parts.href, part, String(value));
+  static canParse(url, base = undefined) {
+    return urlParts(url, base) !== null;
+  }
+
+  static parse(url, base = undefined) {
+    return URL.canParse(url, base) ? new URL(url, base) : null;
+  }
+
+  #change(part, value) {
+    const json = native.urlWith(this.#parts.href, part, value);
     if (!json) throw new TypeError(`${value} is no URL`);
     this.#parts = JSON.parse(json);
-    if (part === "href" || part === "search") this.#params = this.#freshParams();
+  }
+
+  #set(part, value) {
+    this.#change(part, String(value).toWellFormed());
+    if (part === "href" || part === "search") {
+      URLSearchParams._refill(this.#params, this.#parts.search);
+    }
   }
 
   get searchParams() {
@@ -153,6 +166,10 @@ class URL {
 
   toJSON() {
     return this.#parts.href;
+  }
+
+  get [Symbol.toStringTag]() {
+    return "URL";
   }
 
   static {
@@ -174,4 +191,10 @@ class URL {
       Object.defineProperty(URL.prototype, part, property);
     }
   }
+}
+
+function urlParts(url, base) {
+  const text = (value) => String(value).toWellFormed();
+  const json = native.url(text(url), base === undefined ? undefined : text(base));
+  return json ? JSON.parse(json) : null;
 }

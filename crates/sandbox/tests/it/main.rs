@@ -1,14 +1,18 @@
 //! Stories about scripts: each in a real child process that has dropped its rights.
 
+mod database;
 mod escape;
+mod globals;
 mod language;
+mod web;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use reauth_sandbox::{
-    Backend, Host, Job, Limits, Outcome, Report, Request, Response, Sandbox, compile,
+    Backend, Call, Host, Job, Limits, Outcome, Report, Request, Response, RunFacts, Sandbox,
+    compile,
 };
 use serde_json::{Value, json};
 
@@ -59,9 +63,11 @@ impl Host for World {
 }
 
 fn job(file: &str, source: &str, params: Value) -> Job {
+    let files = BTreeMap::from([(file.to_owned(), source.to_owned())]);
     Job {
-        script: compile(file, source).expect("it compiles"),
-        params,
+        script: compile(file, &files).expect("it compiles").script,
+        call: Call::Run { params },
+        run: RunFacts { id: "r1".into(), attempt: 2, task: "t".into(), trigger: "hand".into() },
         backend: Backend { url: "http://api.test/api/v4/x".into(), token: "rer_secret".into() },
         env: BTreeMap::from([("REGION".to_owned(), "eu".to_owned())]),
         now_ms: None,

@@ -27,7 +27,7 @@ pub(super) struct Lab {
     tasks: Vec<LocalTask>,
     /// The task that stands beside the test.
     subject: String,
-    world: Mutex<Option<World>>,
+    world: Mutex<Option<Arc<World>>>,
     told: mpsc::UnboundedSender<Value>,
 }
 
@@ -44,9 +44,9 @@ struct World {
 /// Where tasks fetch from and the test answers.
 struct Peer {
     url: String,
-    asked: Arc<Mutex<mpsc::Receiver<Waiting>>>,
-    open: HashMap<u64, oneshot::Sender<Value>>,
-    count: u64,
+    asked: Mutex<mpsc::Receiver<Waiting>>,
+    /// What was asked and is not answered yet, with how many there were.
+    open: Mutex<(u64, HashMap<u64, oneshot::Sender<Value>>)>,
 }
 
 type Waiting = (Value, oneshot::Sender<Value>);
@@ -62,7 +62,8 @@ impl Lab {
 
     /// Ends the world of the last test.
     pub(super) async fn end(&self) {
-        if let Some(world) = self.world.lock().await.take() {
+        let world = self.world.lock().await.take();
+        if let Some(world) = world.and_then(Arc::into_inner) {
             world.server.stop().await;
         }
     }
@@ -71,8 +72,8 @@ impl Lab {
         match path {
             "/begin" => {
                 self.end().await;
-                let world = World::new(&self.tasks).await?;
-                *self.world.lock().await = Some(world);
+                let world = World::new(&self.tasks, &self.subject).await?;
+                *self.world.lock().await = Some(Arc::new(world));
                 return Ok(json!({}));
             }
             "/told" => {
@@ -80,11 +81,10 @@ impl Lab {
                 let _ = self.told.send(said.clone());
                 return Ok(json!({}));
             }
-            "/http/next" => return self.next_request().await,
             _ => {}
         }
-        let mut world = self.world.lock().await;
-        let world = world.as_mut().ok_or("the test has not begun")?;
+        // A request that waits, for the peer or for a run, keeps no other from the world.
+        let world = self.world.lock().await.clone().ok_or("the test has not begun")?;
         match path {
             "/clock" => {}
             "/clock/pass" => {
@@ -100,12 +100,12 @@ impl Lab {
                 world.clock.set(at);
             }
             "/settings" => world.set(said).await?,
-            "/deploy" => self.deploy(world, said).await?,
+            "/deploy" => self.deploy(&world, said).await?,
             "/sign-in" => return world.sign_in(said).await,
             "/device/check" | "/device/connect" | "/device/sign-out" => {
                 return world.device(path, text(said, "token")).await;
             }
-            "/run" => return self.run(world, said).await,
+            "/run" => return self.run(&world, said).await,
             "/web" => return world.web(&self.subject, said).await,
             "/tick" => world.server.settle().await?,
             "/api" => {
@@ -115,8 +115,10 @@ impl Lab {
             }
             "/ledger" => return world.ledger().await,
             "/http" => return Ok(json!({ "url": world.peer.url })),
+            "/http/next" => return world.peer.next().await,
             "/http/answer" => {
-                let waiting = said["id"].as_u64().and_then(|id| world.peer.open.remove(&id));
+                let mut open = world.peer.open.lock().await;
+                let waiting = said["id"].as_u64().and_then(|id| open.1.remove(&id));
                 // Whoever asked may have given up meanwhile.
                 let _ = waiting.map(|waiting| waiting.send(said.clone()));
             }
@@ -125,26 +127,9 @@ impl Lab {
         Ok(json!({ "now": world.clock.now().to_string() }))
     }
 
-    /// Waits for the next request to the peer, without keeping the world for itself.
-    async fn next_request(&self) -> Result<Value, String> {
-        let asked = match self.world.lock().await.as_ref() {
-            Some(world) => Arc::clone(&world.peer.asked),
-            None => return Ok(json!({ "done": true })),
-        };
-        let Some((mut request, answer)) = asked.lock().await.recv().await else {
-            return Ok(json!({ "done": true }));
-        };
-        if let Some(world) = self.world.lock().await.as_mut() {
-            world.peer.count += 1;
-            request["id"] = world.peer.count.into();
-            world.peer.open.insert(world.peer.count, answer);
-        }
-        Ok(request)
-    }
-
     /// Puts the task anew, with these variables.
     async fn deploy(&self, world: &World, said: &Value) -> Result<(), String> {
-        world.put(self.task()?, said["env"].as_object()).await
+        world.put(self.task()?, said["env"].as_object(), false).await
     }
 
     fn task(&self) -> Result<&LocalTask, String> {
@@ -152,7 +137,8 @@ impl Lab {
         found.ok_or_else(|| format!("there is no task {} beside this test", self.subject))
     }
 
-    /// Runs the task, with all that it starts, and answers what became of it.
+    /// Runs the task, with what it queues for now, and answers what became of it. Its schedule is
+    /// for `tick`.
     async fn run(&self, world: &World, said: &Value) -> Result<Value, String> {
         let subject = &self.subject;
         self.task()?;
@@ -162,7 +148,7 @@ impl Lab {
         let wanted = json!({ "params": said["params"], "dry_run": said["dryRun"] == true });
         let path = format!("/tasks/{subject}/run");
         let run = world.good("POST", &path, &wanted).await?;
-        world.server.settle().await?;
+        world.server.run_queued().await?;
         let run = world.good("GET", &format!("/runs/{}", text(&run, "id")), &Value::Null).await?;
         Ok(json!({ "state": run["state"], "result": run["result"], "error": run["error"],
             "log": run["log"], "changes": run["changes"].as_array().cloned().unwrap_or_default() }))
@@ -174,7 +160,6 @@ impl Host for Lab {
         let path = request.url.strip_prefix("http://reauth.test");
         let path = path.ok_or("a test reaches its lab only: fetch is for tasks")?;
         let said: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        // A request of the test's that waits for the peer keeps no other from the world.
         let (status, body) = match self.ask(path, &said).await {
             Ok(body) => (200, body),
             Err(why) => (400, json!({ "error": why })),
@@ -194,7 +179,7 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 }
 
 impl World {
-    async fn new(tasks: &[LocalTask]) -> Result<Self, String> {
+    async fn new(tasks: &[LocalTask], subject: &str) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let peer = Peer::open().await?;
         let mut config = Config {
@@ -227,16 +212,27 @@ impl World {
         }
         world.app = text(&app, "id").to_owned();
         for task in tasks {
-            world.put(task, None).await?;
+            world.put(task, None, task.name != subject).await?;
         }
         Ok(world)
     }
 
-    async fn put(&self, task: &LocalTask, env: Option<&Map<String, Value>>) -> Result<(), String> {
-        let new = serde_json::to_value(task.new_task()).map_err(|error| error.to_string())?;
-        let mut new = new;
+    /// Puts a task; one that rests is there to be called, and starts by nothing else.
+    async fn put(
+        &self,
+        task: &LocalTask,
+        env: Option<&Map<String, Value>>,
+        rests: bool,
+    ) -> Result<(), String> {
+        let new = serde_json::to_value(task.new_task());
+        let mut new = new.map_err(|error| error.to_string())?;
         if let Some(env) = env {
             new["env"] = Value::Object(env.clone());
+        }
+        if rests {
+            for what in ["schedule", "on", "where", "web"] {
+                new[what] = Value::Null;
+            }
         }
         self.good("PUT", &format!("/tasks/{}", task.name), &new).await.map(|_| ())
     }
@@ -269,14 +265,19 @@ impl World {
     }
 
     async fn device(&self, path: &str, token: &str) -> Result<Value, String> {
-        let path = match path {
-            "/device/check" => "/check".to_owned(),
-            "/device/connect" => format!("/device/{}/connect", self.app),
-            _ => format!("/device/{}/sign-out", self.app),
-        };
-        let method = if path == "/check" { "GET" } else { "POST" };
+        let verb = path.strip_prefix("/device/").unwrap_or(path);
+        if verb == "check" {
+            let (status, _) =
+                self.send("GET", "/check", &Value::Null, &[], Some(token)).await?.short();
+            if status < 300 {
+                return Ok(json!({ "status": status, "because": null }));
+            }
+        }
+        // A check says no more than yes or no; a connect says why.
+        let verb = if verb == "check" { "connect" } else { verb };
+        let path = format!("/device/{}/{verb}", self.app);
         let (status, body) =
-            self.send(method, &path, &Value::Null, &[], Some(token)).await?.short();
+            self.send("POST", &path, &Value::Null, &[], Some(token)).await?.short();
         Ok(json!({ "status": status, "because": body["because"] }))
     }
 
@@ -394,10 +395,22 @@ impl Peer {
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self {
             url: format!("http://{address}"),
-            asked: Arc::new(Mutex::new(receiver)),
-            open: HashMap::new(),
-            count: 0,
+            asked: Mutex::new(receiver),
+            open: Mutex::default(),
         })
+    }
+
+    /// Waits for the next request.
+    async fn next(&self) -> Result<Value, String> {
+        let Some((mut request, answer)) = self.asked.lock().await.recv().await else {
+            return Ok(json!({ "done": true }));
+        };
+        let mut open = self.open.lock().await;
+        open.0 += 1;
+        let id = open.0;
+        open.1.insert(id, answer);
+        request["id"] = id.into();
+        Ok(request)
     }
 }
 

@@ -107,7 +107,8 @@ impl TaskView {
 }
 
 /// What a task is to be. Each field but `file`, `source` and `files` can be said in the script
-/// itself too, as `export const config = {…}`; what is said here outweighs it.
+/// itself too, as `export const config = {…}`; what is said here outweighs it, and null takes it
+/// away.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct PutTask {
     /// The name of the file whose exports are called; `.ts` is TypeScript.
@@ -220,7 +221,13 @@ fn definition(name: String, wanted: PutTask) -> Result<Definition, Answer> {
         Some(Value::Object(said)) => said,
         Some(_) => return Err(Error::invalid("config", "must be an object").into()),
     };
-    said.extend(config.into_iter().filter(|(_, value)| !value.is_null()));
+    for (name, value) in config {
+        // Null takes away what the script says.
+        match value {
+            Value::Null => drop(said.remove(&name)),
+            value => drop(said.insert(name, value)),
+        }
+    }
     let said: TaskConfig = json_value(Value::Object(said))?;
     if let Some(wrong) = said.allow_hosts.iter().find_map(|text| AllowedHost::parse(text).err()) {
         return Err(Error::invalid("allow_hosts", wrong).into());

@@ -137,7 +137,7 @@ async fn a_task_starts_another_and_waits_for_it(lab: Lab) {
         const twice = await CloudCode.callTask('double', { n: 21 });
         let why; try { await CloudCode.callTask('broken'); } catch (error) { why = error.message; }
         const later = await CloudCode.scheduleTask(
-            { task: 'double', parameters: { n: 1 }, after: 60, queue: 'q' });
+            { task: 'double', parameters: { n: 1 }, after: 60000, queue: 'q' });
         return { twice, why, later }; }";
     put(&lab, "caller", task("t.js", caller, &["tasks:run"])).await;
     let done = run(&lab, "caller", json!({})).await;
