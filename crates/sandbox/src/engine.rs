@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rquickjs::context::EvalOptions;
 use rquickjs::loader::{ImportAttributes, Loader, Resolver};
 use rquickjs::module::Declared;
 use rquickjs::promise::PromiseState;
@@ -41,8 +40,8 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/start.js"),
     "\n}"
 );
-/// Its name in stacks; what is said of it is left out for the script's author.
-pub(crate) const PRELUDE_NAME: &str = "reauth:globals";
+/// The name that the engine gives it in stacks, which tell a script's author nothing of it.
+pub(crate) const PRELUDE_NAME: &str = "eval_script";
 /// Deep recursion ends as an error of the script well before the thread's own stack does.
 const STACK_BYTES: usize = 512 * 1024;
 /// What a timer is awaited for at the most before the loop looks again.
@@ -215,9 +214,7 @@ fn evaluate<'js>(
 fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>) -> Result<Hooks<'js>, Error> {
     let parent = Rc::clone(socket);
     let native = natives(ctx, Rc::new(move |frame: &ToParent| parent.send(frame)))?;
-    let mut options = EvalOptions::default();
-    options.filename = Some(PRELUDE_NAME.to_owned());
-    let prelude: Function<'js> = ctx.eval_with_options(PRELUDE, options)?;
+    let prelude: Function<'js> = ctx.eval(PRELUDE)?;
     let hooks: Object<'js> = prelude.call((native,))?;
     Ok(Hooks {
         open: hooks.get("open")?,
