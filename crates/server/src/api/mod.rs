@@ -15,6 +15,7 @@ mod users;
 mod who;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, get};
 use utoipa::openapi::{Info, License, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -102,6 +103,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/tasks/{app}/{task}", any(tasks::web::answer))
         .route("/tasks/{app}/{task}/{*path}", any(tasks::web::answer))
         .fallback(no_route)
+        // A body has been read within its limit before it comes here.
+        .layer(DefaultBodyLimit::disable())
         .method_not_allowed_fallback(no_route)
         .with_state(app)
 }

@@ -23,6 +23,7 @@ both!(
     a_loop_and_a_flood_come_to_an_end,
     a_name_that_leads_inside_is_refused_unless_its_network_is_allowed,
     our_own_api_is_reached_under_its_public_url_too,
+    a_task_names_its_hosts_and_the_operator_the_networks,
 );
 
 /// A peer on loopback that counts its requests: `/echo` tells what was asked, `/to?status=&url=`
@@ -261,4 +262,25 @@ async fn our_own_api_is_reached_under_its_public_url_too(mut lab: Lab) {
     }
     let elsewhere = "https://auth.example.test/other";
     must_refuse(&lab, json!({ "url": elsewhere }), &["not allowed"]).await;
+}
+
+async fn a_task_names_its_hosts_and_the_operator_the_networks(mut lab: Lab) {
+    let peer = Peer::new().await;
+    let source = "export async function run({ url }) {
+        try { return (await fetch(url)).status } catch (error) { return error.message } }";
+    let mut wanted = task("t.js", source, &[]);
+    wanted["allow_hosts"] = json!([peer.origin]);
+    put(&lab, "t", wanted).await;
+    let ask = async |lab: &Lab| {
+        run(lab, "t", json!({ "url": peer.url("/echo") })).await["result"].clone()
+    };
+    let refused = text(&ask(&lab).await);
+    assert!(refused.contains("networks_allowed"), "{refused}");
+    assert_eq!(peer.asked.load(Ordering::SeqCst), 0, "nothing was sent");
+    lab.config.tasks.networks_allowed = vec!["127.0.0.0/8".parse().expect("a network")];
+    lab.restart().await;
+    assert_eq!(ask(&lab).await, 200);
+    put(&lab, "t", task("t.js", source, &[])).await;
+    let refused = text(&ask(&lab).await);
+    assert!(refused.contains("not allowed"), "a network alone is no host: {refused}");
 }

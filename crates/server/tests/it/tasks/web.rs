@@ -78,7 +78,7 @@ async fn what_a_script_may_answer_is_bounded(lab: Lab) {
     put(&lab, "hello", web(HELLO)).await;
     let request = ask(&lab, Method::GET, "?html=1").header("x-key", "sesame");
     let page = request.send().await.expect("an answer");
-    assert_eq!(page.headers()["content-type"], "text/html");
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
     assert!(
         page.headers()["content-security-policy"].to_str().expect("a text").contains("sandbox")
     );
