@@ -29,6 +29,34 @@ interface TaskContext {
   };
 }
 
+/** What a task says of itself: `export const config: TaskConfig = {…}`, a literal. */
+interface TaskConfig {
+  /** What its token may do, such as `users:read`. */
+  scopes?: string[];
+  /** Five fields, or six with seconds first; the zone is UTC if none is given. */
+  schedule?: { cron: string; zone?: string };
+  /** What becomes of scheduled moments that were missed; once, if nothing is said. */
+  misfire?: "skip" | "once" | "all";
+  /** What `run` gets when the trigger brings nothing. */
+  params?: Record<string, unknown>;
+  /** `process.env`. */
+  env?: Record<string, string>;
+  /** Never two runs at once: of this task, or of all tasks with this queue. */
+  single_instance?: boolean;
+  queue?: string;
+  /** How often a failed run is tried again, also if it threw. */
+  retries?: number;
+  /** Whether it answers HTTP at `/tasks/{app}/{task}`. */
+  web?: boolean;
+  /** Where `fetch` may go beside the API: `api.example.com`, `*.example.com`. */
+  allow_hosts?: string[];
+  /** The kinds of ledger entries that start it, and what these must hold. */
+  on?: string[];
+  where?: Record<string, unknown>;
+  /** The id of a user for whom it runs. */
+  owner?: string;
+}
+
 /** What a task exports: `export async function run(this: TaskContext, params: Params)`. */
 type TaskRun<Params = Record<string, any>, Result = unknown> = (
   this: TaskContext,
@@ -43,8 +71,6 @@ declare const process: { readonly env: Readonly<Record<string, string>> };
 /**
  * The attributes of your app's users. Any name is allowed; say more in a `.d.ts` of your own:
  * `interface UserAttributes { email: string | null; contract_end: string | null }`
- */
-interface UserAttributes { email: string | null; contract_end: string | null }`
  */
 interface UserAttributes {
   [attribute: string]: any;
@@ -532,74 +558,3 @@ declare const console: {
   count(label?: string): void;
   countReset(label?: string): void;
 };
-
-// ----------------------------------------------------------------------------------------- Tests
-
-/** For `*.test.ts` next to a task: `reauth task test`. */
-declare module "reauth:test" {
-  export function test(name: string, body: () => unknown): void;
-  export const assert: {
-    equal(actual: unknown, expected: unknown, message?: string): void;
-    ok(value: unknown, message?: string): void;
-    rejects(promise: Promise<unknown> | (() => Promise<unknown>), pattern?: RegExp): Promise<void>;
-  };
-  export const clock: {
-    now(): Promise<Date>;
-    pass(span: string): Promise<void>;
-    set(at: string | Date): Promise<void>;
-  };
-  export interface Device {
-    readonly id: string;
-    readonly session: string;
-    state(): Promise<string>;
-    check(): Promise<{ status: number; because: string | null }>;
-    connect(): Promise<number>;
-    signOut(): Promise<void>;
-  }
-  export interface User {
-    readonly id: string;
-    signIn(device: string, more?: { label?: string; platform?: string }): Promise<Device>;
-    reload(): Promise<Record<string, unknown>>;
-    lock(): Promise<void>;
-    join(group: string): Promise<void>;
-  }
-  export const lab: {
-    /** Changes the app's settings: `max_session_age`, `warn_before`, `user_schema`… */
-    settings(settings: Record<string, unknown>): Promise<void>;
-    /** States the app's set of policies. */
-    policies(policies: Record<string, unknown>[]): Promise<void>;
-    /** Puts the task anew, with these variables. */
-    deploy(options?: { env?: Record<string, string> }): Promise<void>;
-    /** Users whose devices signed in over the last days. */
-    sample(options?: { users?: number; devices?: number; days?: number }): Promise<User[]>;
-    user(attributes?: Record<string, unknown>): Promise<User>;
-    run(
-      params?: Record<string, unknown>,
-      options?: { dryRun?: boolean; env?: Record<string, string> },
-    ): Promise<{
-      state: string;
-      result: unknown;
-      error: { kind: string; message: string } | null;
-      log: { level: string; text: string }[];
-      changes: unknown[];
-    }>;
-    web(request: {
-      method?: string;
-      path?: string;
-      headers?: Record<string, string>;
-      body?: unknown;
-    }): Promise<{ status: number; headers: Record<string, string>; body: unknown }>;
-    /** Does all that is due by now: schedules, entries of the ledger, ends of sessions. */
-    tick(): Promise<void>;
-    api(method: string, path: string, body?: unknown): Promise<{ status: number; body: unknown }>;
-    ledger(kind?: string): Promise<{ seq: number; kind: string; change: unknown }[]>;
-    http(
-      answer: (request: {
-        method: string;
-        path: string;
-        headers: Record<string, string>;
-        body: string;
-      }) => unknown,
-    ): Promise<{ url: string; requests: { method: string; path: string; body: string }[] }>;
-  };
-}

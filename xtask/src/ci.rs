@@ -17,6 +17,7 @@ const STEPS: &[Step] = &[
     ("clippy", || clippy().map(|()| None)),
     // Plain `cargo test`: one process a test program lets all its stories share one PostgreSQL.
     ("test", || run("cargo", &["test", "--locked", "--workspace"]).map(|()| None)),
+    ("types", types),
     ("doc", || doc().map(|()| None)),
     ("deny", deny::deny),
 ];
@@ -81,16 +82,44 @@ fn postgres() -> Result<(), String> {
     }
     let wanted = "PostgreSQL's server is missing: run `apt-get install postgresql` as root, or \
                   put initdb and postgres into PATH";
+    install(&["postgresql"]).map_err(|_| wanted.to_owned())?;
+    server_programs().map(|_| ()).ok_or_else(|| wanted.to_owned())
+}
+
+/// Lets the system's package manager bring what is missing, where it may.
+fn install(packages: &[&str]) -> Result<(), String> {
     let is_root = std::fs::metadata("/proc/self")
         .is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !is_root || !Path::new("/usr/bin/apt-get").exists() {
-        return Err(wanted.to_owned());
+        return Err("only root can install it".to_owned());
     }
-    println!("installing it");
+    println!("installing {}", packages.join(" "));
     run("apt-get", &["update", "-qq"])?;
     let quiet = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"];
-    run("env", &[&quiet[..], &["--no-install-recommends", "postgresql"]].concat())?;
-    server_programs().map(|_| ()).ok_or_else(|| wanted.to_owned())
+    run("env", &[&quiet[..], &["--no-install-recommends"], packages].concat())
+}
+
+/// The compiler that reads the examples' types.
+const TYPESCRIPT: &str = "typescript@7.0.2";
+
+/// The types for authors of tasks fit all examples.
+fn types() -> Result<Option<String>, String> {
+    let has = |program: &str| {
+        Command::new(program).arg("--version").output().is_ok_and(|done| done.status.success())
+    };
+    if (!has("node") || !has("npm")) && install(&["nodejs", "npm"]).is_err() {
+        return Ok(Some("types of the examples: node and npm are missing".to_owned()));
+    }
+    let folder = crate::root().join("target").join("typescript");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let place = folder.display().to_string();
+    run(
+        "npm",
+        &["install", "--silent", "--no-save", "--no-audit", "--prefix", &place, TYPESCRIPT],
+    )?;
+    let compiler = folder.join("node_modules/.bin/tsc").display().to_string();
+    run(&compiler, &["--noEmit", "-p", "examples/tasks"])?;
+    Ok(None)
 }
 
 fn server_programs() -> Option<PathBuf> {

@@ -1,7 +1,8 @@
 //! What Reauth costs, measured side by side in one run: `cargo xtask bench [--quick]`. It prints
 //! ratios, because the machines that run it are noisy. The server has one core, the client another.
 //!
-//! The program calls itself: `serve DIR` opens a store and answers checks beside a bare axum handler.
+//! The program calls itself: `serve DIR` opens a store and answers checks beside a bare axum
+//! handler.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@ mod app;
 mod backup;
 mod config;
 mod metrics;
+mod peer;
 mod simulation;
 mod workers;
 
@@ -18,6 +19,7 @@ pub use app::{App, Child, Parts, Server};
 pub use backup::{Backup, Restored, backup, fence, restore};
 pub use config::{AppDefaults, Config, Requests, Sweep, Tasks};
 pub use metrics::Metrics;
+pub use peer::{Peer, PeerRequest, PeerResponse};
 pub use reauth_domain as domain;
 pub use reauth_sandbox as sandbox;
 pub use reauth_sandbox::child_main as sandbox_child;

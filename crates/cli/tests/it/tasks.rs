@@ -28,9 +28,10 @@ fn the_tests_of_all_examples_pass() {
     let text = said(&tested);
     assert!(tested.status.success(), "{text}");
     for entry in std::fs::read_dir(examples()).expect("the folder") {
-        let name = entry.expect("an entry").file_name().into_string().expect("a text");
-        if name.contains(".test.") {
-            assert!(text.contains(&name), "{name} was not run: {text}");
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().into_string().expect("a text");
+        if entry.path().is_dir() {
+            assert!(text.contains(&format!("{name}.test.ts")), "{name} was not run: {text}");
         }
     }
     assert!(text.contains(" 0 failed"), "{text}");
@@ -131,54 +132,13 @@ fn every_run_ends_although_the_server_is_killed(kind: Kind) {
     let runtime = runtime();
     let serving = shop.serve();
     let client = Client::new(&serving.url, &shop.operator).expect("a client");
-    let source = "async function note(text) {
-            const sent = await fetch(`${this.backend.url}/objects/user`, { method: 'POST',
-                headers: { Authorization: `Token ${this.backend.token}` },
-                body: JSON.stringify({ user: { name: text } }) });
-            if (!sent.ok) throw new Error(await sent.text());
-        }
-        export async function run() {
-            await note.call(this, `from ${this.run.id} ${this.run.attempt}`);
-            await note.call(this, `to ${this.run.id} ${this.run.attempt}`);
-            return this.run.id;
-        }";
-    let task = |single_instance| NewTask {
-        file: "t.js".into(),
-        source: source.into(),
-        config: TaskConfig {
-            scopes: Some(vec!["users:write".into()]),
-            single_instance: Some(single_instance),
-            ..TaskConfig::default()
-        },
-        ..NewTask::default()
-    };
-    let (app, ids) = runtime.block_on(async {
-        let new = reauth_sdk::NewApp {
-            name: "shop".into(),
-            settings: reauth_sdk::SettingsChange::default(),
-            allow_endless: false,
-        };
-        let app = client.app(client.create_app(&new).await.expect("an app").id);
-        app.put_task("many", &task(false)).await.expect("a task");
-        app.put_task("single", &task(true)).await.expect("a task");
-        let mut ids = Vec::new();
-        for at in 0..RUNS {
-            let name = if at % 4 == 0 { "single" } else { "many" };
-            ids.push(app.run_task(name, &RunRequest::default()).await.expect("a run").id);
-        }
-        // It dies when about a third has ended.
-        let enough = u64::try_from(RUNS / 3).expect("a number");
-        while app.runs(None, Some("succeeded"), 1).await.expect("runs").total < enough {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        (app.id().to_owned(), ids)
-    });
+    let (app, ids) = runtime.block_on(runs_that_a_third_has_ended_of(&client));
     serving.kill();
     let serving = shop.serve();
     let client = Client::new(&serving.url, &shop.operator).expect("a client");
     let app = client.app(&app);
     runtime.block_on(async {
-        let began = Instant::now();
+        let began = Instant::now(); // clock: measures
         while app.runs(None, Some("queued"), 1).await.expect("runs").total
             + app.runs(None, Some("running"), 1).await.expect("runs").total
             > 0
@@ -197,6 +157,53 @@ fn every_run_ends_although_the_server_is_killed(kind: Kind) {
         let verified = client.verify_ledger(0, 50_000).await.expect("an answer");
         assert!(verified.ok, "{:?}", verified.problem);
     });
+}
+
+/// The task, in which each run notes when it begins and when it ends.
+fn noting(single_instance: bool) -> NewTask {
+    let source = "async function note(text) {
+            const sent = await fetch(`${this.backend.url}/objects/user`, { method: 'POST',
+                headers: { Authorization: `Token ${this.backend.token}` },
+                body: JSON.stringify({ user: { name: text } }) });
+            if (!sent.ok) throw new Error(await sent.text());
+        }
+        export async function run() {
+            await note.call(this, `from ${this.run.id} ${this.run.attempt}`);
+            await note.call(this, `to ${this.run.id} ${this.run.attempt}`);
+            return this.run.id;
+        }";
+    NewTask {
+        file: "t.js".into(),
+        source: source.into(),
+        config: TaskConfig {
+            scopes: Some(vec!["users:write".into()]),
+            single_instance: Some(single_instance),
+            ..TaskConfig::default()
+        },
+        ..NewTask::default()
+    }
+}
+
+/// The app, and the ids of runs of which a third has ended.
+async fn runs_that_a_third_has_ended_of(client: &Client) -> (String, Vec<String>) {
+    let new = reauth_sdk::NewApp {
+        name: "shop".into(),
+        settings: reauth_sdk::SettingsChange::default(),
+        allow_endless: false,
+    };
+    let app = client.app(client.create_app(&new).await.expect("an app").id);
+    app.put_task("many", &noting(false)).await.expect("a task");
+    app.put_task("single", &noting(true)).await.expect("a task");
+    let mut ids = Vec::new();
+    for at in 0..RUNS {
+        let name = if at % 4 == 0 { "single" } else { "many" };
+        ids.push(app.run_task(name, &RunRequest::default()).await.expect("a run").id);
+    }
+    let enough = u64::try_from(RUNS / 3).expect("a number");
+    while app.runs(None, Some("succeeded"), 1).await.expect("runs").total < enough {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (app.id().to_owned(), ids)
 }
 
 /// What the runs of the single instance noted is in pairs, but for one that the death cut short.

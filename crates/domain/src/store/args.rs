@@ -107,10 +107,7 @@ impl Row {
             Self::Sqlite(row) => row.try_get::<Option<&[u8]>, usize>(at)?,
             Self::Postgres(row) => row.try_get::<Option<&[u8]>, usize>(at)?,
         };
-        let hash = |bytes: &[u8]| {
-            let bytes = bytes.try_into().map_err(|_| unreadable("a hash of 32 bytes"))?;
-            SecretHash::from_bytes(bytes).ok_or_else(|| unreadable("a hash"))
-        };
+        let hash = |bytes: &[u8]| SecretHash::from_bytes(bytes).ok_or_else(|| unreadable("a hash"));
         bytes.map(hash).transpose()
     }
 

@@ -101,7 +101,7 @@ pub(super) fn stopped(tx: &Tx, task: &Task) -> Result<Option<String>> {
     let Some(owner) = task.definition.options.owner else { return Ok(None) };
     let why = match tx.live().may_sign_in(owner, tx.now())? {
         Verdict::Ended(ended) => ended.because.to_string(),
-        _ => return Ok(None),
+        Verdict::Valid { .. } => return Ok(None),
     };
     Ok(Some(format!("its owner {owner} may not sign in: {why}")))
 }

@@ -131,9 +131,10 @@ pub async fn put(
     let change = Change::TaskPut {
         task: definition.name.clone(),
         scopes: definition.scopes,
-        source_sha256: match definition.files.is_empty() {
-            true => SecretHash::of(&definition.source),
-            false => SecretHash::of(&json_text("task files", &sources)?),
+        source_sha256: if definition.files.is_empty() {
+            SecretHash::of(&definition.source)
+        } else {
+            SecretHash::of(&json_text("task files", &sources)?)
         },
     };
     tx.record(Subject::app(app), None, change);
@@ -158,10 +159,8 @@ async fn write(
     let cron = definition.schedule.as_ref().map(|plan| plan.cron().to_owned());
     let zone = definition.schedule.as_ref().map(|plan| plan.zone().to_owned());
     // What happened before it was put starts no run of it.
-    let looked_seq = match definition.options.on.is_empty() {
-        true => None,
-        false => Some(ledger::head(tx).await?.seq),
-    };
+    let is_watching = !definition.options.on.is_empty();
+    let looked_seq = if is_watching { Some(ledger::head(tx).await?.seq) } else { None };
     tx.change(
         "insert into tasks (app_id, name, file, source, javascript, scopes, cron, zone, params,
          env, single_instance, created_at, updated_at, next_at, files, options, looked_seq)

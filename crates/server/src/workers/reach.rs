@@ -468,7 +468,7 @@ mod tests {
             assert!(error.contains("tasks.networks_allowed"), "{error}");
         }
         let found = ask(&["127.0.0.0/8"], "localhost").await.expect("it is allowed");
-        assert!(!found.is_empty() && found.iter().all(|address| address.is_ipv4()), "{found:?}");
+        assert!(!found.is_empty() && found.iter().all(SocketAddr::is_ipv4), "{found:?}");
         assert_eq!(ask(&[], "8.8.8.8").await.expect("it is public").len(), 1);
     }
 }

@@ -173,10 +173,8 @@ pub(crate) async fn answer_web(
 /// Lets the sandbox run it.
 async fn execute(app: &App, claimed: &Claimed, (call, wall): (Call, Span)) -> Finished {
     let definition = &claimed.task.definition;
-    let rehearsal = match claimed.is_rehearsed {
-        true => Some(Rehearsed::default()),
-        false => app.rehearsal.clone(),
-    };
+    let own = claimed.is_rehearsed.then(Rehearsed::default);
+    let rehearsal = own.or_else(|| app.rehearsal.clone());
     let entered = app.going.enter(claimed.id, rehearsal.clone());
     let job = Job {
         script: script(&definition.file, &definition.script),

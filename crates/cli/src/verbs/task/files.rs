@@ -204,13 +204,9 @@ fn split(path: &Path) -> Result<(PathBuf, String)> {
     let full = std::path::absolute(path)?;
     let name = full.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    match name {
-        Some(name) => Ok((parent.unwrap_or(Path::new(".")).to_owned(), name)),
-        None => {
-            let what = format!("{} has no file name that can be sent", path.display());
-            Err(Failure::usage(what).help("give the path of a file"))
-        }
-    }
+    let what = format!("{} has no file name that can be sent", path.display());
+    let none = || Failure::usage(what).help("give the path of a file");
+    Ok((parent.unwrap_or(Path::new(".")).to_owned(), name.ok_or_else(none)?))
 }
 
 fn stem(name: &str) -> String {

@@ -1,16 +1,12 @@
-//! The world of a task's test: a throw-away server whose clock stands still until the test moves it,
-//! and an HTTP peer that the test plays. A test asks for it as if it were at `http://reauth.test`.
+//! The world of a task's test: a throw-away server whose clock stands still until the test moves
+//! it, and an HTTP peer that the test plays. A test asks for it at `http://reauth.test`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Request as Asked, State};
-use axum::response::Response as Answered;
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::sandbox::{Host, Request, Response};
-use reauth_server::{Config, Server};
+use reauth_server::{Config, Peer, PeerRequest, PeerResponse, Server};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -19,8 +15,6 @@ use crate::verbs::serve::child;
 
 /// When every test begins: a Monday morning in UTC.
 const BEGINNING: &str = "2026-01-05T09:00:00Z";
-/// What a request of a task may carry to a test.
-const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// What a test can ask for.
 pub(super) struct Lab {
@@ -37,19 +31,14 @@ struct World {
     clock: Clock,
     operator: String,
     app: String,
+    /// Where tasks fetch from and the test answers.
     peer: Peer,
+    waiting: Mutex<Waiting>,
     _folder: tempfile::TempDir,
 }
 
-/// Where tasks fetch from and the test answers.
-struct Peer {
-    url: String,
-    asked: Mutex<mpsc::Receiver<Waiting>>,
-    /// What was asked and is not answered yet, with how many there were.
-    open: Mutex<(u64, HashMap<u64, oneshot::Sender<Value>>)>,
-}
-
-type Waiting = (Value, oneshot::Sender<Value>);
+/// What the peer was asked and the test has not answered yet, with how many there were.
+type Waiting = (u64, HashMap<u64, oneshot::Sender<PeerResponse>>);
 
 impl Lab {
     pub(super) fn new(
@@ -114,14 +103,9 @@ impl Lab {
                 return Ok(json!({ "status": status, "body": body }));
             }
             "/ledger" => return world.ledger().await,
-            "/http" => return Ok(json!({ "url": world.peer.url })),
-            "/http/next" => return world.peer.next().await,
-            "/http/answer" => {
-                let mut open = world.peer.open.lock().await;
-                let waiting = said["id"].as_u64().and_then(|id| open.1.remove(&id));
-                // Whoever asked may have given up meanwhile.
-                let _ = waiting.map(|waiting| waiting.send(said.clone()));
-            }
+            "/http" => return Ok(json!({ "url": world.peer.url() })),
+            "/http/next" => return Ok(world.next_request().await),
+            "/http/answer" => world.answer(said).await,
             _ => return Err(format!("a test cannot ask for {path}")),
         }
         Ok(json!({ "now": world.clock.now().to_string() }))
@@ -181,13 +165,13 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 impl World {
     async fn new(tasks: &[LocalTask], subject: &str) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let peer = Peer::open().await?;
+        let peer = Peer::open().await.map_err(|error| error.to_string())?;
         let mut config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             data: folder.path().join("data"),
             ..Config::default()
         };
-        config.tasks.fetch_allowed = vec![peer.url.clone()];
+        config.tasks.fetch_allowed = vec![peer.url().to_owned()];
         let beginning = Time::parse(BEGINNING).ok_or("no beginning")?;
         let clock = Clock::manual(beginning);
         let made = reauth_server::init(&config, clock.clone()).await?;
@@ -198,6 +182,7 @@ impl World {
             operator: made.operator_token,
             app: String::new(),
             peer,
+            waiting: Mutex::default(),
             _folder: folder,
         };
         let schema = json!({ "name": "text", "email": "text", "department": "text",
@@ -295,6 +280,38 @@ impl World {
         Ok(json!({ "status": answer.status, "headers": answer.headers, "body": answer.body }))
     }
 
+    /// Waits for the next request to the peer.
+    async fn next_request(&self) -> Value {
+        let Some(request) = self.peer.next().await else { return json!({ "done": true }) };
+        let PeerRequest { method, path, headers, body, answer } = request;
+        let headers: Map<String, Value> =
+            headers.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let mut waiting = self.waiting.lock().await;
+        waiting.0 += 1;
+        let id = waiting.0;
+        waiting.1.insert(id, answer);
+        json!({ "id": id, "method": method, "path": path, "headers": headers, "body": body })
+    }
+
+    /// Hands the test's answer to whoever asked the peer.
+    async fn answer(&self, said: &Value) {
+        let waiting = said["id"].as_u64();
+        let waiting = match waiting {
+            Some(id) => self.waiting.lock().await.1.remove(&id),
+            None => None,
+        };
+        let headers = said["headers"].as_object().into_iter().flatten();
+        let reply = PeerResponse {
+            status: said["status"].as_u64().and_then(|it| u16::try_from(it).ok()).unwrap_or(502),
+            headers: headers
+                .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+                .collect(),
+            body: text(said, "body").to_owned(),
+        };
+        // Whoever asked may have given up meanwhile.
+        let _ = waiting.map(|waiting| waiting.send(reply));
+    }
+
     async fn ledger(&self) -> Result<Value, String> {
         let mut entries = Vec::new();
         let mut after = 0;
@@ -355,11 +372,10 @@ impl World {
         };
         let answer = request.send().await.map_err(|error| error.to_string())?;
         let status = answer.status().as_u16();
-        let text = |value: &axum::http::HeaderValue| {
-            Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
-        let headers =
-            answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let headers = answer.headers().iter().map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into())
+        });
+        let headers = headers.collect();
         let bytes = answer.bytes().await.map_err(|error| error.to_string())?;
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
@@ -382,65 +398,4 @@ impl Heard {
 
 fn detail(body: &Value) -> String {
     body["detail"].as_str().map_or_else(|| body.to_string(), str::to_owned)
-}
-
-impl Peer {
-    async fn open() -> Result<Self, String> {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0));
-        let listener = listener.await.map_err(|error| error.to_string())?;
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let (sender, receiver) = mpsc::channel(16);
-        let router = Router::new().fallback(play).with_state(sender);
-        // It ends with the program, or when nobody asks any more.
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(Self {
-            url: format!("http://{address}"),
-            asked: Mutex::new(receiver),
-            open: Mutex::default(),
-        })
-    }
-
-    /// Waits for the next request.
-    async fn next(&self) -> Result<Value, String> {
-        let Some((mut request, answer)) = self.asked.lock().await.recv().await else {
-            return Ok(json!({ "done": true }));
-        };
-        let mut open = self.open.lock().await;
-        open.0 += 1;
-        let id = open.0;
-        open.1.insert(id, answer);
-        request["id"] = id.into();
-        Ok(request)
-    }
-}
-
-/// Hands a request to the test, and its answer back.
-async fn play(State(test): State<mpsc::Sender<Waiting>>, request: Asked) -> Answered<Body> {
-    let (parts, body) = request.into_parts();
-    let bytes: Bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
-    let headers: Map<String, Value> = parts
-        .headers
-        .iter()
-        .map(|(name, value)| {
-            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into())
-        })
-        .collect();
-    let asked = json!({
-        "method": parts.method.as_str(),
-        "path": parts.uri.path_and_query().map_or("/", |it| it.as_str()),
-        "headers": headers,
-        "body": String::from_utf8_lossy(&bytes),
-    });
-    let (sender, receiver) = oneshot::channel();
-    let reply = match test.send((asked, sender)).await {
-        Ok(()) => receiver.await.unwrap_or_default(),
-        Err(_) => Value::Null,
-    };
-    let status = reply["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-    let mut answer = Answered::builder().status(status.unwrap_or(502));
-    for (name, value) in reply["headers"].as_object().into_iter().flatten() {
-        answer = answer.header(name, value.as_str().unwrap_or_default());
-    }
-    let body = Body::from(text(&reply, "body").to_owned());
-    answer.body(body).unwrap_or_default()
 }

@@ -191,10 +191,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             let columns = ["run", "task", "by", "state", "due", "took", "why"];
             context.output.list(&runs, "runs", columns, run_row)
         }
-        Verb::Logs { of, follow } => match follow {
-            true => follow_logs(context, &of).await,
-            false => logs(context, &of).await,
-        },
+        Verb::Logs { of, follow: true } => follow_logs(context, &of).await,
+        Verb::Logs { of, follow: false } => logs(context, &of).await,
         Verb::Cancel { run } => {
             let run = context.app().await?.cancel_run(&run).await?;
             context.output.either(&run, &summary(&run))
@@ -278,8 +276,8 @@ async fn logs(context: &Context, of: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes what is logged as it comes: by a run until its end, or by all of a task's runs from now on
-/// until this program is ended.
+/// Writes what is logged as it comes: by a run until its end, or by all of a task's runs from now
+/// on until this program is ended.
 async fn follow_logs(context: &Context, of: &str) -> Result<()> {
     let app = context.app().await?;
     let (mut seen, mut is_first) = (HashSet::new(), true);

@@ -133,15 +133,13 @@ pub(super) async fn deploy(
     }
     let columns = ["task", "schedule", "next run", "started by", "scopes"];
     context.output.list(&put, "tasks", columns, |task: &Task| {
-        let mut by = task.on.join(" ");
-        if let Some(web) = &task.web {
-            by = format!("{by} {web}").trim().to_owned();
-        }
+        let starts: Vec<&str> =
+            task.on.iter().chain(task.web.as_ref()).map(String::as_str).collect();
         [
             task.name.clone(),
             schedule(task),
             at_or(task.next_at, "not by a schedule"),
-            by,
+            starts.join(" "),
             task.scopes.join(" "),
         ]
     })
@@ -262,10 +260,13 @@ pub(super) fn build(context: &Context, file: &Path, out: Option<PathBuf>) -> Res
     context.output.done(&format!("{} is ready: deploy it", out.display()), fields)
 }
 
-const EXAMPLE: &str = include_str!("../../../../../examples/tasks/force-re-authentication.ts");
-const EXAMPLE_TEST: &str =
-    include_str!("../../../../../examples/tasks/force-re-authentication.test.ts");
+const EXAMPLE: &str =
+    include_str!("../../../../../examples/tasks/force-re-authentication/index.ts");
+const EXAMPLE_TEST: &str = include_str!(
+    "../../../../../examples/tasks/force-re-authentication/force-re-authentication.test.ts"
+);
 const TYPES: &str = include_str!("../../../../../examples/tasks/types.d.ts");
+const TESTING_TYPES: &str = include_str!("../../../../../examples/tasks/testing.d.ts");
 const TSCONFIG: &str = include_str!("../../../../../examples/tasks/tsconfig.json");
 
 /// A folder to begin with. What is there already stays.
@@ -274,6 +275,7 @@ pub(super) fn init(context: &Context, folder: &Path) -> Result<()> {
         ("force-re-authentication.ts", EXAMPLE),
         ("force-re-authentication.test.ts", EXAMPLE_TEST),
         ("types.d.ts", TYPES),
+        ("testing.d.ts", TESTING_TYPES),
         ("tsconfig.json", TSCONFIG),
     ];
     let cannot = |path: &Path, error: std::io::Error| {
@@ -292,7 +294,7 @@ pub(super) fn init(context: &Context, folder: &Path) -> Result<()> {
     }
     let place = folder.display();
     let next = format!(
-        "{}\nnext:\n  reauth task test {place}      # on a throw-away server, with a clock that moves\n  \
+        "{}\nnext:\n  reauth task test {place}      # on a throw-away server, its clock moves\n  \
          reauth task deploy {place}    # onto the server of REAUTH_URL",
         made.iter().map(|path| format!("made {path}")).collect::<Vec<_>>().join("\n")
     );

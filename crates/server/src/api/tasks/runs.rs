@@ -150,10 +150,7 @@ pub(crate) async fn run(
         return Ok(answered(as_if_queued(id, &task, noted, now)));
     }
     who.state.run_wake.notify_one();
-    let run = match query.wait {
-        true => wait_for(&who.state, who.app, id).await?,
-        false => tasks::find_run(&mut who.state.db.read().await?, who.app, id).await?,
-    };
+    let run = found(&who.state, who.app, (id, query.wait)).await?;
     Ok(answered(run))
 }
 
@@ -229,6 +226,18 @@ async fn called(
         drop(place);
     });
     Ok(answered(wait_for(&who.state, who.app, id).await?))
+}
+
+/// The run as it is, or as it is when it has ended.
+async fn found(
+    state: &App,
+    app: reauth_domain::AppId,
+    (id, waits): (RunId, bool),
+) -> Result<Run, Answer> {
+    if waits {
+        return wait_for(state, app, id).await;
+    }
+    Ok(tasks::find_run(&mut state.db.read().await?, app, id).await?)
 }
 
 async fn wait_for(state: &App, app: reauth_domain::AppId, id: RunId) -> Result<Run, Answer> {
@@ -315,16 +324,13 @@ pub(crate) async fn show(
     QueryOf(query): QueryOf<WaitQuery>,
 ) -> Result<Json<RunView>, Answer> {
     let id = id(&run)?;
-    let mut found = match query.wait {
-        true => wait_for(&who.state, who.app, id).await?,
-        false => tasks::find_run(&mut who.state.db.read().await?, who.app, id).await?,
-    };
-    if found.state == RunState::Running
+    let mut run = found(&who.state, who.app, (id, query.wait)).await?;
+    if run.state == RunState::Running
         && let Some(going) = who.state.going.run(id)
     {
-        found.log = going.log();
+        run.log = going.log();
     }
-    Ok(Json(RunView::new(found, true)))
+    Ok(Json(RunView::new(run, true)))
 }
 
 fn id(run: &str) -> Result<RunId, Answer> {

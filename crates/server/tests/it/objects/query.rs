@@ -230,7 +230,7 @@ async fn what_is_wrong_in_an_expression_is_named(lab: Lab) {
     let lists = vec![vec!["Ann"; 1_000]; 10];
     let mut arguments: Vec<Value> = lists.into_iter().map(Value::from).collect();
     arguments.extend(vec![json!("Bob"); 90]);
-    let expression = format!("{} or {}", vec!["name in ?"; 10].join(" or "), terms(90));
+    let expression = format!("{} or {}", ["name in ?"; 10].join(" or "), terms(90));
     let body = json!({
         "expression": expression, "arguments": arguments, "sort": vec!["-name"; 20],
     });

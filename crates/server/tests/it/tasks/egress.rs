@@ -100,7 +100,7 @@ async fn round(State(asked): Asked) -> impl IntoResponse {
 async fn flood(State(asked): Asked) -> Body {
     let chunks = futures_util::stream::repeat_with(move || {
         asked.fetch_add(1, Ordering::SeqCst);
-        Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1 << 16]))
+        Ok::<_, Infallible>(Bytes::from(vec![b'x'; 1 << 16]))
     });
     Body::from_stream(chunks)
 }

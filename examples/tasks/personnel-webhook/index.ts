@@ -8,18 +8,18 @@ export const config: TaskConfig = {
   scopes: ["users:read", "users:write", "sessions:end"],
 };
 
-export async function authenticate({ request, access }: WebAuthenticateInput) {
+export async function authenticate({ request, access }: WebTaskAuthentication) {
   const given = request.headers.get("x-signature") ?? "";
   const bytes = Uint8Array.from(given.match(/[0-9a-f]{2}/g) ?? [], (pair) => parseInt(pair, 16));
   const secret = new TextEncoder().encode(process.env.WEBHOOK_SECRET);
-  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const algorithm = { name: "HMAC", hash: "SHA-256" } as const;
   const key = await crypto.subtle.importKey("raw", secret, algorithm, false, ["verify"]);
   const body = new TextEncoder().encode(await request.text());
   const isGenuine = await crypto.subtle.verify("HMAC", key, bytes, body);
   return isGenuine ? access.authorized() : access.unauthorized();
 }
 
-export async function post(this: TaskContext, { params, response }: WebHandlerInput) {
+export async function post(this: TaskContext, { params, response }: WebTaskCall) {
   const { event, employee_number } = params as { event?: string; employee_number?: string };
   if (event !== "left" || !employee_number) return { ignored: true };
   const user = await DB.user.where({ employee_number }).first();
