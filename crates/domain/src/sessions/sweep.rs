@@ -32,7 +32,10 @@ impl Sweep {
         }
         forget_limits(db, self.at).await?;
         for revocation in &self.looked.revocations {
-            revocations::finish(db, *revocation).await?;
+            // One that was stated after the sweep's moment was not due to it yet.
+            if revocation.1 <= self.at {
+                revocations::finish(db, *revocation).await?;
+            }
         }
         Ok(true)
     }
@@ -78,8 +81,10 @@ impl Sweep {
 
 /// Looks for all that is due, without holding anyone up.
 pub async fn look(db: &Db) -> Result<Sweep> {
-    let (mut looked, mut from, now) = (Looked::default(), Some(0), db.now());
+    let (mut looked, mut from) = (Looked::default(), Some(0));
     let built = db.live().begin_sweep(&mut looked)?;
+    // Not before: what the revocations that it has seen end is due by now.
+    let now = db.now();
     while let Some(at) = from {
         from = db.live().due(at, LOOK_ROWS, now, &mut looked)?;
         tokio::task::yield_now().await;
@@ -175,4 +180,39 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     tx.record(Subject::none(), None, Change::SessionsForgotten { sessions, tokens });
     tx.commit().await?;
     Ok(is_more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apps::{self, Settings};
+    use crate::cutoffs::revocations::{Filter, Met};
+    use crate::store::Place;
+    use crate::values::time::Clock;
+
+    #[tokio::test]
+    async fn a_revocation_that_the_sweep_could_not_see_is_not_finished_by_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Clock::manual(Time::parse("2026-05-03T06:12:00Z").expect("a moment"));
+        let db = Db::open(Place::Directory(dir.path().join("data")), clock.clone()).await;
+        let db = db.expect("a store");
+        let mut tx = db.write(By::System).await.expect("a change");
+        let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
+        let app = app.expect("an app").id;
+        tx.commit().await.expect("it holds");
+        let mut found = look(&db).await.expect("it looks");
+        clock.pass(Span::seconds(1));
+        let mut tx = db.write(By::System).await.expect("a change");
+        let everyone = (Filter::default(), Met::default());
+        revocations::set(&mut tx, app, everyone, false, None).await.expect("it is stated");
+        tx.commit().await.expect("it holds");
+        // As if it had been stated while the sweep began.
+        db.live().begin_sweep(&mut found.looked).expect("it begins");
+        assert!(found.close(&db).await.expect("it closes"));
+        let sql = "select count(*) from revocations";
+        let mut read = db.read().await.expect("a view");
+        assert_eq!(read.count(sql, args![]).await.expect("a number"), 1);
+        assert!(look(&db).await.expect("it looks").close(&db).await.expect("it closes"));
+        assert_eq!(read.count(sql, args![]).await.expect("a number"), 0, "all was seen");
+    }
 }
