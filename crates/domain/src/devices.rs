@@ -114,11 +114,17 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
     let now = tx.now();
     tx.live().judge_sign_in(user, (&traits, &labels), now)?.require()?;
     let secret = Secret::mint(SecretKind::Session);
+    let mut replaced = Vec::new();
     let session = match known {
-        Some(known) => renew(tx, known.session, (&secret, &traits), &device).await?,
+        Some(Known { session, .. }) => {
+            // Its place among the user's sessions changes: what was too many because of it stays so.
+            replaced = sessions::write_down(tx, user).await?;
+            replaced.retain(|ended| ended.session != session);
+            renew(tx, session, (&secret, &traits), &device).await?
+        }
         None => begin(tx, user, (&secret, &traits), &device).await?,
     };
-    let replaced = make_room(tx, user, session, &settings).await?;
+    replaced.extend(make_room(tx, user, session, &settings).await?);
     let change = Change::SessionEnrolled {
         session,
         device: device.id,

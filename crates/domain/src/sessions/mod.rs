@@ -313,10 +313,12 @@ pub(crate) async fn end_surplus(
 }
 
 /// Writes down the ends that the decision sees by now, before something changes by which it might
-/// see them no more.
+/// see them no more. What began in this change it does not see yet.
 pub(crate) async fn write_down(tx: &mut Tx, user: UserId) -> Result<Vec<EndedSession>> {
-    let sql = "select id from sessions where user_id = $1 and ended_at is null order by id";
-    let (rows, now) = (tx.rows(sql, args![user]).await?, tx.now());
+    let sql = "select id from sessions where user_id = $1 and ended_at is null
+               and authenticated_at < $2 order by id";
+    let now = tx.now();
+    let rows = tx.rows(sql, args![user, now]).await?;
     let mut list = Vec::new();
     for row in rows {
         let id: SessionId = row.parsed(0)?;
