@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::access::{CutOffScope, Limits, Traits};
+use crate::access::{CutOffScope, Ended, Limits, Traits};
 use crate::apps::Settings;
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
@@ -228,6 +228,15 @@ pub struct EndedSession {
     pub at: Time,
     /// The name of the reason.
     pub because: String,
+    /// The policy that asked for it; none for the app's settings and for what someone did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+}
+
+impl EndedSession {
+    pub(crate) fn new(session: SessionId, ended: Ended, policy: Option<String>) -> Self {
+        Self { session, at: ended.at, because: ended.because.name().to_owned(), policy }
+    }
 }
 
 /// One entry of the ledger.

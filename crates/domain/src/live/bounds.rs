@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::judge::counted;
 use super::view::{App, Session, User, View};
-use super::{Bounded, OwnVerdict};
+use super::{Bounded, KnownEnd, OwnVerdict};
 use crate::access::{Ended, Era, Facts, decide, end, sure_end};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
@@ -76,9 +77,9 @@ impl View {
                 let policy = rule.policy()?.name.clone();
                 let kind = Some(self.kinds.kind(session.kind));
                 let since = rule.since(user, Some(session), kind);
-                let end =
-                    since.and_then(|from| self.end_by(session, user, Era { from, ..rule.era }));
-                let is_over = end.is_some_and(|ended| ended.at <= now);
+                let own = |from| self.end_by(session, user, &policy, Era { from, ..rule.era });
+                let end = since.and_then(own);
+                let is_over = end.as_ref().is_some_and(|end| end.ended.at <= now);
                 Some(OwnVerdict { policy, is_about_it: since.is_some(), end, is_over })
             })
             .collect();
@@ -87,10 +88,13 @@ impl View {
     }
 
     /// When one policy alone would end a session.
-    fn end_by(&self, session: &Session, user: &User, era: Era) -> Option<Ended> {
+    fn end_by(&self, session: &Session, user: &User, policy: &str, era: Era) -> Option<KnownEnd> {
         let rules = &self.apps[user.app as usize].rules;
         self.with_facts(session, user, rules, |facts| {
-            end(&Facts { ended: None, user_ended: None, cut_offs: &[], eras: &[era], ..*facts })
+            let alone = Facts { ended: None, user_ended: None, cut_offs: &[], ..*facts };
+            let ended = end(&Facts { eras: &[era], ..alone })?;
+            let counted = counted(facts, ended.because, era.limits);
+            Some(KnownEnd { ended, policy: Some(policy.to_owned()), counted })
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::access::{
 };
 use crate::apps::policies::{OverMax, Policy};
 use crate::values::ids::{AppId, SessionId, UserId};
-use crate::values::time::Time;
+use crate::values::time::{Span, Time};
 
 /// So many limits are about the sessions of most users.
 type Eras = SmallVec<[Era; 6]>;
@@ -136,14 +136,26 @@ impl View {
             self.rules_of(user, Some(session), rules).collect();
         let mut ends: Vec<KnownEnd> = Vec::new();
         self.with_facts(session, user, rules, |facts| {
-            ends.extend(facts.ended.map(|ended| KnownEnd { ended, policy: None }));
+            let policy = self.ends.policy(at).map(str::to_owned);
+            ends.extend(facts.ended.map(|ended| KnownEnd { ended, policy, counted: None }));
             each_end(facts, |ended, place| {
-                let policy = place.and_then(|place| named[place].0);
-                ends.push(KnownEnd { ended, policy: policy.map(|policy| policy.name.clone()) });
+                let (policy, era) = match place {
+                    Some(place) => (named[place].0, Some(named[place].1)),
+                    None => (None, None),
+                };
+                let policy = policy.map(|policy| policy.name.clone());
+                let counted = era.and_then(|era| counted(facts, ended.because, era.limits));
+                let end = KnownEnd { ended, policy, counted };
+                match ends.first_mut().filter(|_| facts.ended == Some(ended)) {
+                    // The limit by which it was written that it ended.
+                    Some(written) if written.policy == end.policy => *written = end,
+                    _ => ends.push(end),
+                }
             });
         });
         let first = usize::from(session.ended().is_some());
-        ends[first..].sort_by_key(|end| (end.ended.at, end.ended.because));
+        let order = |end: &KnownEnd| (end.ended.at, end.ended.because, end.policy.is_none());
+        ends[first..].sort_by_key(order);
         // A wipe is told even if the session had ended before: see `decide`.
         let wiped = ends.iter().position(|end| end.ended.because == Because::Wiped);
         if let Some(place) = wiped
@@ -154,6 +166,12 @@ impl View {
         let open = named.iter().filter(|(_, era)| era.until.is_none());
         let max_age = open.filter_map(|(_, era)| era.limits.max_age).min();
         Explained { ends, max_age, active_at: session.last_at() }
+    }
+
+    /// The policy that asks for this end of a session.
+    pub(super) fn policy_of(&self, at: u32, ended: Ended) -> Option<String> {
+        let ends = self.explain(at).ends.into_iter();
+        ends.filter(|end| end.ended == ended).find_map(|end| end.policy)
     }
 
     /// The decision on a session of this user that would be made now, as far as it is known:
@@ -300,7 +318,7 @@ impl View {
     pub(super) fn due_still(&self, due: &Due, now: Time) -> Option<Due> {
         let at = self.session_of(due.user, due.session)?;
         let (found, _) = self.due_of(&self.sessions[at as usize], now, |_| {})?;
-        let policy = self.explain(at).ends.first().and_then(|end| end.policy.clone());
+        let policy = self.policy_of(at, found.ended);
         let was_over = due.ended.at <= now;
         let is_over = found.ended.at <= now;
         (was_over == is_over).then_some(Due { policy, ..found })
@@ -309,5 +327,14 @@ impl View {
     /// The positions of all sessions, for those who look at each.
     pub(super) fn positions(&self) -> impl Iterator<Item = u32> {
         self.sessions.iter().map(|(at, _)| position(at))
+    }
+}
+
+/// How long a limit is, and since when that is counted.
+pub(super) fn counted(facts: &Facts<'_>, because: Because, limits: Limits) -> Option<(Span, Time)> {
+    match because {
+        Because::TooOld => limits.age(facts.phase).map(|age| (age, facts.authenticated_at)),
+        Because::Idle => limits.max_idle.map(|idle| (idle, facts.active_at)),
+        _ => None,
     }
 }

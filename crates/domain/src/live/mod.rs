@@ -4,6 +4,7 @@
 
 mod apply;
 mod bounds;
+mod ends;
 mod forecast;
 mod judge;
 mod load;
@@ -14,6 +15,7 @@ mod traits;
 mod view;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -69,6 +71,24 @@ pub struct KnownEnd {
     pub ended: Ended,
     /// The policy that asks for it, if one does.
     pub policy: Option<String>,
+    /// Of an age or idle limit: how long it is, and since when that is counted.
+    pub counted: Option<(Span, Time)>,
+}
+
+impl KnownEnd {
+    /// Why, as a sentence, without the policy.
+    pub fn detail(&self) -> String {
+        let counted = self.counted.map(|(limit, since)| format!(": {limit} since {since}"));
+        format!("{}{}", self.ended.because, counted.unwrap_or_default())
+    }
+}
+
+impl fmt::Display for KnownEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(policy) = &self.policy else { return f.write_str(&self.detail()) };
+        write!(f, "{}: policy {policy}", self.ended.because)?;
+        self.counted.map_or(Ok(()), |(limit, since)| write!(f, ", {limit} since {since}"))
+    }
 }
 
 /// Why a session ends when it does.
@@ -90,7 +110,7 @@ pub struct OwnVerdict {
     /// Whether the session meets its selector.
     pub is_about_it: bool,
     /// The first end that it asks for.
-    pub end: Option<Ended>,
+    pub end: Option<KnownEnd>,
     /// Whether that has come.
     pub is_over: bool,
 }
@@ -224,6 +244,19 @@ impl Live {
         let view = self.known_of(user)?;
         let found = view.session_of(user, session);
         Ok(found.map(|at| (view.judge(at, now).verdict, view.active_at(at))))
+    }
+
+    /// How a session has ended by now, and by which policy; none if it has not.
+    pub(crate) fn ended(
+        &self,
+        user: UserId,
+        session: SessionId,
+        now: Time,
+    ) -> Result<Option<(Ended, Option<String>)>> {
+        let view = self.known_of(user)?;
+        let Some(at) = view.session_of(user, session) else { return Ok(None) };
+        let Verdict::Ended(ended) = view.judge(at, now).verdict else { return Ok(None) };
+        Ok(Some((ended, view.policy_of(at, ended))))
     }
 
     /// Why a session token's session ends when it does. None: nobody knows it.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide};
 use crate::ledger::By;
+use crate::live::ends::Ends;
 use crate::live::rules::Rules;
 use crate::live::traits::Kinds;
 use crate::live::{Activity, Admitted};
@@ -38,6 +39,7 @@ pub(super) struct View {
     pub(super) kinds: Kinds,
     /// Of users whose access ends on a date: since when that is said, and the date.
     pub(super) dates: HashMap<u32, (Time, Time)>,
+    pub(super) ends: Ends,
 }
 
 pub(super) struct App {
@@ -137,7 +139,7 @@ impl Session {
         self.ended_because.map(|because| Ended { at: self.last_at(), because })
     }
 
-    pub(super) fn end(&mut self, ended: Ended) {
+    fn end(&mut self, ended: Ended) {
         *self.last_at.get_mut() = ended.at.micros();
         self.ended_because = Some(ended.because);
     }
@@ -333,7 +335,7 @@ impl View {
         (secret, kind): (SecretHash, u16),
         (authenticated_at, active_at): (Time, Time),
         ended: Option<Ended>,
-    ) -> &mut Session {
+    ) -> u32 {
         let owner = &mut self.users[user as usize];
         let session = Session {
             secret: short(&secret),
@@ -349,7 +351,7 @@ impl View {
         let at = position(self.sessions.insert(session));
         owner.first_session = at;
         self.index_session(at);
-        &mut self.sessions[at as usize]
+        at
     }
 
     fn index_session(&mut self, at: u32) {
@@ -373,6 +375,7 @@ impl View {
         session.authenticated_at = now;
         *session.last_at.get_mut() = now.micros();
         session.ended_because = None;
+        self.ends.note(at, None);
         self.index_session(at);
     }
 
@@ -395,6 +398,7 @@ impl View {
             found.remove();
         }
         self.sessions.remove(at as usize);
+        self.ends.note(at, None);
         Some(())
     }
 
@@ -414,6 +418,12 @@ impl View {
             at = row.next;
         }
         None
+    }
+
+    /// Notes an end that is written, and the policy that asked for it.
+    pub(super) fn end_session(&mut self, at: u32, ended: Ended, policy: Option<&str>) {
+        self.sessions[at as usize].end(ended);
+        self.ends.note(at, policy);
     }
 
     pub(super) fn session_mut(&mut self, at: u32) -> &mut Session {

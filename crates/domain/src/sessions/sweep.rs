@@ -105,7 +105,7 @@ async fn end(tx: &mut Tx, due: Due) -> Result<()> {
     let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
         return Ok(());
     };
-    super::write_end(tx, (user, session), ended, ended.at).await?;
+    super::write_end(tx, (user, session), (ended, policy.as_deref()), ended.at).await?;
     let because = ended.because.name().to_owned();
     let change = Change::SessionEnded { session, at: ended.at, because, policy };
     tx.record(Subject::user(app, user), None, change);

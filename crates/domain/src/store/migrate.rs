@@ -6,7 +6,10 @@ use super::connect::Conn;
 use crate::values::error::{Error, Result};
 
 /// Every version's text, oldest first. A text is never changed once it has been released.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/001_start.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/001_start.sql"),
+    include_str!("../../migrations/002_ended_policy.sql"),
+];
 
 const CREATE_VERSION: &str = "create table if not exists schema_version (version bigint not null)";
 

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::{for_group, join, state};
 use crate::both;
-use crate::lab::{Lab, good, refused, text};
+use crate::lab::{Device, Lab, good, refused, text};
 
 both!(
     one_can_see_why_and_until_when,
     each_policy_says_what_it_alone_would_do,
+    the_policy_that_was_decisive_is_named_for_good,
     the_worst_come_first_among_those_who_can_get_in,
 );
 
@@ -80,6 +81,64 @@ async fn each_policy_says_what_it_alone_would_do(lab: Lab) {
     let wanted = [("day", "ended"), ("week", "valid")];
     assert_eq!(verdicts, wanted.map(|(name, verdict)| (name.to_owned(), verdict.to_owned())));
     assert_eq!(explained["ends"][0]["policy"], "day");
+}
+
+async fn the_policy_that_was_decisive_is_named_for_good(mut lab: Lab) {
+    let names = |device: &str| match device {
+        "written" => "till \"5\" and 6",
+        _ => "short",
+    };
+    for device in ["written", "left"] {
+        let phone = lab.sign_in("ann", device).await;
+        let group = format!("/groups/g/members/{}", phone.user);
+        good(lab.api(Method::PUT, &group)).await;
+        let name = names(device);
+        let policy = json!({ "name": name, "applies_to": { "groups": ["g"] },
+            "limits": { "max_age": "12h" } });
+        state(&lab, json!([policy])).await;
+        lab.pass(Span::hours(13));
+        must_name(&lab, &phone, name, true).await;
+        if device == "written" {
+            assert_eq!(lab.sweep().await, 1);
+            must_name(&lab, &phone, name, true).await;
+        }
+        // Gone, left, forgotten: it stays the reason.
+        good(lab.api(Method::DELETE, &group)).await;
+        must_name(&lab, &phone, name, false).await;
+        state(&lab, json!([])).await;
+        lab.sweep().await;
+        must_name(&lab, &phone, name, false).await;
+        let (user, session, token) =
+            (phone.user.clone(), phone.session.clone(), phone.token.clone());
+        drop(phone);
+        lab.restart().await;
+        let enrolled = json!({ "user_id": user, "session_id": session, "session_token": token });
+        must_name(&lab, &lab.device(&enrolled), name, false).await;
+        let again = lab.sign_in("ann", device).await;
+        lab.act(&format!("{}/re-authenticate", again.path())).await;
+        assert_eq!(again.connect().await.1.get("policy"), None, "nobody but us");
+    }
+}
+
+/// Check, connect and explanation name the policy; as long as it holds also its limit.
+async fn must_name(lab: &Lab, phone: &Device<'_>, policy: &str, is_held: bool) {
+    let (_, body) = phone.connect().await;
+    assert_eq!((&body["because"], &body["policy"]), (&json!("max_session_age"), &json!(policy)));
+    let explained = lab.get(&format!("/sessions/{}/explain", phone.session)).await;
+    let ends = explained["ends"].as_array().expect("a list");
+    assert_eq!(ends[0]["policy"], json!(policy), "{explained}");
+    assert_eq!(ends.iter().filter(|end| end["policy"] == policy).count(), 1, "{explained}");
+    let answer = phone.check().await;
+    let challenge = answer.headers()["www-authenticate"].to_str().expect("a text").to_owned();
+    let name = format!("policy {}", policy.replace('"', "'"));
+    assert!(challenge.contains(&name), "{challenge}");
+    if is_held {
+        let since = text(&explained["last_authenticated_at"]);
+        let text = format!("12h since {since}");
+        assert!(challenge.contains(&format!("{name}, {text}")), "{challenge}");
+        assert_eq!(ends[0]["detail"], format!("the sign-in is older than is allowed: {text}"));
+        assert!(body["detail"].as_str().is_some_and(|it| it.contains(&text)), "{body}");
+    }
 }
 
 async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
