@@ -328,8 +328,8 @@ impl Live {
     }
 
     /// What is due of a session still, with the policy that asks for it.
-    pub(crate) fn due_still(&self, due: &Due, now: Time) -> Result<Option<Due>> {
-        Ok(self.known()?.due_still(due, now))
+    pub(crate) fn due_still(&self, due: &Due, is_end: bool, now: Time) -> Result<Option<Due>> {
+        Ok(self.known()?.due_still(due, is_end, now))
     }
 
     /// The strictest limit on how many sessions the user has, if there is one.
@@ -424,6 +424,18 @@ impl Live {
         let view = self.known_of(user)?;
         let verdict = view.judge_enrolment(user, (created_at, expires_at), ended, now);
         verdict.ok_or_else(|| Error::not_found(format!("user {user}")))
+    }
+
+    /// The end that nobody can put off of a session that a user would begin at a moment; none: there
+    /// is no such end.
+    pub(crate) fn bound_of_sign_in(
+        &self,
+        user: UserId,
+        traits: &Traits,
+        at: Time,
+    ) -> Result<Option<Ended>> {
+        let bound = self.known_of(user)?.bound_of_sign_in(user, traits, at);
+        bound.ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
     /// How many sessions, users and apps it holds.

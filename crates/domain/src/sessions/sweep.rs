@@ -102,7 +102,8 @@ pub async fn look(db: &Db) -> Result<Sweep> {
 async fn end(tx: &mut Tx, due: Due) -> Result<()> {
     let now = tx.now();
     // It may have been written, or authenticated anew, since it was found.
-    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
+    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, true, now)?
+    else {
         return Ok(());
     };
     super::write_end(tx, (user, session), (ended, policy.as_deref()), ended.at).await?;
@@ -114,7 +115,8 @@ async fn end(tx: &mut Tx, due: Due) -> Result<()> {
 
 async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
     let now = tx.now();
-    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
+    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, false, now)?
+    else {
         return Ok(());
     };
     tx.change("update sessions set warned_at = $1 where id = $2", args![now, session]).await?;

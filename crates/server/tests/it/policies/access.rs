@@ -1,6 +1,6 @@
 //! Who can still get in, until when, and why.
 
-use reauth_server::domain::Span;
+use reauth_server::domain::{Span, Time};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ both!(
     one_can_see_why_and_until_when,
     each_policy_says_what_it_alone_would_do,
     the_policy_that_was_decisive_is_named_for_good,
+    an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin,
     the_worst_come_first_among_those_who_can_get_in,
 );
 
@@ -141,6 +142,51 @@ async fn must_name(lab: &Lab, phone: &Device<'_>, policy: &str, is_held: bool) {
     }
 }
 
+async fn an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin(lab: Lab) {
+    let ann = lab.user("ann").await;
+    join(&lab, "g", &ann).await;
+    let path = format!("/users/{ann}/authentication-token");
+    let wanted = json!({ "expires_in": "1h", "methods": ["pwd"], "assurance": "aal1" });
+    let issued = lab.post(&path, wanted).await;
+    let (token, expires_at) = (text(&issued["token"]), moment(&issued["expires_at"]));
+    // Neither the platform nor the label of its device is known; how it was proved is.
+    let weak = json!({ "name": "weak", "applies_to": { "assurance": ["aal1"] },
+        "limits": { "max_age": "10d", "spread": "10%", "max_idle": "1d" } });
+    let tills = json!({ "name": "tills", "limits": { "max_age": "1d" },
+        "applies_to": { "labels": ["*"], "platforms": ["ios"] } });
+    for (policies, longest, because) in [
+        (json!([]), Some(Span::days(30)), json!("max_session_age")),
+        (json!([tills, weak]), Some(Span::days(10)), json!("max_session_age")),
+        (json!([for_group("g", json!({ "max_age": "2d" }))]), Some(Span::days(2)), Value::Null),
+    ] {
+        state(&lab, policies).await;
+        let found = lab.get(&format!("/users/{ann}/access-bound")).await;
+        let item = &found["items"][0];
+        assert_eq!(item["credential"], "authentication_token", "{found}");
+        let end = longest.map(|longest| (expires_at + longest).to_string());
+        assert_eq!((&item["ends_at"], &found["ends_by"]), (&json!(end), &json!(end)), "{found}");
+        assert!(because.is_null() || item["because"] == because, "{found}");
+        assert_eq!(lab.get("/access-bound").await["objects"][0]["ends_by"], json!(end));
+    }
+    state(&lab, json!([])).await;
+    lab.set(json!({ "max_session_age": null })).await;
+    assert_eq!(lab.get(&format!("/users/{ann}/access-bound")).await["ends_by"], Value::Null);
+    assert_eq!(lab.get("/access-bound").await["objects"][0]["ends_by"], Value::Null);
+    // What then begins with it does not last longer.
+    lab.set(json!({ "max_session_age": "5d" })).await;
+    let bound = moment(&lab.get(&format!("/users/{ann}/access-bound")).await["ends_by"]);
+    lab.pass(Span::minutes(59));
+    let phone = lab.device(&good(lab.enroll(&token, "phone")).await);
+    let ends_at = moment(&phone.view().await["ends_at"]);
+    assert!(ends_at <= bound && bound - ends_at <= Span::minutes(1), "{ends_at} {bound}");
+    lab.clock.set(bound);
+    phone.must_sign_in_again("LOCKED", "max_session_age").await;
+}
+
+fn moment(value: &Value) -> Time {
+    Time::parse(&text(value)).expect("a moment")
+}
+
 async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
     let ann = lab.sign_in("ann", "phone").await;
     lab.pass(Span::hours(1));
@@ -154,11 +200,12 @@ async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
         objects.iter().map(|bound| text(&bound["user"])).collect()
     };
     let found = lab.get("/access-bound").await;
-    assert_eq!(order(&found), [&*bob.user, &*ann.user, &*dan], "{found}");
-    assert_eq!(found["objects"][0]["ends_by"], bob.view().await["ends_at"]);
-    assert_eq!((&found["total"], &found["objects"][2]["credentials"]), (&json!(3), &json!(1)));
-    let page = lab.get("/access-bound?limit=1&skip=1").await;
-    assert_eq!((order(&page), &page["more"]), (vec![ann.user.clone()], &json!(true)));
+    // Dan can still sign in for thirty days.
+    assert_eq!(order(&found), [&*dan, &*bob.user, &*ann.user], "{found}");
+    assert_eq!(found["objects"][1]["ends_by"], bob.view().await["ends_at"]);
+    assert_eq!((&found["total"], &found["objects"][0]["credentials"]), (&json!(3), &json!(1)));
+    let page = lab.get("/access-bound?limit=1&skip=2").await;
+    assert_eq!((order(&page), &page["more"]), (vec![ann.user.clone()], &json!(false)));
     // Nothing ends ann's any more; an idle limit alone bounds nothing.
     let path = format!("/admin/apps/{}", lab.app);
     let off = json!({ "settings": { "max_session_age": null } });

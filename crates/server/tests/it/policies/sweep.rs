@@ -11,6 +11,8 @@ use crate::lab::{Lab, good, text};
 both!(
     the_sweep_writes_ends_down_in_their_order_and_changes_no_verdict,
     an_app_is_told_once_that_a_session_ends_soon,
+    an_idle_limit_hides_no_end_that_comes_soon,
+    a_warning_that_comes_too_late_is_none,
     what_ended_long_ago_is_forgotten_and_its_entries_stay,
     a_clock_that_is_set_prolongs_nothing_and_is_told,
 );
@@ -82,6 +84,44 @@ async fn an_app_is_told_once_that_a_session_ends_soon(mut lab: Lab) {
     again.must_sign_in_again("LOCKED", "max_idle").await;
     assert_eq!(lab.sweep().await, 1, "an end by idleness is no end to warn of");
     assert_eq!(entries(&lab, "session.ending_soon").await.len(), 1);
+}
+
+async fn an_idle_limit_hides_no_end_that_comes_soon(lab: Lab) {
+    lab.set(json!({ "warn_before": "1h", "max_idle": "10m", "max_session_age": "5h" })).await;
+    let phone = lab.sign_in("ann", "phone").await;
+    let age_ends_at = lab.clock.now() + Span::hours(5);
+    let warn_at = async || {
+        let answer = phone.check().await;
+        let header = &answer.headers()["reauth-warn-at"];
+        Time::parse(header.to_str().expect("a text")).expect("a moment")
+    };
+    for _ in 0..27 {
+        let apart = age_ends_at - Span::hours(1) - warn_at().await;
+        assert!(apart.whole_seconds().abs() <= 1, "by {apart}");
+        assert_eq!(lab.sweep().await, 0);
+        lab.pass(Span::minutes(9));
+    }
+    phone.must_be_signed_in().await;
+    assert_eq!((lab.sweep().await, lab.sweep().await), (1, 0), "57 minutes before the end");
+    let told = change(&entries(&lab, "session.ending_soon").await[0]);
+    assert_eq!(told["because"], "max_session_age");
+    lab.set(json!({ "max_session_age": null })).await;
+    let answer = phone.check().await;
+    assert!(!answer.headers().contains_key("reauth-warn-at"), "of idleness nobody is warned");
+}
+
+async fn a_warning_that_comes_too_late_is_none(lab: Lab) {
+    lab.set(json!({ "warn_before": "1h", "max_session_age": "5h" })).await;
+    lab.sign_in("ann", "phone").await;
+    lab.pass(Span::minutes(299));
+    let db = &lab.server().app().db;
+    let mut found = sweep::look(db).await.expect("it looks");
+    assert_eq!(found.len(), 1);
+    lab.pass(Span::minutes(2));
+    found.write(db).await.expect("it writes");
+    assert_eq!(entries(&lab, "session.ending_soon").await.len(), 0, "it has ended meanwhile");
+    assert_eq!(lab.sweep().await, 1);
+    assert_eq!(entries(&lab, "session.ended").await.len(), 1);
 }
 
 async fn what_ended_long_ago_is_forgotten_and_its_entries_stay(mut lab: Lab) {
