@@ -104,7 +104,8 @@ impl Db {
         Ok(Read::new(link, self.now(), self.clone()))
     }
 
-    /// Begins a change. Its `now` is later than that of every change before it.
+    /// Begins a change. Its `now` is later than that of every change and of every check before it:
+    /// what they have seen end has ended before it.
     pub async fn write(&self, by: By) -> Result<Tx> {
         let mut read = self.writer().await?;
         let Link::Writer(writer) = read.link_mut() else {
@@ -122,7 +123,7 @@ impl Db {
             self.inner.live.set_doubt(true);
             return Err(error);
         }
-        let now = self.now().max(writer.head.at.next());
+        let now = self.now().max(writer.head.at).next();
         self.inner.clock.raise_floor(now);
         Ok(Tx::new(read.at(now), by))
     }

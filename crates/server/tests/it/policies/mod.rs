@@ -6,7 +6,8 @@ mod selectors;
 mod simulation;
 mod sweep;
 
-use reauth_server::domain::{Span, Time};
+use reauth_server::domain::access::Verdict;
+use reauth_server::domain::{Span, Time, devices};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ both!(
     a_cut_off_holds_over_a_restart,
     a_policy_acts_at_once_and_the_strictest_decides,
     what_a_policy_has_ended_stays_ended,
+    what_a_check_has_seen_end_is_not_revived_in_the_same_moment,
     every_limit_acts_at_its_very_moment,
     an_idle_limit_ends_what_is_not_used_and_a_sign_in_begins_it_anew,
     a_preset_ends_sessions_at_its_limits,
@@ -156,6 +158,20 @@ async fn what_a_policy_has_ended_stays_ended(lab: Lab) {
     ann.must_sign_in_again("LOCKED", "max_session_age").await;
     eve.must_sign_in_again("LOCKED", "max_session_age").await;
     lab.sign_in("eve", "phone").await.must_be_signed_in().await;
+}
+
+async fn what_a_check_has_seen_end_is_not_revived_in_the_same_moment(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    join(&lab, "g", &phone.user).await;
+    state(&lab, json!([for_group("g", json!({ "max_age": "1h" }))])).await;
+    let checked = devices::check(&lab.server().app().db, &phone.token).expect("it is known");
+    let Verdict::Valid { ends_at: Some(end) } = checked.expect("a session").verdict else {
+        panic!("it is signed in, and ends")
+    };
+    lab.clock.set(end);
+    phone.must_sign_in_again("LOCKED", "max_session_age").await;
+    state(&lab, json!([])).await;
+    phone.must_sign_in_again("LOCKED", "max_session_age").await;
 }
 
 async fn every_limit_acts_at_its_very_moment(lab: Lab) {
