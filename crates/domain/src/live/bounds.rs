@@ -1,7 +1,5 @@
 //! Until when sessions surely let someone in, and what each policy says of one.
 
-use std::collections::HashMap;
-
 use super::judge::counted;
 use super::view::{App, Session, User, View};
 use super::{Bounded, KnownEnd, OwnVerdict};
@@ -33,28 +31,6 @@ impl View {
         }
         list.sort_unstable_by_key(|(id, _)| *id);
         list
-    }
-
-    /// The sessions of an app that are valid now, each with its user.
-    pub(super) fn valid(&self, app: AppId, now: Time) -> Vec<(UserId, SessionId)> {
-        let valid = self.sessions_of(app).filter(|at| self.judge(*at, now).verdict.is_valid());
-        let ids = valid.map(|at| {
-            let session = &self.sessions[at as usize];
-            let user = &self.users[session.user as usize];
-            (UserId::from_uuid(user.id), SessionId::from_uuid(session.id))
-        });
-        ids.collect()
-    }
-
-    /// The users of an app who have a session that is valid now, each with the latest bound.
-    pub(super) fn bounds(&self, app: AppId, now: Time) -> HashMap<UserId, Bounded> {
-        let mut users: HashMap<UserId, Bounded> = HashMap::new();
-        for at in self.sessions_of(app) {
-            let Some(bound) = self.bound_of(at, now) else { continue };
-            let user = UserId::from_uuid(self.users[self.sessions[at as usize].user as usize].id);
-            users.entry(user).or_insert_with(Bounded::nothing).add(bound.map(|ended| ended.at));
-        }
-        users
     }
 
     /// The open revocations: each by its app and moment.

@@ -10,19 +10,19 @@ mod judge;
 mod load;
 mod picture;
 mod policies;
+mod preview;
 mod rules;
+mod scan;
 mod traits;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::access::{Because, Ended, Traits, Verdict};
-use crate::apps::policies::{OverMax, Policy};
-use crate::apps::selectors::Found;
-use crate::cutoffs::revocations::{Filter, Met};
+use crate::apps::policies::OverMax;
 use crate::ledger::{By, Entry};
 use crate::store::Read;
 use crate::tokens::{Scopes, TokenKind};
@@ -181,12 +181,12 @@ pub struct Activity {
     pub tokens: Vec<(TokenId, Time)>,
 }
 
-/// How far someone is who looks at all sessions of an app.
+/// How far someone is who looks at all sessions.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// So many are looked at.
     pub sessions: AtomicUsize,
-    /// Of so many; 0 as long as they are not counted.
+    /// Of so many, of all apps; 0 as long as they are not counted.
     pub all: AtomicUsize,
 }
 
@@ -263,30 +263,6 @@ impl Live {
     pub fn explain(&self, secret: &SecretHash) -> Result<Option<Explained>> {
         let view = self.known()?;
         Ok(view.session_by_secret(secret).map(|at| view.explain(at)))
-    }
-
-    /// What a set of policies would do if it were stated now; `found` is who meets what it names
-    /// for the first time. `seen` says meanwhile how far it is.
-    pub fn preview(
-        &self,
-        app: AppId,
-        (policies, found): (&[Policy], &Found),
-        now: Time,
-        seen: &Seen,
-    ) -> Result<Preview> {
-        self.known_in(app)?.preview(app, (policies, found), now, seen)
-    }
-
-    /// The sessions that a revocation would end now, each with its user.
-    pub fn met_by(
-        &self,
-        app: AppId,
-        (filter, met): (&Filter, &Met),
-        wipes: bool,
-        now: Time,
-    ) -> Result<Vec<(UserId, SessionId)>> {
-        let view = self.known_in(app)?;
-        Ok(view.met_by(app, &view.cut(app, filter, met, wipes, now), now))
     }
 
     /// Begins a sweep: which revocations it will have seen, and of which building of the view.
@@ -376,16 +352,6 @@ impl Live {
         now: Time,
     ) -> Result<Vec<(SessionId, Option<Ended>)>> {
         Ok(self.known_of(user)?.bounds_of(user, now))
-    }
-
-    /// The sessions of an app that are valid now, each with its user.
-    pub fn valid_sessions(&self, app: AppId, now: Time) -> Result<Vec<(UserId, SessionId)>> {
-        Ok(self.known_in(app)?.valid(app, now))
-    }
-
-    /// The users of an app who have a session that is valid now. It looks at every session.
-    pub(crate) fn bounds(&self, app: AppId, now: Time) -> Result<HashMap<UserId, Bounded>> {
-        Ok(self.known_in(app)?.bounds(app, now))
     }
 
     /// Judges an API token, a run's token or the operator's.

@@ -250,21 +250,6 @@ impl View {
         self.user(user).map_or(Ok(()), |at| self.readable(self.users[at as usize].app))
     }
 
-    /// The sessions of an app.
-    pub(super) fn all_sessions_of(&self, app: AppId) -> impl Iterator<Item = u32> {
-        let app = self.app_at.get(&app).copied();
-        let is_mine = move |(_, session): &(usize, &Session)| {
-            Some(self.users[session.user as usize].app) == app
-        };
-        self.sessions.iter().filter(is_mine).map(|(at, _)| position(at))
-    }
-
-    /// The sessions of an app whose end is not written.
-    pub(super) fn sessions_of(&self, app: AppId) -> impl Iterator<Item = u32> {
-        let is_open = |at: &u32| self.sessions[*at as usize].ended_because.is_none();
-        self.all_sessions_of(app).filter(is_open)
-    }
-
     /// The sessions of a user, the newest first.
     pub(super) fn sessions_of_user(&self, user: &User) -> impl Iterator<Item = &Session> {
         let row = |at: u32| (at != NONE).then(|| &self.sessions[at as usize]);

@@ -27,6 +27,7 @@ both!(
     a_preset_ends_sessions_at_its_limits,
     a_preview_is_what_then_happens,
     a_set_that_cannot_be_meant_is_refused,
+    nobody_waits_for_a_forecast_that_takes_long,
 );
 
 async fn everyone_in_scope_must_sign_in_again_and_nobody_else(lab: Lab) {
@@ -324,4 +325,26 @@ async fn a_set_that_cannot_be_meant_is_refused(lab: Lab) {
     let body = refused(request, 422, "INVALID_VALUE").await;
     assert!(text(&body["detail"]).contains("allow_endless"), "{body}");
     phone.must_be_signed_in().await;
+}
+
+async fn nobody_waits_for_a_forecast_that_takes_long(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let policy = |limits: Value| json!({ "name": "p", "applies_to": { "users": [phone.user] }, "limits": limits });
+    // The shortest age there is: told at once.
+    let quick = policy(json!({ "max_age": "1s", "spread": "50%" }));
+    let preview = lab.post("/policies/preview", json!({ "policies": [quick] })).await;
+    assert_eq!(preview["after"]["hours"][7], 3_600, "{}", preview["ended_sessions"]);
+    // One that is looked at step by step.
+    let mut slow = policy(json!({ "max_age": "4s" }));
+    slow["valid_until"] = "2027-05-03".into();
+    let wanted = json!({ "policies": [slow] });
+    let looking = tokio::spawn(lab.api(Method::POST, "/policies/preview").json(&wanted).send());
+    let mut sign_ins = 0;
+    while !looking.is_finished() {
+        lab.sign_in("bob", "phone").await.must_be_signed_in().await;
+        sign_ins += 1;
+    }
+    let answer = looking.await.expect("it is asked").expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(sign_ins >= 4, "{sign_ins} signed in meanwhile");
 }
