@@ -1,8 +1,8 @@
 //! Who can still get in, until when, and why: of one session, one user, all users.
 
-use super::{OF_USER_MAX, Session, find};
+use super::{OF_USER_MAX, Session, find, history};
 use crate::access::Ended;
-use crate::ledger::{self, Stored};
+use crate::ledger::Stored;
 use crate::live::{self, Bounded, Explained, OwnVerdict};
 use crate::store::{Db, Read, args};
 use crate::values::error::{Error, Result};
@@ -31,7 +31,7 @@ pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Expla
     let session = find(read, app, user, id).await?;
     let explained = read.live().explain_session(user, id)?.ok_or_else(missing)?;
     let policies = read.live().own_verdicts(user, id, read.now())?;
-    let history = ledger::of_session(read, app, (user, id), session.authenticated_at).await?;
+    let history = history::of_session(read, app, (user, id), session.authenticated_at).await?;
     Ok(Explanation { session, explained, policies, history })
 }
 

@@ -1,6 +1,7 @@
 //! Device sessions: how they read, and how they end. How one begins is in `devices`.
 
 pub mod bounds;
+mod history;
 pub mod sweep;
 
 use std::collections::HashMap;

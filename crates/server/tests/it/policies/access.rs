@@ -11,6 +11,7 @@ use crate::lab::{Device, Lab, good, refused, text};
 both!(
     one_can_see_why_and_until_when,
     each_policy_says_what_it_alone_would_do,
+    what_held_at_the_sign_in_and_who_joined_by_attribute_is_told,
     the_policy_that_was_decisive_is_named_for_good,
     an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin,
     the_worst_come_first_among_those_who_can_get_in,
@@ -39,7 +40,8 @@ async fn one_can_see_why_and_until_when(lab: Lab) {
         let history = explained["history"].as_array().expect("a list");
         history.iter().map(|entry| text(&entry["kind"])).collect()
     };
-    assert_eq!(kinds(&explained), ["session.enrolled", "group.member_added", "policies.set"]);
+    let led_here = ["app.created", "session.enrolled", "group.member_added", "policies.set"];
+    assert_eq!(kinds(&explained), led_here);
     let reader = lab.token(&["users:read"]).await;
     let address = format!("/api/v4/{}{path}", lab.app);
     let seen = good(lab.bare(Method::GET, &address).bearer_auth(reader)).await;
@@ -82,6 +84,29 @@ async fn each_policy_says_what_it_alone_would_do(lab: Lab) {
     let wanted = [("day", "ended"), ("week", "valid")];
     assert_eq!(verdicts, wanted.map(|(name, verdict)| (name.to_owned(), verdict.to_owned())));
     assert_eq!(explained["ends"][0]["policy"], "day");
+}
+
+async fn what_held_at_the_sign_in_and_who_joined_by_attribute_is_told(lab: Lab) {
+    let policy = |age: &str| {
+        json!({ "name": "temps", "applies_to": { "attributes": { "name": "temp" } },
+            "limits": { "max_age": age } })
+    };
+    for age in ["5d", "4d"] {
+        lab.set(json!({ "max_session_age": if age == "5d" { "20d" } else { "10d" } })).await;
+        state(&lab, json!([policy(age)])).await;
+    }
+    let phone = lab.sign_in("ann", "phone").await;
+    let path = format!("/objects/user/{}", phone.user);
+    good(lab.api(Method::PATCH, &path).json(&json!({ "user": { "name": "temp" } }))).await;
+    state(&lab, json!([policy("3d")])).await;
+    let explained = lab.get(&format!("/sessions/{}/explain", phone.session)).await;
+    let history = explained["history"].as_array().expect("a list");
+    let kinds: Vec<String> = history.iter().map(|entry| text(&entry["kind"])).collect();
+    let wanted = ["limits.set", "policies.set", "user.created", "session.enrolled"];
+    assert_eq!(kinds[..4], wanted.map(str::to_owned), "{kinds:?}");
+    assert_eq!(kinds[4..], ["user.changed", "policies.set"].map(str::to_owned), "{kinds:?}");
+    assert!(text(&history[1]["body"]).contains("4d"), "the last set before: {}", history[1]);
+    assert!(text(&history[0]["body"]).contains("10d"), "the last limits before: {}", history[0]);
 }
 
 async fn the_policy_that_was_decisive_is_named_for_good(mut lab: Lab) {
