@@ -320,8 +320,9 @@ impl View {
         let until = from.saturating_add(rows_max);
         for at in from..until {
             let Some(session) = self.sessions.get(at) else { continue };
-            if self.apps[self.users[session.user as usize].app as usize].unreadable.is_some() {
-                looked.has_skipped = true;
+            let app = &self.apps[self.users[session.user as usize].app as usize];
+            if app.unreadable.is_some() {
+                looked.skipped.insert(app.id);
                 continue;
             }
             let mut endless = None;

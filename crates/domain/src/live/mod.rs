@@ -157,8 +157,8 @@ pub(crate) struct Looked {
     pub(crate) endless: HashSet<(AppId, UserId)>,
     /// The open revocations: each by its app and moment.
     pub(crate) revocations: Vec<(AppId, Time)>,
-    /// It could not judge all sessions: of an app with a policy that cannot be read.
-    pub(crate) has_skipped: bool,
+    /// The apps whose sessions it could not judge: one of their policies cannot be read.
+    pub(crate) skipped: HashSet<AppId>,
 }
 
 /// How many sessions a user may have, by the strictest policy.

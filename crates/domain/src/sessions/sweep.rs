@@ -25,19 +25,23 @@ pub struct Sweep {
 
 impl Sweep {
     /// Forgets what can end nothing more, when all that was found is written; answers whether it
-    /// had seen every session: otherwise what some could not be judged by may still end them.
+    /// had seen every session: otherwise what some could not be judged by may still end them, and
+    /// only revocations in other apps are done.
     pub async fn close(&self, db: &Db) -> Result<bool> {
-        if self.looked.has_skipped || !self.is_empty() {
+        if !self.is_empty() {
             return Ok(false);
         }
-        forget_limits(db, self.at).await?;
-        for revocation in &self.looked.revocations {
+        let skipped = &self.looked.skipped;
+        for (app, set_at) in &self.looked.revocations {
             // One that was stated after the sweep's moment was not due to it yet.
-            if revocation.1 <= self.at {
-                revocations::finish(db, *revocation).await?;
+            if *set_at <= self.at && !skipped.contains(app) {
+                revocations::finish(db, (*app, *set_at)).await?;
             }
         }
-        Ok(true)
+        if skipped.is_empty() {
+            forget_limits(db, self.at).await?;
+        }
+        Ok(skipped.is_empty())
     }
 
     /// How much is left to write.
@@ -163,13 +167,15 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     for row in &rows {
         found.push((row.parsed(0)?, row.parsed(1)?));
     }
-    let sql = "select count(*) from enrolments where expires_at < $1";
-    let tokens = db.read().await?.count(sql, args![before]).await?;
-    if found.is_empty() && tokens == 0 {
+    let sql = "select 1 from enrolments where expires_at < $1 limit 1";
+    let has_tokens = db.read().await?.first(sql, args![before]).await?.is_some();
+    if found.is_empty() && !has_tokens {
         return Ok(false);
     }
     let mut tx = db.write(By::System).await?;
-    tx.change("delete from enrolments where expires_at < $1", args![before]).await?;
+    let sql = "delete from enrolments where hash in (select hash from enrolments
+               where expires_at < $1 order by expires_at limit $2)";
+    let tokens = tx.change(sql, args![before, limit]).await?;
     let mut sessions = Vec::new();
     for (session, user) in found {
         let sql = "delete from sessions where id = $1 and ended_at < $2";
@@ -177,8 +183,7 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
             sessions.push((user, session));
         }
     }
-    let is_more = sessions.len() == BATCH_ROWS;
-    let tokens = u64::try_from(tokens).unwrap_or(0);
+    let is_more = sessions.len().max(usize::try_from(tokens).unwrap_or(0)) == BATCH_ROWS;
     tx.record(Subject::none(), None, Change::SessionsForgotten { sessions, tokens });
     tx.commit().await?;
     Ok(is_more)

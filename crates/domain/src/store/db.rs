@@ -147,11 +147,17 @@ impl Db {
     /// Writes down that the machine's clock was moved, if it was; answers by how much.
     pub async fn note_jump(&self) -> Result<Option<Span>> {
         let Some(by) = self.inner.clock.jumped() else { return Ok(None) };
-        let mut tx = self.write(By::System).await?;
-        let change = Change::ClockJumped { by_s: by.whole_seconds() };
-        tx.record(Subject::none(), None, change);
-        tx.commit().await?;
-        Ok(Some(by))
+        let noted = async {
+            let mut tx = self.write(By::System).await?;
+            let change = Change::ClockJumped { by_s: by.whole_seconds() };
+            tx.record(Subject::none(), None, change);
+            tx.commit().await
+        };
+        let noted = noted.await;
+        if noted.is_err() {
+            self.inner.clock.tell_again(by);
+        }
+        noted.map(|_| Some(by))
     }
 
     /// The writer's turn, on a connection that works and with a Live view that is up to date.

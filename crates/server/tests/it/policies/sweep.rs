@@ -1,5 +1,7 @@
 //! The sweep, warnings before an end, and the clock.
 
+use reauth_server::domain::devices::{self, Proof};
+use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::sweep;
 use reauth_server::domain::{Span, Time};
 use reqwest::Method;
@@ -148,6 +150,19 @@ async fn what_ended_long_ago_is_forgotten_and_its_entries_stay(mut lab: Lab) {
     assert_eq!(entries(&lab, "session.wiped").await.len(), 1);
     let tokens = change(&entries(&lab, "sessions.forgotten").await[0])["tokens"].clone();
     assert_eq!(tokens, 3, "the authentication tokens are long used");
+    // However many there are, a batch is a batch.
+    let (app, id) = (lab.app.parse().expect("an id"), user.parse().expect("an id"));
+    let mut tx = db.write(By::System).await.expect("a change");
+    for _ in 0..150 {
+        devices::issue(&mut tx, app, id, None, Proof::default()).await.expect("a token");
+    }
+    tx.commit().await.expect("it holds");
+    lab.pass(Span::days(2));
+    let forget = || sweep::forget(&db, Span::days(1));
+    assert!(forget().await.expect("it forgets") && !forget().await.expect("it forgets"));
+    let told = entries(&lab, "sessions.forgotten").await;
+    let tokens: Vec<_> = told[1..].iter().map(|entry| change(entry)["tokens"].clone()).collect();
+    assert_eq!(tokens, [100, 50]);
     // The device is unknown now; it begins anew.
     lab.sign_in("ann", "b").await.must_be_signed_in().await;
     drop(db);
