@@ -114,11 +114,17 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
     let now = tx.now();
     tx.live().judge_sign_in(user, (&traits, &labels), now)?.require()?;
     let secret = Secret::mint(SecretKind::Session);
+    let mut replaced = Vec::new();
     let session = match known {
-        Some(known) => renew(tx, known.session, (&secret, &traits), &device).await?,
+        Some(Known { session, .. }) => {
+            // Its place among the user's sessions changes: what was too many because of it stays so.
+            replaced = sessions::write_down(tx, user).await?;
+            replaced.retain(|ended| ended.session != session);
+            renew(tx, session, (&secret, &traits), &device).await?
+        }
         None => begin(tx, user, (&secret, &traits), &device).await?,
     };
-    let replaced = make_room(tx, user, session, &settings).await?;
+    replaced.extend(make_room(tx, user, session, &settings).await?);
     let change = Change::SessionEnrolled {
         session,
         device: device.id,
@@ -279,8 +285,8 @@ async fn renew(
     let now = tx.now();
     tx.change(
         "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
-         connected_at = $3, ended_at = null, ended_by = null, label = $4, container = $5,
-         runtime = $6, traits = $7, address = $8, warned_at = null where id = $9",
+         connected_at = $3, ended_at = null, ended_by = null, ended_policy = null, label = $4,
+         container = $5, runtime = $6, traits = $7, address = $8, warned_at = null where id = $9",
         args![
             secret.hash().to_string(),
             now,

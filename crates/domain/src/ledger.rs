@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::access::{CutOffScope, Limits, Traits};
+use crate::access::{CutOffScope, Ended, Limits, Traits};
 use crate::apps::Settings;
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
@@ -230,6 +230,15 @@ pub struct EndedSession {
     pub at: Time,
     /// The name of the reason.
     pub because: String,
+    /// The policy that asked for it; none for the app's settings and for what someone did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+}
+
+impl EndedSession {
+    pub(crate) fn new(session: SessionId, ended: Ended, policy: Option<String>) -> Self {
+        Self { session, at: ended.at, because: ended.because.name().to_owned(), policy }
+    }
 }
 
 /// One entry of the ledger.
@@ -418,41 +427,7 @@ pub async fn page(read: &mut Read, wanted: Wanted) -> Result<(Vec<Stored>, bool)
     Ok((entries?, more))
 }
 
-/// What led a session to where it is, the oldest first: what was done to it and to its user, and
-/// what was asked of all since it was authenticated. The latest of each if there is more.
-pub(crate) async fn of_session(
-    read: &mut Read,
-    app: AppId,
-    (user, session): (UserId, SessionId),
-    authenticated_at: Time,
-) -> Result<Vec<Stored>> {
-    /// More is no explanation any more: the ledger itself has it.
-    const ENTRIES_MAX: i64 = 100;
-    let its_own = read
-        .rows(
-            "select seq, at, app_id, user_id, kind, body, hash from ledger
-             where user_id = $1 and (body like $2 or kind in ('user.locked', 'user.unlocked',
-             'user.not_after_set', 'group.member_added', 'group.member_removed', 'cut_off.set'))
-             order by seq desc limit $3",
-            args![user, format!("%{session}%"), ENTRIES_MAX],
-        )
-        .await?;
-    let of_all = read
-        .rows(
-            "select seq, at, app_id, user_id, kind, body, hash from ledger
-             where user_id is null and (app_id = $1 or app_id is null) and at >= $2
-             and kind in ('policies.set', 'limits.set', 'cut_off.set', 'revocation.set',
-             'store.fenced') order by seq desc limit $3",
-            args![app, authenticated_at, ENTRIES_MAX],
-        )
-        .await?;
-    let entries: Result<Vec<Stored>> = its_own.iter().chain(&of_all).map(stored).collect();
-    let mut entries = entries?;
-    entries.sort_unstable_by_key(|stored| stored.entry.seq);
-    Ok(entries)
-}
-
-fn stored(row: &Row) -> Result<Stored> {
+pub(crate) fn stored(row: &Row) -> Result<Stored> {
     let body = row.text(5)?;
     let entry = serde_json::from_str(&body)
         .map_err(|e| Error::Internal(format!("unreadable ledger entry: {e}")))?;

@@ -187,6 +187,7 @@ struct ErrorBody {
     field: Option<String>,
     state: Option<String>,
     because: Option<String>,
+    policy: Option<String>,
 }
 
 /// A whole answer.
@@ -361,11 +362,12 @@ impl Answered {
         let Ok(body) = serde_json::from_slice::<ErrorBody>(&self.body) else {
             return Error::NotJson { status };
         };
-        let ErrorBody { kind, title, detail, field, state, because } = body;
+        let ErrorBody { kind, title, detail, field, state, because, policy } = body;
         if status == 401 && kind == "SIGN_IN_AGAIN" {
             // A device that is not told its state must not wipe its data.
             let state = state.unwrap_or_else(|| "LOCKED".to_owned());
-            return Error::SignInAgain { state, because: because.unwrap_or_default(), detail };
+            let because = because.unwrap_or_default();
+            return Error::SignInAgain { state, because, policy, detail };
         }
         Error::Answer { status, kind, title, detail, field }
     }

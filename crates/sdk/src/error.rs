@@ -28,6 +28,8 @@ pub enum Error {
         state: String,
         /// The reason's name, such as `max_session_age`.
         because: String,
+        /// The policy that asks for it, if one does.
+        policy: Option<String>,
         /// The reason as a sentence.
         detail: String,
     },

@@ -64,7 +64,7 @@ impl Limits {
     }
 
     /// The longest age of a session with this phase: never more than `max_age`.
-    fn age(self, phase: u16) -> Option<Span> {
+    pub(crate) fn age(self, phase: u16) -> Option<Span> {
         let share = i64::from(self.spread_percent) * i64::from(phase);
         // Divided first: ten years in microseconds times a share would overflow.
         let less = |age: Span| age.micros() / (100 * (i64::from(u16::MAX) + 1)) * share;

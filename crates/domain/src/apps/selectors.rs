@@ -203,14 +203,15 @@ pub(crate) async fn having(
     Ok(found)
 }
 
-/// The live sessions with patterns that their labels fit.
+/// The live sessions with patterns that their labels fit: to have none is to have an empty one.
 pub(crate) async fn labelled(
     read: &mut Read,
     app: AppId,
     patterns: &[String],
 ) -> Result<Vec<(UserId, SessionId, String)>> {
-    let sql = "select s.user_id, s.id, s.label from sessions s join users u on u.id = s.user_id
-               where u.app_id = $1 and s.label is not null and s.ended_at is null";
+    let sql = "select s.user_id, s.id, coalesce(s.label, '')
+               from sessions s join users u on u.id = s.user_id
+               where u.app_id = $1 and s.ended_at is null";
     let mut found = Vec::new();
     read.each(sql, args![app], |row| {
         let (user, session, label) = (row.parsed(0)?, row.parsed(1)?, row.text(2)?);

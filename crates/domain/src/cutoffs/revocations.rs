@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -63,7 +64,7 @@ pub struct Met {
     /// The users who have its attributes; none if it names no attribute.
     pub users: Option<Vec<UserId>>,
     /// The sessions with its label, device or beginning; none if it names none of them.
-    pub sessions: Option<HashSet<SessionId>>,
+    pub sessions: Option<Arc<HashSet<SessionId>>>,
 }
 
 /// What is stored of a revocation. Attributes may change before the sweep has come by: who has them
@@ -95,7 +96,7 @@ async fn sessions(
     read: &mut Read,
     app: AppId,
     filter: &Filter,
-) -> Result<Option<HashSet<SessionId>>> {
+) -> Result<Option<Arc<HashSet<SessionId>>>> {
     if !filter.asks_tables() {
         return Ok(None);
     }
@@ -116,7 +117,7 @@ async fn sessions(
         Ok(())
     })
     .await?;
-    Ok(Some(found))
+    Ok(Some(Arc::new(found)))
 }
 
 /// Ends the sessions that meet a filter: from this commit on no check accepts one.

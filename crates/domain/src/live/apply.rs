@@ -112,8 +112,9 @@ fn of_session(view: &mut View, entry: &Entry) -> Option<()> {
         Change::SessionReAuthenticate { session } => {
             end(view, entry, *session, Because::ReAuthenticate)
         }
-        Change::SessionEnded { session, at, because, .. } => {
-            let one = EndedSession { session: *session, at: *at, because: because.clone() };
+        Change::SessionEnded { session, at, because, policy } => {
+            let (because, policy) = (because.clone(), policy.clone());
+            let one = EndedSession { session: *session, at: *at, because, policy };
             entry.user.and_then(|user| end_all(view, user, &[one]))
         }
         Change::SessionEndingSoon { session, .. } => {
@@ -230,7 +231,7 @@ fn end_all(view: &mut View, user: UserId, ended: &[EndedSession]) -> Option<()> 
     for one in ended {
         let because = one.because.parse().ok()?;
         let at = view.session_of(user, one.session)?;
-        view.session_mut(at).end(Ended { at: one.at, because });
+        view.end_session(at, Ended { at: one.at, because }, one.policy.as_deref());
     }
     Some(())
 }
@@ -242,7 +243,7 @@ fn end(view: &mut View, entry: &Entry, session: SessionId, because: Because) -> 
         Verdict::Ended(ended) => ended.at,
         Verdict::Valid { .. } => entry.at,
     };
-    view.session_mut(at).end(Ended { at: ended_at, because });
+    view.end_session(at, Ended { at: ended_at, because }, None);
     Some(())
 }
 

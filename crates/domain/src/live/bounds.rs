@@ -1,9 +1,8 @@
 //! Until when sessions surely let someone in, and what each policy says of one.
 
-use std::collections::HashMap;
-
+use super::judge::counted;
 use super::view::{App, Session, User, View};
-use super::{Bounded, OwnVerdict};
+use super::{Bounded, KnownEnd, OwnVerdict};
 use crate::access::{Ended, Era, Facts, decide, end, sure_end};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
@@ -34,28 +33,6 @@ impl View {
         list
     }
 
-    /// The sessions of an app that are valid now, each with its user.
-    pub(super) fn valid(&self, app: AppId, now: Time) -> Vec<(UserId, SessionId)> {
-        let valid = self.sessions_of(app).filter(|at| self.judge(*at, now).verdict.is_valid());
-        let ids = valid.map(|at| {
-            let session = &self.sessions[at as usize];
-            let user = &self.users[session.user as usize];
-            (UserId::from_uuid(user.id), SessionId::from_uuid(session.id))
-        });
-        ids.collect()
-    }
-
-    /// The users of an app who have a session that is valid now, each with the latest bound.
-    pub(super) fn bounds(&self, app: AppId, now: Time) -> HashMap<UserId, Bounded> {
-        let mut users: HashMap<UserId, Bounded> = HashMap::new();
-        for at in self.sessions_of(app) {
-            let Some(bound) = self.bound_of(at, now) else { continue };
-            let user = UserId::from_uuid(self.users[self.sessions[at as usize].user as usize].id);
-            users.entry(user).or_insert_with(Bounded::nothing).add(bound.map(|ended| ended.at));
-        }
-        users
-    }
-
     /// The open revocations: each by its app and moment.
     pub(super) fn open_revocations(&self) -> Vec<(AppId, Time)> {
         let of_app = |app: &App| -> Vec<(AppId, Time)> {
@@ -76,9 +53,9 @@ impl View {
                 let policy = rule.policy()?.name.clone();
                 let kind = Some(self.kinds.kind(session.kind));
                 let since = rule.since(user, Some(session), kind);
-                let end =
-                    since.and_then(|from| self.end_by(session, user, Era { from, ..rule.era }));
-                let is_over = end.is_some_and(|ended| ended.at <= now);
+                let own = |from| self.end_by(session, user, &policy, Era { from, ..rule.era });
+                let end = since.and_then(own);
+                let is_over = end.as_ref().is_some_and(|end| end.ended.at <= now);
                 Some(OwnVerdict { policy, is_about_it: since.is_some(), end, is_over })
             })
             .collect();
@@ -87,10 +64,13 @@ impl View {
     }
 
     /// When one policy alone would end a session.
-    fn end_by(&self, session: &Session, user: &User, era: Era) -> Option<Ended> {
+    fn end_by(&self, session: &Session, user: &User, policy: &str, era: Era) -> Option<KnownEnd> {
         let rules = &self.apps[user.app as usize].rules;
         self.with_facts(session, user, rules, |facts| {
-            end(&Facts { ended: None, user_ended: None, cut_offs: &[], eras: &[era], ..*facts })
+            let alone = Facts { ended: None, user_ended: None, cut_offs: &[], ..*facts };
+            let ended = end(&Facts { eras: &[era], ..alone })?;
+            let counted = counted(facts, ended.because, era.limits);
+            Some(KnownEnd { ended, policy: Some(policy.to_owned()), counted })
         })
     }
 }

@@ -1,14 +1,17 @@
 //! How often devices will have to sign in again, if every one of them stays in use and signs in as
 //! soon as it must. It moves whole classes of devices, those with the same limits, from one sign-in
-//! to the next, by the decision: a thousand devices with one moment cost as much as one.
+//! to the next, by the decision: a thousand devices with one moment cost as much as one. What is
+//! asked of most devices is just an age: these repeat, and cost an addition a sign-in.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::access::{Era, Facts, Methods, end};
+use crate::access::{Era, Facts, Limits, end};
+use crate::values::error::{Error, Result};
 use crate::values::time::{Span, Time};
 
 const HOURS_A_DAY: usize = 24;
 const SECONDS_AN_HOUR: usize = 3_600;
+const MICROS_A_SECOND: u64 = 1_000_000;
 /// How far it looks ahead.
 const HOURS: usize = 90 * HOURS_A_DAY;
 const SECONDS: usize = HOURS * SECONDS_AN_HOUR;
@@ -24,14 +27,18 @@ pub struct Forecast {
     pub peak_at: Option<Time>,
 }
 
-/// Devices with the same limits (and place, where ends are spread), by the second from now at
-/// which they sign in next.
+/// How much work a forecast may be: some seconds. A sign-in of a class that always has the same time
+/// between two of them is one unit of it, any other costs as much as `STEP_UNITS` of these.
+const UNITS_MAX: u64 = 1_000_000_000;
+const STEP_UNITS: u64 = 32;
+
+/// Devices with the same limits, by the second from now at which they sign in next.
 type Class = BTreeMap<usize, u64>;
 
 /// Takes devices one by one, then looks ahead.
 pub(super) struct Forecaster {
     now: Time,
-    classes: HashMap<(u16, Vec<Era>), Class>,
+    classes: HashMap<Vec<Era>, Class>,
 }
 
 impl Forecaster {
@@ -48,55 +55,154 @@ impl Forecaster {
             return;
         }
         let open = eras.iter().filter(|era| era.until.is_none_or(|until| self.now < until));
-        let limits: Vec<Era> = open.copied().map(|era| for_a_sign_in(era, self.now)).collect();
-        let is_spread = limits.iter().any(|era| era.limits.spread_percent > 0);
-        let class = (if is_spread { facts.phase } else { 0 }, limits);
-        let seconds = self.classes.entry(class).or_default();
+        let limits = open.copied().map(|era| for_a_sign_in(era, facts.phase, self.now));
+        let limits = limits.filter(|era| era.limits != Limits::default()).collect();
+        let seconds = self.classes.entry(limits).or_default();
         *seconds.entry(second(end.at, self.now)).or_default() += 1;
     }
 
     /// Takes the devices of another as well.
     pub(super) fn merge(&mut self, other: Self) {
         for (class, devices) in other.classes {
-            let mine = self.classes.entry(class).or_default();
-            for (second, count) in devices {
-                *mine.entry(second).or_default() += count;
-            }
+            join(self.classes.entry(class).or_default(), devices);
         }
     }
 
-    /// Looks ahead.
-    pub(super) fn run(mut self) -> Forecast {
-        let mut seconds = vec![0_u32; SECONDS];
-        for ((phase, eras), mut class) in std::mem::take(&mut self.classes) {
-            while let Some((at, devices)) = class.pop_first()
-                && let Some(place) = seconds.get_mut(at)
-            {
-                let signed_in = self.moment(at);
-                let facts = Facts { eras: &eras, phase, ..Facts::made_at(signed_in) };
-                let end = end(&facts);
-                if end.is_some_and(|end| end.at <= signed_in) {
-                    continue; // Whose date has come does not sign in again.
-                }
-                *place = place.saturating_add(u32::try_from(devices).unwrap_or(u32::MAX));
-                if let Some(end) = end.filter(|end| end.because.asks_to_sign_in()) {
-                    *class.entry(second(end.at, self.now).max(at + 1)).or_default() += devices;
-                }
+    /// Looks ahead. Refused is what would take too long.
+    pub(super) fn run(self) -> Result<Forecast> {
+        self.run_by(rhythm, UNITS_MAX)
+    }
+
+    fn run_by(
+        self,
+        rhythm: impl Fn(&[Era], Time) -> Option<Rhythm>,
+        units_max: u64,
+    ) -> Result<Forecast> {
+        let mut ahead = Ahead { now: self.now, seconds: vec![0; SECONDS], units_left: units_max };
+        let mut steady: HashMap<Rhythm, Class> = HashMap::new();
+        for (eras, class) in self.classes {
+            match rhythm(&eras, self.now) {
+                Some(rhythm) => join(steady.entry(rhythm).or_default(), class),
+                None => ahead.step(&eras, class)?,
             }
         }
+        for (rhythm, class) in steady {
+            ahead.repeat(rhythm, &class)?;
+        }
+        Ok(ahead.told())
+    }
+}
+
+fn join(class: &mut Class, devices: Class) {
+    for (second, count) in devices {
+        *class.entry(second).or_default() += count;
+    }
+}
+
+/// Devices that sign in again after the same time always, as long as they may, in seconds from now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Rhythm {
+    period: usize,
+    until: usize,
+}
+
+/// The rhythm of sign-ins with these limits, if nothing but an age and a last day is asked for.
+fn rhythm(eras: &[Era], now: Time) -> Option<Rhythm> {
+    let mut rhythm = Rhythm { period: SECONDS, until: SECONDS };
+    for era in eras {
+        let Limits { max_age, not_after, .. } = era.limits;
+        let plain = Limits { max_age, not_after, ..Limits::default() };
+        if era.from > Time::ZERO || era.until.is_some() || era.limits != plain {
+            return None;
+        }
+        let period = max_age.map_or(SECONDS, |age| second(now + age, now));
+        rhythm.period = rhythm.period.min(period.max(1));
+        rhythm.until = rhythm.until.min(not_after.map_or(SECONDS, |end| second(end, now)));
+    }
+    Some(rhythm)
+}
+
+/// The sign-ins that are counted so far.
+struct Ahead {
+    now: Time,
+    seconds: Vec<u32>,
+    units_left: u64,
+}
+
+impl Ahead {
+    /// Moves a class from one sign-in to the next, by the decision.
+    fn step(&mut self, eras: &[Era], mut class: Class) -> Result<()> {
+        while let Some((at, devices)) = class.pop_first()
+            && let Some(place) = self.seconds.get_mut(at)
+        {
+            let signed_in = moment(at, self.now);
+            let facts = Facts { eras, ..Facts::made_at(signed_in) };
+            let end = end(&facts);
+            if end.is_some_and(|end| end.at <= signed_in) {
+                continue; // Whose date has come does not sign in again.
+            }
+            add(place, devices);
+            self.spend(STEP_UNITS)?;
+            if let Some(end) = end.filter(|end| end.because.asks_to_sign_in()) {
+                *class.entry(second(end.at, self.now).max(at + 1)).or_default() += devices;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a class that has a rhythm: one by one if they are few; else every second takes
+    /// over what was a period before it.
+    fn repeat(&mut self, Rhythm { period, until }: Rhythm, class: &Class) -> Result<()> {
+        let sign_ins = |start: &usize| until.saturating_sub(*start).div_ceil(period) as u64;
+        let (one_by_one, all_at_once) = (class.keys().map(sign_ins).sum(), 2 * until as u64);
+        self.spend(all_at_once.min(one_by_one))?;
+        if one_by_one <= all_at_once {
+            for (start, devices) in class {
+                for at in (*start..until).step_by(period) {
+                    add(&mut self.seconds[at], *devices);
+                }
+            }
+            return Ok(());
+        }
+        let mut seconds = vec![0_u32; until];
+        for (start, devices) in class.range(..until) {
+            add(&mut seconds[*start], *devices);
+        }
+        for at in period..until {
+            seconds[at] = seconds[at].saturating_add(seconds[at - period]);
+        }
+        for (place, devices) in self.seconds.iter_mut().zip(seconds) {
+            *place = place.saturating_add(devices);
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, units: u64) -> Result<()> {
+        let why = "sign-ins would be forced so often that their forecast takes too long: ask for a \
+                   longer max_age, for no spread, or for no valid_from and valid_until";
+        let left = self.units_left.checked_sub(units);
+        self.units_left = left.ok_or_else(|| Error::invalid("policies", why))?;
+        Ok(())
+    }
+
+    fn told(&self) -> Forecast {
         let hour = |seconds: &[u32]| seconds.iter().copied().map(u64::from).sum();
-        let peak = seconds.iter().copied().max().unwrap_or(0);
-        let peak_at = seconds.iter().position(|count| peak > 0 && *count == peak);
+        let peak = self.seconds.iter().copied().max().unwrap_or(0);
+        let peak_at = self.seconds.iter().position(|count| peak > 0 && *count == peak);
         Forecast {
-            hours: seconds.chunks(SECONDS_AN_HOUR).map(hour).collect(),
+            hours: self.seconds.chunks(SECONDS_AN_HOUR).map(hour).collect(),
             peak_per_second: u64::from(peak),
-            peak_at: peak_at.map(|at| self.moment(at)),
+            peak_at: peak_at.map(|at| moment(at, self.now)),
         }
     }
+}
 
-    fn moment(&self, second: usize) -> Time {
-        self.now + Span::seconds(i64::try_from(second).unwrap_or(i64::MAX))
-    }
+fn add(place: &mut u32, devices: u64) {
+    *place = place.saturating_add(u32::try_from(devices).unwrap_or(u32::MAX));
+}
+
+fn moment(second: usize, now: Time) -> Time {
+    now + Span::seconds(i64::try_from(second).unwrap_or(i64::MAX))
 }
 
 /// A device that stays in use is never idle.
@@ -106,18 +212,25 @@ fn without_idle(mut era: Era) -> Era {
 }
 
 /// What of it counts for a device that signs in from now on, as it is asked to: by the methods that
-/// it must, in the place of its old session.
-fn for_a_sign_in(mut era: Era, now: Time) -> Era {
+/// it must, in the place of its old session. Devices sign in at whole seconds: so their age may be
+/// rounded up to one, and places with the same age need not be told apart.
+fn for_a_sign_in(mut era: Era, phase: u16, now: Time) -> Era {
     era.from = if era.from <= now { Time::ZERO } else { era.from };
-    era.limits.require_methods = Methods::NONE;
-    era.limits.max_sessions = None;
+    let Limits { calendar, not_after, .. } = era.limits;
+    let age = era.limits.age(phase);
+    let max_age = match era.until {
+        None => age.map(|age| moment(second(now + age, now), now) - now),
+        // Whether its end comes in time is a matter of less than a second.
+        Some(_) => age,
+    };
+    era.limits = Limits { max_age, calendar, not_after, ..Limits::default() };
     era
 }
 
 /// In how many whole seconds, rounded up: who signs in at a second has the end behind them.
 fn second(end: Time, now: Time) -> usize {
     let micros = u64::try_from((end - now).micros()).unwrap_or(0);
-    usize::try_from(micros.div_ceil(1_000_000)).unwrap_or(usize::MAX)
+    usize::try_from(micros.div_ceil(MICROS_A_SECOND)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -126,7 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::access::{Calendar, Limits, Verdict, decide, time};
+    use crate::access::{Calendar, Methods, Verdict, decide, time};
 
     const STEP: Span = Span::minutes(30);
 
@@ -199,7 +312,60 @@ mod tests {
                 let made = Facts::made_at(now() - Span::hours(*age));
                 forecaster.add(&Facts { eras: &eras, active_at: now(), ..made });
             }
-            prop_assert_eq!(forecaster.run().hours, lived(&devices, &eras));
+            let told = forecaster.run().expect("it is quick");
+            prop_assert_eq!(told.hours, lived(&devices, &eras));
         }
+
+        #[test]
+        fn what_has_a_rhythm_is_told_as_step_by_step(
+            devices in proptest::collection::vec((0..9_000_000_i64, any::<u16>()), 1..20),
+            limits in proptest::collection::vec(
+                (proptest::option::of(20_000..9_000_000_i64), 0..50_u8,
+                 proptest::option::of(0..9_000_000_i64)), 1..3),
+            short in proptest::option::of(1..20_i64),
+        ) {
+            let whole = |seconds: i64| Span::from_micros(seconds * 1_000_000 + 7);
+            let era = |limits: Limits| Era { from: Time::ZERO, until: None, limits };
+            let mut eras: Vec<Era> = limits.into_iter().map(|(age, spread_percent, days)| {
+                let max_age = age.map(Span::seconds);
+                let not_after = days.map(|seconds| now() + whole(seconds));
+                era(Limits { max_age, spread_percent, not_after, ..Limits::default() })
+            }).collect();
+            // So short an age for a while only: step by step it would take long.
+            eras.extend(short.map(|seconds| era(Limits {
+                max_age: Some(Span::seconds(seconds)),
+                not_after: Some(now() + Span::seconds(1_000)),
+                ..Limits::default()
+            })));
+            let told = |is_quick: bool, units_max| {
+                let mut forecaster = Forecaster::new(now());
+                for (age, phase) in &devices {
+                    let made = Facts::made_at(now() - whole(*age));
+                    let facts = Facts { eras: &eras, active_at: now(), phase: *phase, ..made };
+                    forecaster.add(&facts);
+                }
+                let by = |eras: &[Era], now| rhythm(eras, now).filter(|_| is_quick);
+                forecaster.run_by(by, units_max)
+            };
+            let quick = told(true, UNITS_MAX).expect("it is quick");
+            let sign_ins = quick.hours.iter().sum::<u64>();
+            prop_assert_eq!(quick, told(false, UNITS_MAX).expect("they are few"));
+            prop_assert!(sign_ins == 0 || told(false, STEP_UNITS - 1).is_err(), "it is bounded");
+        }
+    }
+
+    #[test]
+    fn the_shortest_age_is_told_as_soon_as_any() {
+        let mut forecaster = Forecaster::new(now());
+        let limits =
+            Limits { max_age: Some(Span::seconds(10)), spread_percent: 50, ..Limits::default() };
+        let eras = [Era { from: Time::ZERO, until: None, limits }];
+        for phase in 0..=u16::MAX {
+            let made = Facts::made_at(now() - Span::seconds(1));
+            forecaster.add(&Facts { eras: &eras, active_at: now(), phase, ..made });
+        }
+        assert!(forecaster.classes.len() <= 6, "of five to ten seconds");
+        let told = forecaster.run().expect("it is quick");
+        assert!(told.peak_per_second > 10_000 && told.hours[2_159] > 65_536 * 360);
     }
 }

@@ -8,12 +8,12 @@ use super::traits::Kind;
 use super::view::{Session, User, View, position};
 use super::{Checked, Due, Explained, KnownEnd, Looked, Room};
 use crate::access::{
-    Because, CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Verdict, decide, each_end, end,
-    sure_end,
+    Because, CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Traits, Verdict, decide,
+    each_end, end, sure_end,
 };
 use crate::apps::policies::{OverMax, Policy};
 use crate::values::ids::{AppId, SessionId, UserId};
-use crate::values::time::Time;
+use crate::values::time::{Span, Time};
 
 /// So many limits are about the sessions of most users.
 type Eras = SmallVec<[Era; 6]>;
@@ -32,11 +32,12 @@ impl View {
         let session = &self.sessions[at as usize];
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
-        let verdict = self.with_facts(session, user, &app.rules, |facts| decide(facts, now));
-        let warn_at = match verdict {
-            Verdict::Valid { ends_at: Some(end) } => app.warn_before.map(|before| end - before),
-            _ => None,
-        };
+        let warn_before = app.warn_before;
+        let (verdict, warn_at) = self.with_facts(session, user, &app.rules, |facts| {
+            let verdict = decide(facts, now);
+            let sure = warn_before.filter(|_| verdict.is_valid()).zip(sure_end(facts));
+            (verdict, sure.map(|(before, end)| end.at - before))
+        });
         Checked {
             app: app.id,
             user: UserId::from_uuid(user.id),
@@ -136,14 +137,26 @@ impl View {
             self.rules_of(user, Some(session), rules).collect();
         let mut ends: Vec<KnownEnd> = Vec::new();
         self.with_facts(session, user, rules, |facts| {
-            ends.extend(facts.ended.map(|ended| KnownEnd { ended, policy: None }));
+            let policy = self.ends.policy(at).map(str::to_owned);
+            ends.extend(facts.ended.map(|ended| KnownEnd { ended, policy, counted: None }));
             each_end(facts, |ended, place| {
-                let policy = place.and_then(|place| named[place].0);
-                ends.push(KnownEnd { ended, policy: policy.map(|policy| policy.name.clone()) });
+                let (policy, era) = match place {
+                    Some(place) => (named[place].0, Some(named[place].1)),
+                    None => (None, None),
+                };
+                let policy = policy.map(|policy| policy.name.clone());
+                let counted = era.and_then(|era| counted(facts, ended.because, era.limits));
+                let end = KnownEnd { ended, policy, counted };
+                match ends.first_mut().filter(|_| facts.ended == Some(ended)) {
+                    // The limit by which it was written that it ended.
+                    Some(written) if written.policy == end.policy => *written = end,
+                    _ => ends.push(end),
+                }
             });
         });
         let first = usize::from(session.ended().is_some());
-        ends[first..].sort_by_key(|end| (end.ended.at, end.ended.because));
+        let order = |end: &KnownEnd| (end.ended.at, end.ended.because, end.policy.is_none());
+        ends[first..].sort_by_key(order);
         // A wipe is told even if the session had ended before: see `decide`.
         let wiped = ends.iter().position(|end| end.ended.because == Because::Wiped);
         if let Some(place) = wiped
@@ -156,6 +169,12 @@ impl View {
         Explained { ends, max_age, active_at: session.last_at() }
     }
 
+    /// The policy that asks for this end of a session.
+    pub(super) fn policy_of(&self, at: u32, ended: Ended) -> Option<String> {
+        let ends = self.explain(at).ends.into_iter();
+        ends.filter(|end| end.ended == ended).find_map(|end| end.policy)
+    }
+
     /// The decision on a session of this user that would be made now, as far as it is known:
     /// without a kind, by what is about all sessions of the user.
     pub(super) fn judge_user(
@@ -165,15 +184,7 @@ impl View {
         now: Time,
     ) -> Option<Verdict> {
         let user = &self.users[self.user(user)? as usize];
-        let rules = &self.apps[user.app as usize].rules;
-        let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
-        if let Some(kind) = kind {
-            let asked = rules.others(user).filter(|rule| rule.is_about_sessions());
-            eras.extend(asked.filter_map(|rule| {
-                let from = rule.since_of(user, Some(Some(kind)))?;
-                Some(Era { from, ..rule.era })
-            }));
-        }
+        let mut eras = self.eras_of_sign_in(user, kind);
         let made = Facts::made_at(now);
         let methods = kind.map_or(Methods::NONE, |kind| kind.traits.methods);
         if kind.is_none() {
@@ -185,6 +196,37 @@ impl View {
         let (cut_offs, user_ended) = (self.cut_offs(user), user.ended);
         let facts = Facts { user_ended, methods, cut_offs: &cut_offs, eras: &eras, ..made };
         Some(decide(&facts, now))
+    }
+
+    /// The limits of a session of this kind that the user would begin; without a kind, those that are
+    /// about all sessions of the user.
+    fn eras_of_sign_in(&self, user: &User, kind: Option<&Kind>) -> Vec<Era> {
+        let rules = &self.apps[user.app as usize].rules;
+        let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
+        if let Some(kind) = kind {
+            let asked = rules.others(user).filter(|rule| rule.is_about_sessions());
+            eras.extend(asked.filter_map(|rule| {
+                let from = rule.since_of(user, Some(Some(kind)))?;
+                Some(Era { from, ..rule.era })
+            }));
+        }
+        eras
+    }
+
+    /// The end that nobody can put off of a session with these traits that the user would begin at a
+    /// moment. On which device is not known: of all that it could be, the last.
+    pub(super) fn bound_of_sign_in(
+        &self,
+        user: UserId,
+        traits: &Traits,
+        at: Time,
+    ) -> Option<Option<Ended>> {
+        let user = &self.users[self.user(user)? as usize];
+        let kind = Kind { traits: traits.clone(), labels: Vec::new() };
+        let (eras, cut_offs) = (self.eras_of_sign_in(user, Some(&kind)), self.cut_offs(user));
+        let (user_ended, methods) = (user.ended, traits.methods);
+        let made = Facts::made_at(at);
+        Some(sure_end(&Facts { user_ended, methods, cut_offs: &cut_offs, eras: &eras, ..made }))
     }
 
     /// The strictest limit on how many sessions the user has, if there is one now.
@@ -239,23 +281,22 @@ impl View {
     ) -> Option<(Due, bool)> {
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
-        let (verdict, end) = self.with_facts(session, user, &app.rules, |facts| {
+        // By activity nobody puts off what it is warned of.
+        let (verdict, sure) = self.with_facts(session, user, &app.rules, |facts| {
             let verdict = decide(facts, now);
-            if verdict.is_valid() && sure_end(facts).is_none() {
-                endless((app.id, UserId::from_uuid(user.id)));
-            }
-            (verdict, end(facts))
+            (verdict, verdict.is_valid().then(|| sure_end(facts)))
         });
-        let ended = match verdict {
-            Verdict::Ended(ended) => Some(ended),
-            Verdict::Valid { .. } => end,
-        }?;
+        if sure == Some(None) {
+            endless((app.id, UserId::from_uuid(user.id)));
+        }
+        let (ended, is_over) = match verdict {
+            Verdict::Ended(ended) => (ended, true),
+            Verdict::Valid { .. } => (sure.flatten()?, false),
+        };
         if session.ended() == Some(ended) {
             return None;
         }
-        let is_over = ended.at <= now;
         let is_soon = !session.is_warned()
-            && ended.because != Because::Idle
             && app.warn_before.is_some_and(|warn_before| ended.at <= now + warn_before);
         let due = || Due {
             app: app.id,
@@ -279,8 +320,9 @@ impl View {
         let until = from.saturating_add(rows_max);
         for at in from..until {
             let Some(session) = self.sessions.get(at) else { continue };
-            if self.apps[self.users[session.user as usize].app as usize].unreadable.is_some() {
-                looked.has_skipped = true;
+            let app = &self.apps[self.users[session.user as usize].app as usize];
+            if app.unreadable.is_some() {
+                looked.skipped.insert(app.id);
                 continue;
             }
             let mut endless = None;
@@ -295,19 +337,26 @@ impl View {
         (until < self.sessions.capacity()).then_some(until)
     }
 
-    /// What is due of a session now, with the policy that asks for it; none when it is another
-    /// thing, or nothing any more.
-    pub(super) fn due_still(&self, due: &Due, now: Time) -> Option<Due> {
+    /// What is due of a session now, with the policy that asks for it; none when that is not the end
+    /// (or not the warning) that it was, or nothing any more.
+    pub(super) fn due_still(&self, due: &Due, is_end: bool, now: Time) -> Option<Due> {
         let at = self.session_of(due.user, due.session)?;
-        let (found, _) = self.due_of(&self.sessions[at as usize], now, |_| {})?;
-        let policy = self.explain(at).ends.first().and_then(|end| end.policy.clone());
-        let was_over = due.ended.at <= now;
-        let is_over = found.ended.at <= now;
-        (was_over == is_over).then_some(Due { policy, ..found })
+        let (found, is_over) = self.due_of(&self.sessions[at as usize], now, |_| {})?;
+        let policy = self.policy_of(at, found.ended);
+        (is_over == is_end).then_some(Due { policy, ..found })
     }
 
     /// The positions of all sessions, for those who look at each.
     pub(super) fn positions(&self) -> impl Iterator<Item = u32> {
         self.sessions.iter().map(|(at, _)| position(at))
+    }
+}
+
+/// How long a limit is, and since when that is counted.
+pub(super) fn counted(facts: &Facts<'_>, because: Because, limits: Limits) -> Option<(Span, Time)> {
+    match because {
+        Because::TooOld => limits.age(facts.phase).map(|age| (age, facts.authenticated_at)),
+        Because::Idle => limits.max_idle.map(|idle| (idle, facts.active_at)),
+        _ => None,
     }
 }

@@ -4,23 +4,25 @@
 
 mod apply;
 mod bounds;
+mod ends;
 mod forecast;
 mod judge;
 mod load;
 mod picture;
 mod policies;
+mod preview;
 mod rules;
+mod scan;
 mod traits;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::access::{Because, Ended, Traits, Verdict};
-use crate::apps::policies::{OverMax, Policy};
-use crate::apps::selectors::Found;
-use crate::cutoffs::revocations::{Filter, Met};
+use crate::apps::policies::OverMax;
 use crate::ledger::{By, Entry};
 use crate::store::Read;
 use crate::tokens::{Scopes, TokenKind};
@@ -69,6 +71,24 @@ pub struct KnownEnd {
     pub ended: Ended,
     /// The policy that asks for it, if one does.
     pub policy: Option<String>,
+    /// Of an age or idle limit: how long it is, and since when that is counted.
+    pub counted: Option<(Span, Time)>,
+}
+
+impl KnownEnd {
+    /// Why, as a sentence, without the policy.
+    pub fn detail(&self) -> String {
+        let counted = self.counted.map(|(limit, since)| format!(": {limit} since {since}"));
+        format!("{}{}", self.ended.because, counted.unwrap_or_default())
+    }
+}
+
+impl fmt::Display for KnownEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(policy) = &self.policy else { return f.write_str(&self.detail()) };
+        write!(f, "{}: policy {policy}", self.ended.because)?;
+        self.counted.map_or(Ok(()), |(limit, since)| write!(f, ", {limit} since {since}"))
+    }
 }
 
 /// Why a session ends when it does.
@@ -90,7 +110,7 @@ pub struct OwnVerdict {
     /// Whether the session meets its selector.
     pub is_about_it: bool,
     /// The first end that it asks for.
-    pub end: Option<Ended>,
+    pub end: Option<KnownEnd>,
     /// Whether that has come.
     pub is_over: bool,
 }
@@ -137,8 +157,8 @@ pub(crate) struct Looked {
     pub(crate) endless: HashSet<(AppId, UserId)>,
     /// The open revocations: each by its app and moment.
     pub(crate) revocations: Vec<(AppId, Time)>,
-    /// It could not judge all sessions: of an app with a policy that cannot be read.
-    pub(crate) has_skipped: bool,
+    /// The apps whose sessions it could not judge: one of their policies cannot be read.
+    pub(crate) skipped: HashSet<AppId>,
 }
 
 /// How many sessions a user may have, by the strictest policy.
@@ -161,12 +181,12 @@ pub struct Activity {
     pub tokens: Vec<(TokenId, Time)>,
 }
 
-/// How far someone is who looks at all sessions of an app.
+/// How far someone is who looks at all sessions.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// So many are looked at.
     pub sessions: AtomicUsize,
-    /// Of so many; 0 as long as they are not counted.
+    /// Of so many, of all apps; 0 as long as they are not counted.
     pub all: AtomicUsize,
 }
 
@@ -226,34 +246,23 @@ impl Live {
         Ok(found.map(|at| (view.judge(at, now).verdict, view.active_at(at))))
     }
 
+    /// How a session has ended by now, and by which policy; none if it has not.
+    pub(crate) fn ended(
+        &self,
+        user: UserId,
+        session: SessionId,
+        now: Time,
+    ) -> Result<Option<(Ended, Option<String>)>> {
+        let view = self.known_of(user)?;
+        let Some(at) = view.session_of(user, session) else { return Ok(None) };
+        let Verdict::Ended(ended) = view.judge(at, now).verdict else { return Ok(None) };
+        Ok(Some((ended, view.policy_of(at, ended))))
+    }
+
     /// Why a session token's session ends when it does. None: nobody knows it.
     pub fn explain(&self, secret: &SecretHash) -> Result<Option<Explained>> {
         let view = self.known()?;
         Ok(view.session_by_secret(secret).map(|at| view.explain(at)))
-    }
-
-    /// What a set of policies would do if it were stated now; `found` is who meets what it names
-    /// for the first time. `seen` says meanwhile how far it is.
-    pub fn preview(
-        &self,
-        app: AppId,
-        (policies, found): (&[Policy], &Found),
-        now: Time,
-        seen: &Seen,
-    ) -> Result<Preview> {
-        self.known_in(app)?.preview(app, (policies, found), now, seen)
-    }
-
-    /// The sessions that a revocation would end now, each with its user.
-    pub fn met_by(
-        &self,
-        app: AppId,
-        (filter, met): (&Filter, &Met),
-        wipes: bool,
-        now: Time,
-    ) -> Result<Vec<(UserId, SessionId)>> {
-        let view = self.known_in(app)?;
-        Ok(view.met_by(app, &view.cut(app, filter, met, wipes, now), now))
     }
 
     /// Begins a sweep: which revocations it will have seen, and of which building of the view.
@@ -295,8 +304,8 @@ impl Live {
     }
 
     /// What is due of a session still, with the policy that asks for it.
-    pub(crate) fn due_still(&self, due: &Due, now: Time) -> Result<Option<Due>> {
-        Ok(self.known()?.due_still(due, now))
+    pub(crate) fn due_still(&self, due: &Due, is_end: bool, now: Time) -> Result<Option<Due>> {
+        Ok(self.known()?.due_still(due, is_end, now))
     }
 
     /// The strictest limit on how many sessions the user has, if there is one.
@@ -345,16 +354,6 @@ impl Live {
         Ok(self.known_of(user)?.bounds_of(user, now))
     }
 
-    /// The sessions of an app that are valid now, each with its user.
-    pub fn valid_sessions(&self, app: AppId, now: Time) -> Result<Vec<(UserId, SessionId)>> {
-        Ok(self.known_in(app)?.valid(app, now))
-    }
-
-    /// The users of an app who have a session that is valid now. It looks at every session.
-    pub(crate) fn bounds(&self, app: AppId, now: Time) -> Result<HashMap<UserId, Bounded>> {
-        Ok(self.known_in(app)?.bounds(app, now))
-    }
-
     /// Judges an API token, a run's token or the operator's.
     pub fn admit(&self, secret: &SecretHash, now: Time) -> Result<Result<Admitted, Because>> {
         let view = self.known()?;
@@ -391,6 +390,18 @@ impl Live {
         let view = self.known_of(user)?;
         let verdict = view.judge_enrolment(user, (created_at, expires_at), ended, now);
         verdict.ok_or_else(|| Error::not_found(format!("user {user}")))
+    }
+
+    /// The end that nobody can put off of a session that a user would begin at a moment; none: there
+    /// is no such end.
+    pub(crate) fn bound_of_sign_in(
+        &self,
+        user: UserId,
+        traits: &Traits,
+        at: Time,
+    ) -> Result<Option<Ended>> {
+        let bound = self.known_of(user)?.bound_of_sign_in(user, traits, at);
+        bound.ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
     /// How many sessions, users and apps it holds.

@@ -50,8 +50,11 @@ impl View {
             let session = &self.sessions[at as usize];
             let (checked, active) = (self.judge(at, now), self.active_at(at));
             let (secret, traits) = (hex(&session.secret), self.traits_of(session));
-            let (ended, is_warned) = (session.ended(), session.is_warned());
-            let line = format!("{checked:?} {active:?} {ended:?} {secret} {traits} {is_warned}");
+            let (ended, policy) = (session.ended(), self.ends.policy(at));
+            let is_warned = session.is_warned();
+            let line = format!(
+                "{checked:?} {active:?} {ended:?} {policy:?} {secret} {traits} {is_warned}"
+            );
             lines.insert(format!("session {}", session.id), line);
         }
         for (secret, token) in &self.tokens {

@@ -1,16 +1,11 @@
-//! Policies in the view: their versions over time, and what a new set would do before it is stated.
+//! Policies and revocations in the view: their versions over time, and whom they are about.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
-use uuid::Uuid;
-
-use super::forecast::Forecaster;
-use super::rules::Rules;
 use super::traits::{Asked, Kind};
 use super::view::{Group, Session, User, View};
-use super::{Preview, Seen};
-use crate::access::{Cut, Era, Limits, Traits, decide};
+use crate::access::{Cut, Era, Limits, Traits};
 use crate::apps::policies::{Policy, PolicyLimits};
 use crate::apps::selectors::Found;
 use crate::cutoffs::revocations::{Filter, Met};
@@ -20,12 +15,6 @@ use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
 
-/// More users are not named: their number is told.
-const NAMED_MAX: usize = 100;
-/// A preview takes no more of the machine than this.
-const CORES_MAX: usize = 4;
-/// After so many sessions it says how far it is.
-const TOLD_ROWS: usize = 10_000;
 /// A group that nobody was ever in.
 const NOBODY: u32 = u32::MAX;
 
@@ -42,11 +31,11 @@ pub(super) struct Rule {
     pub(super) groups: Option<Box<[u32]>>,
     /// Users are in all of these.
     all_groups: Box<[u32]>,
-    users: Option<HashSet<UserId>>,
+    users: Option<Arc<HashSet<UserId>>>,
     asked: Option<Asked>,
     /// Of a revocation: the sessions that meet what only the tables know. In a preview: those whose
     /// labels fit patterns that nobody has named before.
-    sessions: Option<HashSet<SessionId>>,
+    sessions: Option<Arc<HashSet<SessionId>>>,
 }
 
 impl Rule {
@@ -216,32 +205,24 @@ impl View {
         let mut rule = self.selected(app, policy, era, &Found::default());
         if let Some(met) = &met.users {
             let met: HashSet<UserId> = met.iter().copied().collect();
-            rule.users = Some(match rule.users {
+            rule.users = Some(Arc::new(match rule.users {
                 Some(users) => users.intersection(&met).copied().collect(),
                 None => met,
-            });
+            }));
         }
         rule.sessions.clone_from(&met.sessions);
         rule
     }
 
-    /// The sessions that a revocation would end, each with its user.
-    pub(super) fn met_by(&self, app: AppId, rule: &Rule, now: Time) -> Vec<(UserId, SessionId)> {
-        let wipes = rule.era.limits.cut.is_some_and(|cut| cut.wipes);
-        let mut found = Vec::new();
-        for at in self.all_sessions_of(app) {
-            let session = &self.sessions[at as usize];
-            let user = &self.users[session.user as usize];
-            let is_open = if wipes {
-                session.ended().is_none_or(|ended| State::after(ended.because) != State::Reset)
-            } else {
-                self.judge(at, now).verdict.is_valid()
-            };
-            if is_open && self.is_cut(session, user, rule) {
-                found.push((UserId::from_uuid(user.id), SessionId::from_uuid(session.id)));
-            }
-        }
-        found
+    /// Whether a revocation would end a session.
+    pub(super) fn is_met(&self, at: u32, rule: &Rule, now: Time) -> bool {
+        let session = &self.sessions[at as usize];
+        let is_open = if rule.era.limits.cut.is_some_and(|cut| cut.wipes) {
+            session.ended().is_none_or(|ended| State::after(ended.because) != State::Reset)
+        } else {
+            self.judge(at, now).verdict.is_valid()
+        };
+        is_open && self.is_cut(session, &self.users[session.user as usize], rule)
     }
 
     /// Whether a revocation is about the session as it was authenticated last.
@@ -277,13 +258,13 @@ impl View {
         let sessions = (!new.is_empty()).then(|| {
             let mut named = selector.labels.iter().flatten();
             let fits = found.labels.iter().filter(|(.., text)| named.any(|it| it == text));
-            fits.map(|(_, session, _)| *session).collect()
+            Arc::new(fits.map(|(_, session, _)| *session).collect())
         });
         let mut asked = Asked::of(&policy, pattern);
         if sessions.is_some() {
             asked = asked.map(Asked::without_labels);
         }
-        let all_groups = all_groups.into();
+        let (all_groups, users) = (all_groups.into(), users.map(Arc::new));
         let (set_at, replaced_at) = (era.from, None);
         Rule { policy, set_at, replaced_at, era, groups, all_groups, users, asked, sessions }
     }
@@ -310,113 +291,5 @@ impl View {
             rules.push(self.rule(app, policy.clone(), (now, None), found)?);
         }
         Ok(rules)
-    }
-
-    /// What would happen if this set were stated now: the same rules, the same decision.
-    pub(super) fn preview(
-        &self,
-        app: AppId,
-        (policies, found): (&[Policy], &Found),
-        now: Time,
-        seen: &Seen,
-    ) -> Result<Preview> {
-        let new = Rules::new(self.amended(app, policies, found, now)?);
-        let old = &self.app(app).ok_or_else(|| Error::not_found(format!("app {app}")))?.rules;
-        let positions: Vec<u32> = self.sessions_of(app).collect();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX);
-        seen.all.store(positions.len(), Ordering::Relaxed);
-        let share = positions.len().div_ceil(cores).max(1);
-        let rules = (old, &new);
-        let parts: Vec<Looked> = std::thread::scope(|scope| {
-            let look = |some| scope.spawn(move || self.look_at(some, rules, now, seen));
-            // All begin before the first is waited for.
-            let begun: Vec<_> = positions.chunks(share).map(look).collect();
-            begun.into_iter().map(|part| part.join().expect("it does not panic")).collect()
-        });
-        let mut all = Looked::new(now);
-        for part in parts {
-            all.add(part);
-        }
-        let mut who: Vec<UserId> = all.ended_users.iter().copied().map(UserId::from_uuid).collect();
-        who.sort_unstable();
-        who.truncate(NAMED_MAX);
-        Ok(Preview {
-            sessions: all.sessions,
-            users: all.users.len(),
-            ended_sessions: all.ended_sessions,
-            ended_users: all.ended_users.len(),
-            who,
-            before: all.before.run(),
-            after: all.after.run(),
-        })
-    }
-
-    fn look_at(
-        &self,
-        positions: &[u32],
-        (old, new): (&Rules, &Rules),
-        now: Time,
-        seen: &Seen,
-    ) -> Looked {
-        let mut looked = Looked::new(now);
-        for (number, at) in positions.iter().enumerate() {
-            if number % TOLD_ROWS == TOLD_ROWS - 1 {
-                seen.sessions.fetch_add(TOLD_ROWS, Ordering::Relaxed);
-            }
-            let session = &self.sessions[*at as usize];
-            let user = &self.users[session.user as usize];
-            let is_valid = self.with_facts(session, user, old, |facts| {
-                let is_valid = decide(facts, now).is_valid();
-                if is_valid {
-                    looked.before.add(facts);
-                }
-                is_valid
-            });
-            if !is_valid {
-                continue;
-            }
-            looked.sessions += 1;
-            looked.users.insert(user.id);
-            self.with_facts(session, user, new, |facts| {
-                if !decide(facts, now).is_valid() {
-                    looked.ended_sessions += 1;
-                    looked.ended_users.insert(user.id);
-                }
-                looked.after.add(facts);
-            });
-        }
-        looked
-    }
-}
-
-/// What a preview has seen of some sessions.
-struct Looked {
-    sessions: usize,
-    ended_sessions: usize,
-    users: HashSet<Uuid>,
-    ended_users: HashSet<Uuid>,
-    before: Forecaster,
-    after: Forecaster,
-}
-
-impl Looked {
-    fn new(now: Time) -> Self {
-        Self {
-            sessions: 0,
-            ended_sessions: 0,
-            users: HashSet::new(),
-            ended_users: HashSet::new(),
-            before: Forecaster::new(now),
-            after: Forecaster::new(now),
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.sessions += other.sessions;
-        self.ended_sessions += other.ended_sessions;
-        self.users.extend(other.users);
-        self.ended_users.extend(other.ended_users);
-        self.before.merge(other.before);
-        self.after.merge(other.after);
     }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::access::{Because, CutOffKind, Ended, Era, Facts, Limits, Verdict, decide};
 use crate::ledger::By;
+use crate::live::ends::Ends;
 use crate::live::rules::Rules;
 use crate::live::traits::Kinds;
 use crate::live::{Activity, Admitted};
@@ -38,6 +39,7 @@ pub(super) struct View {
     pub(super) kinds: Kinds,
     /// Of users whose access ends on a date: since when that is said, and the date.
     pub(super) dates: HashMap<u32, (Time, Time)>,
+    pub(super) ends: Ends,
 }
 
 pub(super) struct App {
@@ -137,7 +139,7 @@ impl Session {
         self.ended_because.map(|because| Ended { at: self.last_at(), because })
     }
 
-    pub(super) fn end(&mut self, ended: Ended) {
+    fn end(&mut self, ended: Ended) {
         *self.last_at.get_mut() = ended.at.micros();
         self.ended_because = Some(ended.because);
     }
@@ -248,21 +250,6 @@ impl View {
         self.user(user).map_or(Ok(()), |at| self.readable(self.users[at as usize].app))
     }
 
-    /// The sessions of an app.
-    pub(super) fn all_sessions_of(&self, app: AppId) -> impl Iterator<Item = u32> {
-        let app = self.app_at.get(&app).copied();
-        let is_mine = move |(_, session): &(usize, &Session)| {
-            Some(self.users[session.user as usize].app) == app
-        };
-        self.sessions.iter().filter(is_mine).map(|(at, _)| position(at))
-    }
-
-    /// The sessions of an app whose end is not written.
-    pub(super) fn sessions_of(&self, app: AppId) -> impl Iterator<Item = u32> {
-        let is_open = |at: &u32| self.sessions[*at as usize].ended_because.is_none();
-        self.all_sessions_of(app).filter(is_open)
-    }
-
     /// The sessions of a user, the newest first.
     pub(super) fn sessions_of_user(&self, user: &User) -> impl Iterator<Item = &Session> {
         let row = |at: u32| (at != NONE).then(|| &self.sessions[at as usize]);
@@ -333,7 +320,7 @@ impl View {
         (secret, kind): (SecretHash, u16),
         (authenticated_at, active_at): (Time, Time),
         ended: Option<Ended>,
-    ) -> &mut Session {
+    ) -> u32 {
         let owner = &mut self.users[user as usize];
         let session = Session {
             secret: short(&secret),
@@ -349,7 +336,7 @@ impl View {
         let at = position(self.sessions.insert(session));
         owner.first_session = at;
         self.index_session(at);
-        &mut self.sessions[at as usize]
+        at
     }
 
     fn index_session(&mut self, at: u32) {
@@ -373,6 +360,7 @@ impl View {
         session.authenticated_at = now;
         *session.last_at.get_mut() = now.micros();
         session.ended_because = None;
+        self.ends.note(at, None);
         self.index_session(at);
     }
 
@@ -395,6 +383,7 @@ impl View {
             found.remove();
         }
         self.sessions.remove(at as usize);
+        self.ends.note(at, None);
         Some(())
     }
 
@@ -414,6 +403,12 @@ impl View {
             at = row.next;
         }
         None
+    }
+
+    /// Notes an end that is written, and the policy that asked for it.
+    pub(super) fn end_session(&mut self, at: u32, ended: Ended, policy: Option<&str>) {
+        self.sessions[at as usize].end(ended);
+        self.ends.note(at, policy);
     }
 
     pub(super) fn session_mut(&mut self, at: u32) -> &mut Session {

@@ -1,8 +1,8 @@
 //! Who can still get in, until when, and why: of one session, one user, all users.
 
-use super::{OF_USER_MAX, Session, find};
-use crate::access::{Because, Ended, Verdict};
-use crate::ledger::{self, Stored};
+use super::{OF_USER_MAX, Session, find, history};
+use crate::access::Ended;
+use crate::ledger::Stored;
 use crate::live::{self, Bounded, Explained, OwnVerdict};
 use crate::store::{Db, Read, args};
 use crate::values::error::{Error, Result};
@@ -31,7 +31,7 @@ pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Expla
     let session = find(read, app, user, id).await?;
     let explained = read.live().explain_session(user, id)?.ok_or_else(missing)?;
     let policies = read.live().own_verdicts(user, id, read.now())?;
-    let history = ledger::of_session(read, app, (user, id), session.authenticated_at).await?;
+    let history = history::of_session(read, app, (user, id), session.authenticated_at).await?;
     Ok(Explanation { session, explained, policies, history })
 }
 
@@ -40,7 +40,8 @@ pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Expla
 pub struct Access {
     /// The session; none for an authentication token that is not used yet.
     pub session: Option<SessionId>,
-    /// When and why it surely ends: activity does not put it off.
+    /// When and why it surely ends: activity does not put it off. Of a token: the session that it can
+    /// begin at its last moment.
     pub ends: Option<Ended>,
 }
 
@@ -50,16 +51,13 @@ pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
     let sessions = read.live().bounds_of(user, now)?.into_iter();
     let mut list: Vec<Access> =
         sessions.map(|(id, ends)| Access { session: Some(id), ends }).collect();
-    let sql = "select created_at, expires_at, ended_at, ended_by from enrolments
+    let sql = "select created_at, expires_at, ended_at, ended_by, traits from enrolments
                where user_id = $1 and ended_at is null and expires_at > $2 limit $3";
     for row in read.rows(sql, args![user, now, OF_USER_MAX]).await? {
         let times = (row.time(0)?, row.time(1)?);
         let written = live::written_end(&row, 2)?;
-        if let Verdict::Valid { ends_at } =
-            read.live().judge_enrolment(user, times, written, now)?
-        {
-            // A device that enrols with it begins a session of its own, which is an item then.
-            let ends = ends_at.map(|at| Ended { at, because: Because::Expired });
+        if read.live().judge_enrolment(user, times, written, now)?.is_valid() {
+            let ends = read.live().bound_of_sign_in(user, &row.parsed(4)?, times.1)?;
             list.push(Access { session: None, ends });
         }
     }
@@ -74,19 +72,20 @@ pub async fn of_app(db: &Db, app: AppId) -> Result<Vec<(UserId, Bounded)>> {
     let looking = db.clone();
     let looked = tokio::task::spawn_blocking(move || looking.live().bounds(app, now)).await;
     let mut users = looked.map_err(|error| Error::Internal(format!("bounds: {error}")))??;
-    let sql = "select e.user_id, e.created_at, e.expires_at from enrolments e
+    let sql = "select e.user_id, e.created_at, e.expires_at, e.traits from enrolments e
                join users u on u.id = e.user_id
                where u.app_id = $1 and e.ended_at is null and e.expires_at > $2";
     let mut open = Vec::new();
     read.each(sql, args![app, now], |row| {
-        open.push((row.parsed(0)?, (row.time(1)?, row.time(2)?)));
+        open.push((row.parsed(0)?, (row.time(1)?, row.time(2)?), row.parsed(3)?));
         Ok(())
     })
     .await?;
-    for (user, times) in open {
-        let judged = db.live().judge_enrolment(user, times, None, now)?;
-        if let Verdict::Valid { ends_at } = judged {
-            users.entry(user).or_insert_with(Bounded::nothing).add(ends_at);
+    for (user, times, traits) in open {
+        if db.live().judge_enrolment(user, times, None, now)?.is_valid() {
+            let ends = db.live().bound_of_sign_in(user, &traits, times.1)?;
+            let bounded = users.entry(user).or_insert_with(Bounded::nothing);
+            bounded.add(ends.map(|ended| ended.at));
         }
     }
     let mut list: Vec<(UserId, Bounded)> = users.into_iter().collect();

@@ -1,6 +1,7 @@
 //! Device sessions: how they read, and how they end. How one begins is in `devices`.
 
 pub mod bounds;
+mod history;
 pub mod sweep;
 
 use std::collections::HashMap;
@@ -196,7 +197,7 @@ pub async fn re_authenticate(
 ) -> Result<()> {
     if find(tx, app, user, id).await?.state == State::Enrolled {
         let ended = Ended { at: tx.now(), because: Because::ReAuthenticate };
-        write_end(tx, (user, id), ended, tx.now()).await?;
+        write_end(tx, (user, id), (ended, None), tx.now()).await?;
         tx.record(Subject::user(app, user), why, Change::SessionReAuthenticate { session: id });
     }
     Ok(())
@@ -212,12 +213,10 @@ pub async fn wipe(
 ) -> Result<()> {
     if find(tx, app, user, id).await?.state != State::Reset {
         // What had ended before ended when it did.
-        let at = match tx.live().judge(user, id, tx.now())? {
-            Some((Verdict::Ended(ended), _)) => ended.at,
-            _ => tx.now(),
-        };
+        let before = tx.live().ended(user, id, tx.now())?;
+        let at = before.map_or(tx.now(), |(ended, _)| ended.at);
         let ended = Ended { at, because: Because::Wiped };
-        write_end(tx, (user, id), ended, tx.now()).await?;
+        write_end(tx, (user, id), (ended, None), tx.now()).await?;
         tx.record(Subject::user(app, user), why, Change::SessionWiped { session: id });
     }
     Ok(())
@@ -227,7 +226,7 @@ pub async fn wipe(
 pub async fn sign_out(tx: &mut Tx, app: AppId, user: UserId, id: SessionId) -> Result<()> {
     if find(tx, app, user, id).await?.state == State::Enrolled {
         let ended = Ended { at: tx.now(), because: Because::SignedOut };
-        write_end(tx, (user, id), ended, tx.now()).await?;
+        write_end(tx, (user, id), (ended, None), tx.now()).await?;
         tx.record(Subject::user(app, user), None, Change::SessionSignedOut { session: id });
     }
     Ok(())
@@ -264,14 +263,13 @@ pub(crate) async fn end_others(
             continue;
         }
         let now = tx.now();
-        let ended = match tx.live().judge(user, id, now)? {
-            Some((Verdict::Ended(ended), _)) if State::after(because) == State::Locked => ended,
-            Some((Verdict::Ended(ended), _)) => Ended { at: ended.at, because },
-            _ => Ended { at: now, because },
+        let (ended, policy) = match tx.live().ended(user, id, now)? {
+            Some(known) if State::after(because) == State::Locked => known,
+            Some((ended, _)) => (Ended { at: ended.at, because }, None),
+            None => (Ended { at: now, because }, None),
         };
-        write_end(tx, (user, id), ended, ended.at).await?;
-        let because = ended.because.name().to_owned();
-        list.push(EndedSession { session: id, at: ended.at, because });
+        write_end(tx, (user, id), (ended, policy.as_deref()), ended.at).await?;
+        list.push(EndedSession::new(id, ended, policy));
     }
     Ok(list)
 }
@@ -296,7 +294,7 @@ pub(crate) async fn end_surplus(
     }
     let room_left = usize::try_from(room.max.saturating_sub(1)).unwrap_or(usize::MAX);
     if others.len() > room_left && room.over == OverMax::RefuseNew {
-        let (count, policy) = (others.len(), room.policy);
+        let (count, policy) = (others.len(), &room.policy);
         let why = format!(
             "the user is signed in on {count} devices, as many as policy {policy} allows: sign \
              out on one of them first"
@@ -305,25 +303,26 @@ pub(crate) async fn end_surplus(
     }
     let mut list = Vec::new();
     for id in others.into_iter().skip(room_left) {
-        let ended = Ended { at: now, because: Because::TooMany };
-        write_end(tx, (user, id), ended, now).await?;
-        list.push(EndedSession { session: id, at: now, because: ended.because.name().to_owned() });
+        let (ended, policy) = (Ended { at: now, because: Because::TooMany }, room.policy.clone());
+        write_end(tx, (user, id), (ended, Some(&policy)), now).await?;
+        list.push(EndedSession::new(id, ended, Some(policy)));
     }
     Ok(list)
 }
 
 /// Writes down the ends that the decision sees by now, before something changes by which it might
-/// see them no more.
+/// see them no more. What began in this change it does not see yet.
 pub(crate) async fn write_down(tx: &mut Tx, user: UserId) -> Result<Vec<EndedSession>> {
-    let sql = "select id from sessions where user_id = $1 and ended_at is null order by id";
-    let (rows, now) = (tx.rows(sql, args![user]).await?, tx.now());
+    let sql = "select id from sessions where user_id = $1 and ended_at is null
+               and authenticated_at < $2 order by id";
+    let now = tx.now();
+    let rows = tx.rows(sql, args![user, now]).await?;
     let mut list = Vec::new();
     for row in rows {
         let id: SessionId = row.parsed(0)?;
-        if let Some((Verdict::Ended(ended), _)) = tx.live().judge(user, id, now)? {
-            write_end(tx, (user, id), ended, ended.at).await?;
-            let because = ended.because.name().to_owned();
-            list.push(EndedSession { session: id, at: ended.at, because });
+        if let Some((ended, policy)) = tx.live().ended(user, id, now)? {
+            write_end(tx, (user, id), (ended, policy.as_deref()), ended.at).await?;
+            list.push(EndedSession::new(id, ended, policy));
         }
     }
     Ok(list)
@@ -340,24 +339,25 @@ async fn end_enrolments(tx: &mut Tx, user: UserId, because: Because) -> Result<(
     Ok(())
 }
 
-/// With the activity that Live noted last: an ended session has none in Live any more.
+/// With the policy that asks for it, and the activity that Live noted last: an ended session has none in Live any more.
 async fn write_end(
     tx: &mut Tx,
     (user, id): (UserId, SessionId),
-    ended: Ended,
+    (ended, policy): (Ended, Option<&str>),
     signed_out_at: Time,
 ) -> Result<()> {
     let judged = tx.live().judge(user, id, tx.now())?;
     let active_at = judged.and_then(|(_, active_at)| active_at).unwrap_or(Time::ZERO);
     tx.change(
         "update sessions set state = $1, ended_at = $2, ended_by = $3, signed_out_at = $4,
-         connected_at = case when connected_at < $5 then $5 else connected_at end
-         where id = $6",
+         ended_policy = $5, connected_at = case when connected_at < $6 then $6 else connected_at end
+         where id = $7",
         args![
             State::after(ended.because).name(),
             ended.at,
             ended.because.name(),
             signed_out_at,
+            policy.map(str::to_owned),
             active_at,
             id
         ],

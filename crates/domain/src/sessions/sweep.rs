@@ -25,16 +25,23 @@ pub struct Sweep {
 
 impl Sweep {
     /// Forgets what can end nothing more, when all that was found is written; answers whether it
-    /// had seen every session: otherwise what some could not be judged by may still end them.
+    /// had seen every session: otherwise what some could not be judged by may still end them, and
+    /// only revocations in other apps are done.
     pub async fn close(&self, db: &Db) -> Result<bool> {
-        if self.looked.has_skipped || !self.is_empty() {
+        if !self.is_empty() {
             return Ok(false);
         }
-        forget_limits(db, self.at).await?;
-        for revocation in &self.looked.revocations {
-            revocations::finish(db, *revocation).await?;
+        let skipped = &self.looked.skipped;
+        for (app, set_at) in &self.looked.revocations {
+            // One that was stated after the sweep's moment was not due to it yet.
+            if *set_at <= self.at && !skipped.contains(app) {
+                revocations::finish(db, (*app, *set_at)).await?;
+            }
         }
-        Ok(true)
+        if skipped.is_empty() {
+            forget_limits(db, self.at).await?;
+        }
+        Ok(skipped.is_empty())
     }
 
     /// How much is left to write.
@@ -78,8 +85,10 @@ impl Sweep {
 
 /// Looks for all that is due, without holding anyone up.
 pub async fn look(db: &Db) -> Result<Sweep> {
-    let (mut looked, mut from, now) = (Looked::default(), Some(0), db.now());
+    let (mut looked, mut from) = (Looked::default(), Some(0));
     let built = db.live().begin_sweep(&mut looked)?;
+    // Not before: what the revocations that it has seen end is due by now.
+    let now = db.now();
     while let Some(at) = from {
         from = db.live().due(at, LOOK_ROWS, now, &mut looked)?;
         tokio::task::yield_now().await;
@@ -97,10 +106,11 @@ pub async fn look(db: &Db) -> Result<Sweep> {
 async fn end(tx: &mut Tx, due: Due) -> Result<()> {
     let now = tx.now();
     // It may have been written, or authenticated anew, since it was found.
-    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
+    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, true, now)?
+    else {
         return Ok(());
     };
-    super::write_end(tx, (user, session), ended, ended.at).await?;
+    super::write_end(tx, (user, session), (ended, policy.as_deref()), ended.at).await?;
     let because = ended.because.name().to_owned();
     let change = Change::SessionEnded { session, at: ended.at, because, policy };
     tx.record(Subject::user(app, user), None, change);
@@ -109,7 +119,8 @@ async fn end(tx: &mut Tx, due: Due) -> Result<()> {
 
 async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
     let now = tx.now();
-    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, now)? else {
+    let Some(Due { app, user, session, ended, policy }) = tx.live().due_still(&due, false, now)?
+    else {
         return Ok(());
     };
     tx.change("update sessions set warned_at = $1 where id = $2", args![now, session]).await?;
@@ -156,13 +167,15 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     for row in &rows {
         found.push((row.parsed(0)?, row.parsed(1)?));
     }
-    let sql = "select count(*) from enrolments where expires_at < $1";
-    let tokens = db.read().await?.count(sql, args![before]).await?;
-    if found.is_empty() && tokens == 0 {
+    let sql = "select 1 from enrolments where expires_at < $1 limit 1";
+    let has_tokens = db.read().await?.first(sql, args![before]).await?.is_some();
+    if found.is_empty() && !has_tokens {
         return Ok(false);
     }
     let mut tx = db.write(By::System).await?;
-    tx.change("delete from enrolments where expires_at < $1", args![before]).await?;
+    let sql = "delete from enrolments where hash in (select hash from enrolments
+               where expires_at < $1 order by expires_at limit $2)";
+    let tokens = tx.change(sql, args![before, limit]).await?;
     let mut sessions = Vec::new();
     for (session, user) in found {
         let sql = "delete from sessions where id = $1 and ended_at < $2";
@@ -170,9 +183,43 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
             sessions.push((user, session));
         }
     }
-    let is_more = sessions.len() == BATCH_ROWS;
-    let tokens = u64::try_from(tokens).unwrap_or(0);
+    let is_more = sessions.len().max(usize::try_from(tokens).unwrap_or(0)) == BATCH_ROWS;
     tx.record(Subject::none(), None, Change::SessionsForgotten { sessions, tokens });
     tx.commit().await?;
     Ok(is_more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apps::{self, Settings};
+    use crate::cutoffs::revocations::{Filter, Met};
+    use crate::store::Place;
+    use crate::values::time::Clock;
+
+    #[tokio::test]
+    async fn a_revocation_that_the_sweep_could_not_see_is_not_finished_by_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Clock::manual(Time::parse("2026-05-03T06:12:00Z").expect("a moment"));
+        let db = Db::open(Place::Directory(dir.path().join("data")), clock.clone()).await;
+        let db = db.expect("a store");
+        let mut tx = db.write(By::System).await.expect("a change");
+        let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
+        let app = app.expect("an app").id;
+        tx.commit().await.expect("it holds");
+        let mut found = look(&db).await.expect("it looks");
+        clock.pass(Span::seconds(1));
+        let mut tx = db.write(By::System).await.expect("a change");
+        let everyone = (Filter::default(), Met::default());
+        revocations::set(&mut tx, app, everyone, false, None).await.expect("it is stated");
+        tx.commit().await.expect("it holds");
+        // As if it had been stated while the sweep began.
+        db.live().begin_sweep(&mut found.looked).expect("it begins");
+        assert!(found.close(&db).await.expect("it closes"));
+        let sql = "select count(*) from revocations";
+        let mut read = db.read().await.expect("a view");
+        assert_eq!(read.count(sql, args![]).await.expect("a number"), 1);
+        assert!(look(&db).await.expect("it looks").close(&db).await.expect("it closes"));
+        assert_eq!(read.count(sql, args![]).await.expect("a number"), 0, "all was seen");
+    }
 }

@@ -104,7 +104,8 @@ impl Db {
         Ok(Read::new(link, self.now(), self.clone()))
     }
 
-    /// Begins a change. Its `now` is later than that of every change before it.
+    /// Begins a change. Its `now` is later than that of every change and of every check before it:
+    /// what they have seen end has ended before it.
     pub async fn write(&self, by: By) -> Result<Tx> {
         let mut read = self.writer().await?;
         let Link::Writer(writer) = read.link_mut() else {
@@ -122,7 +123,7 @@ impl Db {
             self.inner.live.set_doubt(true);
             return Err(error);
         }
-        let now = self.now().max(writer.head.at.next());
+        let now = self.now().max(writer.head.at).next();
         self.inner.clock.raise_floor(now);
         Ok(Tx::new(read.at(now), by))
     }
@@ -146,11 +147,17 @@ impl Db {
     /// Writes down that the machine's clock was moved, if it was; answers by how much.
     pub async fn note_jump(&self) -> Result<Option<Span>> {
         let Some(by) = self.inner.clock.jumped() else { return Ok(None) };
-        let mut tx = self.write(By::System).await?;
-        let change = Change::ClockJumped { by_s: by.whole_seconds() };
-        tx.record(Subject::none(), None, change);
-        tx.commit().await?;
-        Ok(Some(by))
+        let noted = async {
+            let mut tx = self.write(By::System).await?;
+            let change = Change::ClockJumped { by_s: by.whole_seconds() };
+            tx.record(Subject::none(), None, change);
+            tx.commit().await
+        };
+        let noted = noted.await;
+        if noted.is_err() {
+            self.inner.clock.tell_again(by);
+        }
+        noted.map(|_| Some(by))
     }
 
     /// The writer's turn, on a connection that works and with a Live view that is up to date.

@@ -8,6 +8,7 @@ use crate::values::error::{Error, Result};
 /// Every version's text, oldest first. A text is never changed once it has been released.
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/001_start.sql"),
+    include_str!("../../migrations/002_ended_policy.sql"),
     include_str!("../../migrations/003_tasks.sql"),
 ];
 

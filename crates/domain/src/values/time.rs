@@ -319,6 +319,11 @@ impl Clock {
         (by.0.abs() > JUMP.0).then_some(by)
     }
 
+    /// What was told by `jumped` could not be written down: it is told again.
+    pub fn tell_again(&self, by: Span) {
+        self.state.seen.fetch_sub(by.0, Ordering::SeqCst);
+    }
+
     /// Sets a manual clock's time of day, as someone sets a machine's: when it is set back, `now`
     /// does not follow.
     pub fn set(&self, moment: Time) {
@@ -389,6 +394,8 @@ mod tests {
         clock.pass(Span::days(3));
         assert_eq!(clock.jumped(), None);
         clock.set(clock.now() + Span::hours(2));
+        assert_eq!((clock.jumped(), clock.jumped()), (Some(Span::hours(2)), None));
+        clock.tell_again(Span::hours(2));
         assert_eq!((clock.jumped(), clock.jumped()), (Some(Span::hours(2)), None));
         clock.set(clock.now() - Span::minutes(90));
         assert_eq!(clock.jumped(), Some(Span::minutes(-90)));

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use reauth_domain::Error;
 use reauth_domain::access::Because;
 use reauth_domain::sessions::State;
+use reauth_domain::{Error, KnownEnd};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -159,6 +159,9 @@ pub(crate) struct ErrorBody {
     /// The reason's name (`SIGN_IN_AGAIN`).
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<&'static str>,
+    /// The policy that asks for it, if one does (`SIGN_IN_AGAIN`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
 }
 
 /// An error on its way to the caller.
@@ -168,19 +171,30 @@ pub(crate) struct Answer {
     detail: String,
     field: Option<String>,
     because: Option<Because>,
+    policy: Option<String>,
     retry_after_s: Option<u32>,
 }
 
 impl Answer {
     /// An error of this kind.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), field: None, because: None, retry_after_s: None }
+        let detail = detail.into();
+        Self { kind, detail, field: None, because: None, policy: None, retry_after_s: None }
     }
 
     /// A device's credential has ended.
     pub(crate) fn sign_in_again(because: Because) -> Self {
         let detail = format!("{because}: ask the user to sign in again");
         Self { because: Some(because), ..Self::new(Kind::SignInAgain, detail) }
+    }
+
+    /// A session has ended; with the end that is known of it.
+    pub(crate) fn session_ended(because: Because, end: Option<KnownEnd>) -> Self {
+        let Some(end) = end.filter(|end| end.ended.because == because) else {
+            return Self::sign_in_again(because);
+        };
+        let detail = format!("{end}: ask the user to sign in again");
+        Self { detail, policy: end.policy, ..Self::sign_in_again(because) }
     }
 
     /// The status and the body's `type` and `detail`, for answers within a batch.
@@ -201,6 +215,7 @@ impl IntoResponse for Answer {
             field: self.field,
             state: self.because.map(|because| State::after(because).name()),
             because: self.because.map(Because::name),
+            policy: self.policy,
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body)).into_response();

@@ -66,11 +66,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn ended_because(because: Because, explained: Option<Explained>) -> Response<Body> {
-    let policy = explained.as_ref().and_then(|explained| explained.ends.first()?.policy.as_deref());
+    let end = explained.as_ref().and_then(|explained| explained.ends.first());
     let max_age = explained.as_ref().and_then(|explained| explained.max_age);
-    let description = match policy {
+    let description = match end.filter(|end| end.ended.because == because) {
         // A quoted string has no quotes and no backslashes of its own (RFC 9110, section 5.6.4).
-        Some(policy) => format!("{because}: policy {}", policy.replace(['"', '\\'], "'")),
+        Some(end) => end.to_string().replace(['"', '\\'], "'"),
         None => because.to_string(),
     };
     match (because, max_age) {

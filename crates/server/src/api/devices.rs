@@ -77,7 +77,7 @@ pub(crate) async fn enroll(
         .map_err(refused)?;
     tx.commit().await?;
     let checked = devices::check(&who.state.db, enrolled.secret.reveal())?;
-    let ends_at = require(checked)?.1;
+    let ends_at = require(&who, enrolled.secret.reveal(), checked)?.1;
     Ok(Json(EnrollView {
         user_id: enrolled.user.to_string(),
         session_id: enrolled.session.to_string(),
@@ -126,7 +126,7 @@ pub(crate) async fn connect(
     who: DeviceApp,
     headers: HeaderMap,
 ) -> Result<Json<ConnectView>, Answer> {
-    let (checked, ends_at) = require(of_this_app(&who, &headers)?)?;
+    let (checked, ends_at) = of_this_app(&who, &headers)?;
     Ok(Json(ConnectView {
         state: "ENROLLED",
         ends_at: ends_at.map(|at| at.to_string()),
@@ -140,7 +140,7 @@ pub(crate) async fn connect(
     params(("app" = String, Path)),
     responses((status = 204), (status = 401, body = ErrorBody)))]
 pub(crate) async fn sign_out(who: DeviceApp, headers: HeaderMap) -> Result<StatusCode, Answer> {
-    let (checked, _) = require(of_this_app(&who, &headers)?)?;
+    let (checked, _) = of_this_app(&who, &headers)?;
     let mut tx = who.state.db.write(By::User { id: checked.user }).await?;
     sessions::sign_out(&mut tx, who.app, checked.user, checked.session).await?;
     tx.commit().await?;
@@ -148,16 +148,25 @@ pub(crate) async fn sign_out(who: DeviceApp, headers: HeaderMap) -> Result<Statu
 }
 
 /// A token of another app is as unknown as none.
-fn of_this_app(who: &DeviceApp, headers: &HeaderMap) -> Result<Option<Checked>, Answer> {
-    let checked = devices::check(&who.state.db, &session_token(headers)?)?;
-    Ok(checked.filter(|checked| checked.app == who.app))
+fn of_this_app(who: &DeviceApp, headers: &HeaderMap) -> Result<(Checked, Option<Time>), Answer> {
+    let token = session_token(headers)?;
+    let checked = devices::check(&who.state.db, &token)?;
+    require(who, &token, checked.filter(|checked| checked.app == who.app))
 }
 
-fn require(checked: Option<Checked>) -> Result<(Checked, Option<Time>), Answer> {
+fn require(
+    who: &DeviceApp,
+    token: &str,
+    checked: Option<Checked>,
+) -> Result<(Checked, Option<Time>), Answer> {
     let unknown = || Answer::sign_in_again(Because::Unknown);
     let checked = checked.ok_or_else(unknown)?;
     match checked.verdict {
         Verdict::Valid { ends_at } => Ok((checked, ends_at)),
-        Verdict::Ended(ended) => Err(Answer::sign_in_again(ended.because)),
+        Verdict::Ended(ended) => {
+            let explained = devices::explain(&who.state.db, token)?;
+            let end = explained.and_then(|explained| explained.ends.into_iter().next());
+            Err(Answer::session_ended(ended.because, end))
+        }
     }
 }

@@ -19,6 +19,7 @@ both!(
     a_second_server_on_the_same_tables_refuses_to_start,
     what_was_acknowledged_survives_a_restart,
     a_database_error_leaves_nothing_half_done,
+    a_jump_of_the_clock_that_cannot_be_written_is_told_later,
     a_reason_is_a_sentence_and_not_a_book,
 );
 
@@ -72,7 +73,13 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     let before = lab.head().await;
     assert_eq!(lab.sweep().await, 0);
     assert_eq!(lab.head().await, before);
-    // Another app goes on.
+    // Another app goes on, and its revocations are done when they are written.
+    let revoke = json!({ "filter": { "device_id": "x" }, "action": "wipe" });
+    let request = lab.bare(Method::POST, &format!("/api/v4/{other}/revocations"));
+    good(request.bearer_auth(&lab.operator).json(&revoke)).await;
+    lab.sweep().await;
+    let page = lab.operator_get("/admin/ledger?limit=1000").await;
+    assert!(page.to_string().contains("\"kind\":\"revocation.done\""), "{page}");
     let users = format!("/api/v4/{other}/users");
     good(lab.bare(Method::GET, &users).bearer_auth(&lab.operator)).await;
     // The same set, stated anew, mends it; whom it had ended nobody knows.
@@ -181,6 +188,24 @@ async fn a_database_error_leaves_nothing_half_done(lab: Lab) {
     lab.act(&format!("/users/{}/lock", phone.user)).await;
     phone.must_sign_in_again("LOCKED", "user_locked").await;
     tablet.must_sign_in_again("LOCKED", "user_locked").await;
+}
+
+async fn a_jump_of_the_clock_that_cannot_be_written_is_told_later(lab: Lab) {
+    let jumps = async || {
+        let page = lab.operator_get("/admin/ledger?limit=1000").await;
+        let entries = page["entries"].as_array().expect("a list").iter();
+        entries.filter(|entry| entry["kind"] == "clock.jumped").count()
+    };
+    let db = lab.server().app().db.clone();
+    db.note_jump().await.expect("nothing stands in the way");
+    let before = jumps().await;
+    lab.behind_its_back(BREAK).await;
+    lab.clock.set(lab.clock.now() + Span::hours(3));
+    // The pulse tries it, too.
+    let _ = db.note_jump().await;
+    lab.behind_its_back(MEND).await;
+    db.note_jump().await.expect("it is noted");
+    assert_eq!(jumps().await, before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

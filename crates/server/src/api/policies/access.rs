@@ -1,7 +1,6 @@
 //! Who can still get in, until when, and why.
 
 use axum::Json;
-use reauth_domain::access::Ended;
 use reauth_domain::sessions::bounds::{self, Access, Explanation};
 use reauth_domain::tokens::Scope;
 use reauth_domain::{Bounded, Error, KnownEnd, OwnVerdict, SessionId, UserId, users};
@@ -41,17 +40,16 @@ pub(crate) struct EndView {
     at: String,
     /// The reason's name.
     because: &'static str,
-    /// The reason as a sentence.
-    detail: &'static str,
+    /// The reason as a sentence; for an age or idle limit with its length, and since when it counts.
+    detail: String,
     /// The policy that asks for it; none for the app's own settings and for what someone did.
     policy: Option<String>,
 }
 
 impl EndView {
-    fn new(ended: Ended, policy: Option<String>) -> Self {
-        let because = ended.because;
-        let (at, detail) = (ended.at.to_string(), because.sentence());
-        Self { at, because: because.name(), detail, policy }
+    fn new(end: KnownEnd) -> Self {
+        let (at, detail) = (end.ended.at.to_string(), end.detail());
+        Self { at, because: end.ended.because.name(), detail, policy: end.policy }
     }
 }
 
@@ -73,7 +71,7 @@ impl VerdictView {
             (true, false) => "valid",
             (true, true) => "ended",
         };
-        let end = end.map(|ended| EndView::new(ended, Some(policy.clone())));
+        let end = end.map(EndView::new);
         Self { policy, verdict, end }
     }
 }
@@ -93,7 +91,6 @@ pub(crate) async fn explain(
     let Explanation { session, explained, policies, history } = found;
     let views = || history.into_iter().map(EntryView::new).collect::<Result<Vec<_>, _>>();
     let history = who.scopes.allow(Scope::LedgerRead).then(views).transpose()?;
-    let end = |KnownEnd { ended, policy }| EndView::new(ended, policy);
     Ok(Json(ExplainedView {
         session: session.id.to_string(),
         user: session.user.to_string(),
@@ -101,7 +98,7 @@ pub(crate) async fn explain(
         last_authenticated_at: session.authenticated_at.to_string(),
         last_connected_at: session.connected_at.to_string(),
         address: session.address.map(|address| address.to_string()),
-        ends: explained.ends.into_iter().map(end).collect(),
+        ends: explained.ends.into_iter().map(EndView::new).collect(),
         policies: policies.into_iter().map(VerdictView::new).collect(),
         history,
     }))
@@ -122,7 +119,8 @@ pub(crate) struct ItemView {
     credential: &'static str,
     /// The session's id; an unused authentication token has none to show.
     id: Option<String>,
-    /// When it surely ends; that it may end earlier for want of activity is not counted on.
+    /// When it surely ends; that it may end earlier for want of activity is not counted on. Of an
+    /// authentication token: when the session ends that it can begin at its last moment.
     ends_at: Option<String>,
     /// The name of the reason for which it ends.
     because: Option<&'static str>,

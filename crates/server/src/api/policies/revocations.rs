@@ -9,12 +9,15 @@ use ipnet::{IpNet, Ipv4Net};
 use reauth_domain::access::{Assurance, CutOffScope, Methods};
 use reauth_domain::apps::selectors::Selector;
 use reauth_domain::apps::{self, App};
+use reauth_domain::cutoffs::revocations::Met;
 use reauth_domain::cutoffs::{self, revocations};
 use reauth_domain::{AppId, Error, Result, SessionId, Span, Time, UserId, users};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::SemaphorePermit;
 use utoipa::ToSchema;
 
+use super::LOOKS;
 use crate::api::answer::{Answer, ErrorBody};
 use crate::api::read::{Body, List, Page, PageQuery, PathOf, why};
 use crate::api::who::{Backend, SessionsEnd, UsersRead};
@@ -236,6 +239,7 @@ pub(crate) async fn revoke(
     let scope = filter.scope(who.app, action);
     let (filter, wipes) = (filter.filter()?, action == Action::Wipe);
     if dry_run {
+        let _turn = turn().await?;
         let mut read = who.state.db.read().await?;
         let app = apps::find(&mut read, who.app).await?;
         for user in filter.applies_to.users.iter().flatten() {
@@ -243,21 +247,32 @@ pub(crate) async fn revoke(
         }
         let met = revocations::find(&mut read, &app, &filter).await?;
         let now = read.now();
-        let found = who.state.db.live().met_by(who.app, (&filter, &met), wipes, now)?;
-        return Ok(Json(who.state.previews.remember(who.app, found, now)?));
+        drop(read);
+        let (found, (filter, _)) = met_by(&who, (filter, met), wipes, now).await?;
+        return Ok(Json(who.state.previews.remember(
+            Asked { app: who.app, filter, wipes },
+            found,
+            now,
+        )?));
     }
+    // Before the writer: others are not to wait for it, too.
+    let _turn = turn().await?;
     let mut tx = who.write().await?;
     let app = apps::find(&mut tx, who.app).await?;
     for user in filter.applies_to.users.iter().flatten() {
         users::find(&mut tx, who.app, *user).await?;
     }
-    let met = revocations::find(&mut tx, &app, &filter).await?;
+    let mut meant = (filter.clone(), revocations::find(&mut tx, &app, &filter).await?);
     let mut view = RevocationView::default();
     if scope.is_none() || expect.is_some() || is_guarded(&app) {
         let now = tx.now();
-        let found = who.state.db.live().met_by(who.app, (&filter, &met), wipes, now)?;
+        let found;
+        (found, meant) = met_by(&who, meant, wipes, now).await?;
         match &expect {
-            Some(expect) => who.state.previews.compare(who.app, expect, &found, now)?,
+            Some(expect) => {
+                let asked = Asked { app: who.app, filter, wipes };
+                who.state.previews.compare(&asked, expect, &found, now)?;
+            }
             None => guard(&app, &found, users::count(&mut tx, who.app).await?)?,
         }
         let users: BTreeSet<UserId> = found.iter().map(|(user, _)| *user).collect();
@@ -272,7 +287,7 @@ pub(crate) async fn revoke(
             cutoffs::set(&mut tx, scope, reason).await?;
         }
         None => {
-            revocations::set(&mut tx, who.app, (filter, met), wipes, reason).await?;
+            revocations::set(&mut tx, who.app, meant, wipes, reason).await?;
         }
     }
     view.seq = Some(tx.commit().await?);
@@ -282,6 +297,26 @@ pub(crate) async fn revoke(
     }
     view.not_before = Some(not_before.to_string());
     Ok(Json(view))
+}
+
+/// What looks at every session does so one at a time.
+async fn turn() -> Result<SemaphorePermit<'static>> {
+    LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))
+}
+
+/// The sessions that a revocation would end now; answers it as well.
+async fn met_by<S>(
+    who: &Backend<S>,
+    meant: (revocations::Filter, Met),
+    wipes: bool,
+    now: Time,
+) -> Result<(Vec<(UserId, SessionId)>, (revocations::Filter, Met))> {
+    let (db, app) = (who.state.db.clone(), who.app);
+    let looking = tokio::task::spawn_blocking(move || {
+        let found = db.live().met_by(app, (&meant.0, &meant.1), wipes, now)?;
+        Ok((found, meant))
+    });
+    looking.await.map_err(|error| Error::Internal(format!("a revocation: {error}")))?
 }
 
 fn is_guarded(app: &App) -> bool {
@@ -294,9 +329,12 @@ fn guard(app: &App, found: &[(UserId, SessionId)], users_all: i64) -> Result<()>
     let users: BTreeSet<&UserId> = found.iter().map(|(user, _)| user).collect();
     let settings = &app.settings;
     let sessions = u64::try_from(found.len()).unwrap_or(u64::MAX);
-    let percent = 100 * users.len() as u64 / u64::try_from(users_all).unwrap_or(0).max(1);
+    let (hundredfold, all) =
+        (100 * users.len() as u64, u64::try_from(users_all).unwrap_or(0).max(1));
+    // 60.9 % are more than 60 %.
+    let percent = hundredfold.div_ceil(all);
     let is_many = settings.unseen_sessions_max.is_some_and(|max| sessions > max)
-        || settings.unseen_percent_max.is_some_and(|max| percent > max);
+        || settings.unseen_percent_max.is_some_and(|max| hundredfold > max.saturating_mul(all));
     if !is_many {
         return Ok(());
     }
@@ -314,9 +352,17 @@ pub(crate) struct Previews {
     kept: Mutex<VecDeque<Preview>>,
 }
 
+/// What was asked for.
+#[derive(PartialEq)]
+struct Asked {
+    app: AppId,
+    filter: revocations::Filter,
+    wipes: bool,
+}
+
 struct Preview {
     id: String,
-    app: AppId,
+    asked: Asked,
     made_at: Time,
     /// Sorted.
     found: Vec<(UserId, SessionId)>,
@@ -325,7 +371,7 @@ struct Preview {
 impl Previews {
     fn remember(
         &self,
-        app: AppId,
+        asked: Asked,
         mut found: Vec<(UserId, SessionId)>,
         now: Time,
     ) -> Result<RevocationView> {
@@ -343,7 +389,7 @@ impl Previews {
         };
         let mut kept = self.kept.lock().map_err(poisoned)?;
         kept.truncate(PREVIEWS_MAX - 1);
-        kept.push_front(Preview { id, app, made_at: now, found });
+        kept.push_front(Preview { id, asked, made_at: now, found });
         while kept.len() > 1 && kept.iter().map(|one| one.found.len()).sum::<usize>() > SESSIONS_MAX
         {
             kept.pop_back();
@@ -358,25 +404,33 @@ impl Previews {
         tell: impl FnOnce(&Preview) -> T,
     ) -> Result<T> {
         let kept = self.kept.lock().map_err(poisoned)?;
-        let is_it =
-            |one: &&Preview| one.app == app && one.id == id && now < one.made_at + PREVIEW_LIFE;
+        let is_it = |one: &&Preview| {
+            one.asked.app == app && one.id == id && now < one.made_at + PREVIEW_LIFE
+        };
         let found = kept.iter().find(is_it).map(tell);
         let why = || format!("preview {id}: it may be older than {PREVIEW_LIFE}; make a new one");
         found.ok_or_else(|| Error::not_found(why()))
     }
 
-    /// Refuses when the set has moved by more than is tolerated.
+    /// Refuses when something else is asked for, or the set has moved by more than is tolerated.
     fn compare(
         &self,
-        app: AppId,
+        asked: &Asked,
         Expect { preview_id, tolerance_percent }: &Expect,
         found: &[(UserId, SessionId)],
         now: Time,
     ) -> Result<()> {
         let now_met: BTreeSet<&(UserId, SessionId)> = found.iter().collect();
-        let (seen, same) = self.with((app, preview_id), now, |preview| {
-            (preview.found.len(), preview.found.iter().filter(|one| now_met.contains(one)).count())
+        let (is_it, seen, same) = self.with((asked.app, preview_id), now, |preview| {
+            let same = preview.found.iter().filter(|one| now_met.contains(one)).count();
+            (preview.asked == *asked, preview.found.len(), same)
         })?;
+        if !is_it {
+            let why = format!(
+                "preview {preview_id} is of another filter or another action: look at this one"
+            );
+            return Err(Error::Conflict(why));
+        }
         let (gone, new) = (seen - same, found.len() - same);
         if (gone + new) * 100 <= seen * usize::try_from(*tolerance_percent).unwrap_or(usize::MAX) {
             return Ok(());

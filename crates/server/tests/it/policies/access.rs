@@ -1,16 +1,19 @@
 //! Who can still get in, until when, and why.
 
-use reauth_server::domain::Span;
+use reauth_server::domain::{Span, Time};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{for_group, join, state};
 use crate::both;
-use crate::lab::{Lab, good, refused, text};
+use crate::lab::{Device, Lab, good, refused, text};
 
 both!(
     one_can_see_why_and_until_when,
     each_policy_says_what_it_alone_would_do,
+    what_held_at_the_sign_in_and_who_joined_by_attribute_is_told,
+    the_policy_that_was_decisive_is_named_for_good,
+    an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin,
     the_worst_come_first_among_those_who_can_get_in,
 );
 
@@ -37,7 +40,8 @@ async fn one_can_see_why_and_until_when(lab: Lab) {
         let history = explained["history"].as_array().expect("a list");
         history.iter().map(|entry| text(&entry["kind"])).collect()
     };
-    assert_eq!(kinds(&explained), ["session.enrolled", "group.member_added", "policies.set"]);
+    let led_here = ["app.created", "session.enrolled", "group.member_added", "policies.set"];
+    assert_eq!(kinds(&explained), led_here);
     let reader = lab.token(&["users:read"]).await;
     let address = format!("/api/v4/{}{path}", lab.app);
     let seen = good(lab.bare(Method::GET, &address).bearer_auth(reader)).await;
@@ -82,6 +86,132 @@ async fn each_policy_says_what_it_alone_would_do(lab: Lab) {
     assert_eq!(explained["ends"][0]["policy"], "day");
 }
 
+async fn what_held_at_the_sign_in_and_who_joined_by_attribute_is_told(lab: Lab) {
+    let policy = |age: &str| {
+        json!({ "name": "temps", "applies_to": { "attributes": { "name": "temp" } },
+            "limits": { "max_age": age } })
+    };
+    for age in ["5d", "4d"] {
+        lab.set(json!({ "max_session_age": if age == "5d" { "20d" } else { "10d" } })).await;
+        state(&lab, json!([policy(age)])).await;
+    }
+    let phone = lab.sign_in("ann", "phone").await;
+    let path = format!("/objects/user/{}", phone.user);
+    good(lab.api(Method::PATCH, &path).json(&json!({ "user": { "name": "temp" } }))).await;
+    state(&lab, json!([policy("3d")])).await;
+    let explained = lab.get(&format!("/sessions/{}/explain", phone.session)).await;
+    let history = explained["history"].as_array().expect("a list");
+    let kinds: Vec<String> = history.iter().map(|entry| text(&entry["kind"])).collect();
+    let wanted = ["limits.set", "policies.set", "user.created", "session.enrolled"];
+    assert_eq!(kinds[..4], wanted.map(str::to_owned), "{kinds:?}");
+    assert_eq!(kinds[4..], ["user.changed", "policies.set"].map(str::to_owned), "{kinds:?}");
+    assert!(text(&history[1]["body"]).contains("4d"), "the last set before: {}", history[1]);
+    assert!(text(&history[0]["body"]).contains("10d"), "the last limits before: {}", history[0]);
+}
+
+async fn the_policy_that_was_decisive_is_named_for_good(mut lab: Lab) {
+    let names = |device: &str| match device {
+        "written" => "till \"5\" and 6",
+        _ => "short",
+    };
+    for device in ["written", "left"] {
+        let phone = lab.sign_in("ann", device).await;
+        let group = format!("/groups/g/members/{}", phone.user);
+        good(lab.api(Method::PUT, &group)).await;
+        let name = names(device);
+        let policy = json!({ "name": name, "applies_to": { "groups": ["g"] },
+            "limits": { "max_age": "12h" } });
+        state(&lab, json!([policy])).await;
+        lab.pass(Span::hours(13));
+        must_name(&lab, &phone, name, true).await;
+        if device == "written" {
+            assert_eq!(lab.sweep().await, 1);
+            must_name(&lab, &phone, name, true).await;
+        }
+        // Gone, left, forgotten: it stays the reason.
+        good(lab.api(Method::DELETE, &group)).await;
+        must_name(&lab, &phone, name, false).await;
+        state(&lab, json!([])).await;
+        lab.sweep().await;
+        must_name(&lab, &phone, name, false).await;
+        let (user, session, token) =
+            (phone.user.clone(), phone.session.clone(), phone.token.clone());
+        drop(phone);
+        lab.restart().await;
+        let enrolled = json!({ "user_id": user, "session_id": session, "session_token": token });
+        must_name(&lab, &lab.device(&enrolled), name, false).await;
+        let again = lab.sign_in("ann", device).await;
+        lab.act(&format!("{}/re-authenticate", again.path())).await;
+        assert_eq!(again.connect().await.1.get("policy"), None, "nobody but us");
+    }
+}
+
+/// Check, connect and explanation name the policy; as long as it holds also its limit.
+async fn must_name(lab: &Lab, phone: &Device<'_>, policy: &str, is_held: bool) {
+    let (_, body) = phone.connect().await;
+    assert_eq!((&body["because"], &body["policy"]), (&json!("max_session_age"), &json!(policy)));
+    let explained = lab.get(&format!("/sessions/{}/explain", phone.session)).await;
+    let ends = explained["ends"].as_array().expect("a list");
+    assert_eq!(ends[0]["policy"], json!(policy), "{explained}");
+    assert_eq!(ends.iter().filter(|end| end["policy"] == policy).count(), 1, "{explained}");
+    let answer = phone.check().await;
+    let challenge = answer.headers()["www-authenticate"].to_str().expect("a text").to_owned();
+    let name = format!("policy {}", policy.replace('"', "'"));
+    assert!(challenge.contains(&name), "{challenge}");
+    if is_held {
+        let since = text(&explained["last_authenticated_at"]);
+        let text = format!("12h since {since}");
+        assert!(challenge.contains(&format!("{name}, {text}")), "{challenge}");
+        assert_eq!(ends[0]["detail"], format!("the sign-in is older than is allowed: {text}"));
+        assert!(body["detail"].as_str().is_some_and(|it| it.contains(&text)), "{body}");
+    }
+}
+
+async fn an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin(lab: Lab) {
+    let ann = lab.user("ann").await;
+    join(&lab, "g", &ann).await;
+    let path = format!("/users/{ann}/authentication-token");
+    let wanted = json!({ "expires_in": "1h", "methods": ["pwd"], "assurance": "aal1" });
+    let issued = lab.post(&path, wanted).await;
+    let (token, expires_at) = (text(&issued["token"]), moment(&issued["expires_at"]));
+    // Neither the platform nor the label of its device is known; how it was proved is.
+    let weak = json!({ "name": "weak", "applies_to": { "assurance": ["aal1"] },
+        "limits": { "max_age": "10d", "spread": "10%", "max_idle": "1d" } });
+    let tills = json!({ "name": "tills", "limits": { "max_age": "1d" },
+        "applies_to": { "labels": ["*"], "platforms": ["ios"] } });
+    for (policies, longest, because) in [
+        (json!([]), Some(Span::days(30)), json!("max_session_age")),
+        (json!([tills, weak]), Some(Span::days(10)), json!("max_session_age")),
+        (json!([for_group("g", json!({ "max_age": "2d" }))]), Some(Span::days(2)), Value::Null),
+    ] {
+        state(&lab, policies).await;
+        let found = lab.get(&format!("/users/{ann}/access-bound")).await;
+        let item = &found["items"][0];
+        assert_eq!(item["credential"], "authentication_token", "{found}");
+        let end = longest.map(|longest| (expires_at + longest).to_string());
+        assert_eq!((&item["ends_at"], &found["ends_by"]), (&json!(end), &json!(end)), "{found}");
+        assert!(because.is_null() || item["because"] == because, "{found}");
+        assert_eq!(lab.get("/access-bound").await["objects"][0]["ends_by"], json!(end));
+    }
+    state(&lab, json!([])).await;
+    lab.set(json!({ "max_session_age": null })).await;
+    assert_eq!(lab.get(&format!("/users/{ann}/access-bound")).await["ends_by"], Value::Null);
+    assert_eq!(lab.get("/access-bound").await["objects"][0]["ends_by"], Value::Null);
+    // What then begins with it does not last longer.
+    lab.set(json!({ "max_session_age": "5d" })).await;
+    let bound = moment(&lab.get(&format!("/users/{ann}/access-bound")).await["ends_by"]);
+    lab.pass(Span::minutes(59));
+    let phone = lab.device(&good(lab.enroll(&token, "phone")).await);
+    let ends_at = moment(&phone.view().await["ends_at"]);
+    assert!(ends_at <= bound && bound - ends_at <= Span::minutes(1), "{ends_at} {bound}");
+    lab.clock.set(bound);
+    phone.must_sign_in_again("LOCKED", "max_session_age").await;
+}
+
+fn moment(value: &Value) -> Time {
+    Time::parse(&text(value)).expect("a moment")
+}
+
 async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
     let ann = lab.sign_in("ann", "phone").await;
     lab.pass(Span::hours(1));
@@ -95,11 +225,12 @@ async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
         objects.iter().map(|bound| text(&bound["user"])).collect()
     };
     let found = lab.get("/access-bound").await;
-    assert_eq!(order(&found), [&*bob.user, &*ann.user, &*dan], "{found}");
-    assert_eq!(found["objects"][0]["ends_by"], bob.view().await["ends_at"]);
-    assert_eq!((&found["total"], &found["objects"][2]["credentials"]), (&json!(3), &json!(1)));
-    let page = lab.get("/access-bound?limit=1&skip=1").await;
-    assert_eq!((order(&page), &page["more"]), (vec![ann.user.clone()], &json!(true)));
+    // Dan can still sign in for thirty days.
+    assert_eq!(order(&found), [&*dan, &*bob.user, &*ann.user], "{found}");
+    assert_eq!(found["objects"][1]["ends_by"], bob.view().await["ends_at"]);
+    assert_eq!((&found["total"], &found["objects"][0]["credentials"]), (&json!(3), &json!(1)));
+    let page = lab.get("/access-bound?limit=1&skip=2").await;
+    assert_eq!((order(&page), &page["more"]), (vec![ann.user.clone()], &json!(false)));
     // Nothing ends ann's any more; an idle limit alone bounds nothing.
     let path = format!("/admin/apps/{}", lab.app);
     let off = json!({ "settings": { "max_session_age": null } });

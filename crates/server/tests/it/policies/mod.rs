@@ -6,7 +6,8 @@ mod selectors;
 mod simulation;
 mod sweep;
 
-use reauth_server::domain::{Span, Time};
+use reauth_server::domain::access::Verdict;
+use reauth_server::domain::{Span, Time, devices};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -20,11 +21,13 @@ both!(
     a_cut_off_holds_over_a_restart,
     a_policy_acts_at_once_and_the_strictest_decides,
     what_a_policy_has_ended_stays_ended,
+    what_a_check_has_seen_end_is_not_revived_in_the_same_moment,
     every_limit_acts_at_its_very_moment,
     an_idle_limit_ends_what_is_not_used_and_a_sign_in_begins_it_anew,
     a_preset_ends_sessions_at_its_limits,
     a_preview_is_what_then_happens,
     a_set_that_cannot_be_meant_is_refused,
+    nobody_waits_for_a_forecast_that_takes_long,
 );
 
 async fn everyone_in_scope_must_sign_in_again_and_nobody_else(lab: Lab) {
@@ -156,6 +159,20 @@ async fn what_a_policy_has_ended_stays_ended(lab: Lab) {
     ann.must_sign_in_again("LOCKED", "max_session_age").await;
     eve.must_sign_in_again("LOCKED", "max_session_age").await;
     lab.sign_in("eve", "phone").await.must_be_signed_in().await;
+}
+
+async fn what_a_check_has_seen_end_is_not_revived_in_the_same_moment(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    join(&lab, "g", &phone.user).await;
+    state(&lab, json!([for_group("g", json!({ "max_age": "1h" }))])).await;
+    let checked = devices::check(&lab.server().app().db, &phone.token).expect("it is known");
+    let Verdict::Valid { ends_at: Some(end) } = checked.expect("a session").verdict else {
+        panic!("it is signed in, and ends")
+    };
+    lab.clock.set(end);
+    phone.must_sign_in_again("LOCKED", "max_session_age").await;
+    state(&lab, json!([])).await;
+    phone.must_sign_in_again("LOCKED", "max_session_age").await;
 }
 
 async fn every_limit_acts_at_its_very_moment(lab: Lab) {
@@ -308,4 +325,26 @@ async fn a_set_that_cannot_be_meant_is_refused(lab: Lab) {
     let body = refused(request, 422, "INVALID_VALUE").await;
     assert!(text(&body["detail"]).contains("allow_endless"), "{body}");
     phone.must_be_signed_in().await;
+}
+
+async fn nobody_waits_for_a_forecast_that_takes_long(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let policy = |limits: Value| json!({ "name": "p", "applies_to": { "users": [phone.user] }, "limits": limits });
+    // The shortest age there is: told at once.
+    let quick = policy(json!({ "max_age": "1s", "spread": "50%" }));
+    let preview = lab.post("/policies/preview", json!({ "policies": [quick] })).await;
+    assert_eq!(preview["after"]["hours"][7], 3_600, "{}", preview["ended_sessions"]);
+    // One that is looked at step by step.
+    let mut slow = policy(json!({ "max_age": "4s" }));
+    slow["valid_until"] = "2027-05-03".into();
+    let wanted = json!({ "policies": [slow] });
+    let looking = tokio::spawn(lab.api(Method::POST, "/policies/preview").json(&wanted).send());
+    let mut sign_ins = 0;
+    while !looking.is_finished() {
+        lab.sign_in("bob", "phone").await.must_be_signed_in().await;
+        sign_ins += 1;
+    }
+    let answer = looking.await.expect("it is asked").expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(sign_ins >= 4, "{sign_ins} signed in meanwhile");
 }

@@ -133,6 +133,14 @@ async fn what_was_seen_is_what_is_done_or_nothing(lab: Lab) {
 
     let c = lab.sign_in("eve", "a").await;
     wanted["dry_run"] = false.into();
+    wanted["expect"] = json!({ "preview_id": id, "tolerance_percent": 100 });
+    for (field, other) in [("action", json!("wipe")), ("filter", json!({ "device_id": "a" }))] {
+        let mut wanted = wanted.clone();
+        wanted[field] = other;
+        let request = lab.api(Method::POST, "/revocations").json(&wanted);
+        let body = refused(request, 409, "CONFLICT").await;
+        assert!(text(&body["detail"]).contains("another filter"), "{body}");
+    }
     wanted["expect"] = json!({ "preview_id": id });
     let request = lab.api(Method::POST, "/revocations").json(&wanted);
     let body = refused(request, 409, "CONFLICT").await;
@@ -170,7 +178,16 @@ async fn a_large_revocation_can_need_a_look_first(lab: Lab) {
     for device in devices {
         device.must_sign_in_again("LOCKED", "cut_off_app").await;
     }
-    lab.set(json!({ "unseen_sessions_max": null, "unseen_percent_max": null })).await;
+    // Two of three users are more than 66 %.
+    lab.set(json!({ "unseen_sessions_max": null, "unseen_percent_max": 66 })).await;
+    lab.sign_in("ann", "a").await;
+    lab.sign_in("eve", "a").await;
+    let some = json!({ "filter": { "device_id": "a" }, "action": "re-authenticate" });
+    let body = refused(lab.api(Method::POST, "/revocations").json(&some), 409, "CONFLICT").await;
+    assert!(text(&body["detail"]).contains("67 %"), "{body}");
+    lab.set(json!({ "unseen_percent_max": 67 })).await;
+    lab.post("/revocations", some).await;
+    lab.set(json!({ "unseen_percent_max": null })).await;
 }
 
 async fn a_revocation_that_is_not_written_down_yet_holds_over_a_restart(mut lab: Lab) {

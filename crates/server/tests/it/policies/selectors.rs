@@ -11,10 +11,12 @@ use crate::lab::{Device, Lab, good, refused, text};
 both!(
     a_policy_finds_users_by_attribute_as_it_changes,
     a_policy_is_about_platforms_labels_methods_or_assurance,
+    a_device_without_a_label_fits_any_text,
     a_weaker_sign_in_lowers_what_the_session_proves,
     of_too_many_sessions_those_signed_in_last_stay,
     a_wipe_of_what_had_ended_takes_nobody_elses_place,
     one_session_too_many_can_be_refused_instead,
+    what_was_one_too_many_stays_out_when_the_others_change_their_places,
     a_method_that_is_asked_for_is_asked_for_at_the_next_sign_in,
     a_users_access_ends_on_a_date,
     a_policy_holds_during_its_validity,
@@ -114,6 +116,25 @@ async fn a_policy_is_about_platforms_labels_methods_or_assurance(mut lab: Lab) {
     }
 }
 
+async fn a_device_without_a_label_fits_any_text(mut lab: Lab) {
+    let policy = json!({ "name": "all", "applies_to": { "labels": ["*"] },
+        "limits": { "max_age": "1h" } });
+    let unlabelled = async |lab: &Lab, device: &str| {
+        let token = lab.authentication_token("ann").await;
+        let body = json!({ "authentication_token": token, "device": { "id": device } });
+        let path = format!("/device/{}/enroll", lab.app);
+        lab.device(&good(lab.bare(Method::POST, &path).json(&body)).await).path()
+    };
+    let before = unlabelled(&lab, "a").await;
+    state(&lab, json!([policy])).await;
+    let after = unlabelled(&lab, "b").await;
+    lab.restart().await;
+    lab.pass(Span::hours(1) + Span::seconds(1));
+    for path in [before, after] {
+        assert_eq!(lab.get(&path).await["ended_by"], "max_session_age");
+    }
+}
+
 async fn a_weaker_sign_in_lowers_what_the_session_proves(lab: Lab) {
     let wide = json!({ "name": "weak", "applies_to": { "assurance": ["aal1"] },
         "limits": { "max_age": "1h" } });
@@ -201,6 +222,24 @@ async fn one_session_too_many_can_be_refused_instead(lab: Lab) {
     phone.must_be_signed_in().await;
     assert_eq!(phone.sign_out().await, 204);
     good(lab.enroll(&token, "tablet")).await;
+}
+
+async fn what_was_one_too_many_stays_out_when_the_others_change_their_places(mut lab: Lab) {
+    let first = lab.sign_in("ann", "first").await;
+    let (a, _) = (lab.sign_in("ann", "a").await, lab.sign_in("ann", "b").await);
+    join(&lab, "g", &first.user).await;
+    state(&lab, json!([for_group("g", json!({ "max_sessions": 2 }))])).await;
+    first.must_sign_in_again("LOCKED", "max_sessions").await;
+    assert_eq!(a.sign_out().await, StatusCode::NO_CONTENT);
+    lab.pass(Span::hours(1));
+    let b = lab.sign_in("ann", "b").await;
+    first.must_sign_in_again("LOCKED", "max_sessions").await;
+    b.must_be_signed_in().await;
+    assert_eq!(first.view().await["signed_out_at"], "2026-05-03T06:12:00Z", "when it was said");
+    let path = first.path();
+    drop((first, a, b));
+    lab.restart().await;
+    assert_eq!(lab.get(&path).await["ended_by"], "max_sessions");
 }
 
 async fn a_method_that_is_asked_for_is_asked_for_at_the_next_sign_in(lab: Lab) {

@@ -1,5 +1,7 @@
 //! The sweep, warnings before an end, and the clock.
 
+use reauth_server::domain::devices::{self, Proof};
+use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::sweep;
 use reauth_server::domain::{Span, Time};
 use reqwest::Method;
@@ -11,6 +13,8 @@ use crate::lab::{Lab, good, text};
 both!(
     the_sweep_writes_ends_down_in_their_order_and_changes_no_verdict,
     an_app_is_told_once_that_a_session_ends_soon,
+    an_idle_limit_hides_no_end_that_comes_soon,
+    a_warning_that_comes_too_late_is_none,
     what_ended_long_ago_is_forgotten_and_its_entries_stay,
     a_clock_that_is_set_prolongs_nothing_and_is_told,
 );
@@ -84,6 +88,44 @@ async fn an_app_is_told_once_that_a_session_ends_soon(mut lab: Lab) {
     assert_eq!(entries(&lab, "session.ending_soon").await.len(), 1);
 }
 
+async fn an_idle_limit_hides_no_end_that_comes_soon(lab: Lab) {
+    lab.set(json!({ "warn_before": "1h", "max_idle": "10m", "max_session_age": "5h" })).await;
+    let phone = lab.sign_in("ann", "phone").await;
+    let age_ends_at = lab.clock.now() + Span::hours(5);
+    let warn_at = async || {
+        let answer = phone.check().await;
+        let header = &answer.headers()["reauth-warn-at"];
+        Time::parse(header.to_str().expect("a text")).expect("a moment")
+    };
+    for _ in 0..27 {
+        let apart = age_ends_at - Span::hours(1) - warn_at().await;
+        assert!(apart.whole_seconds().abs() <= 1, "by {apart}");
+        assert_eq!(lab.sweep().await, 0);
+        lab.pass(Span::minutes(9));
+    }
+    phone.must_be_signed_in().await;
+    assert_eq!((lab.sweep().await, lab.sweep().await), (1, 0), "57 minutes before the end");
+    let told = change(&entries(&lab, "session.ending_soon").await[0]);
+    assert_eq!(told["because"], "max_session_age");
+    lab.set(json!({ "max_session_age": null })).await;
+    let answer = phone.check().await;
+    assert!(!answer.headers().contains_key("reauth-warn-at"), "of idleness nobody is warned");
+}
+
+async fn a_warning_that_comes_too_late_is_none(lab: Lab) {
+    lab.set(json!({ "warn_before": "1h", "max_session_age": "5h" })).await;
+    lab.sign_in("ann", "phone").await;
+    lab.pass(Span::minutes(299));
+    let db = &lab.server().app().db;
+    let mut found = sweep::look(db).await.expect("it looks");
+    assert_eq!(found.len(), 1);
+    lab.pass(Span::minutes(2));
+    found.write(db).await.expect("it writes");
+    assert_eq!(entries(&lab, "session.ending_soon").await.len(), 0, "it has ended meanwhile");
+    assert_eq!(lab.sweep().await, 1);
+    assert_eq!(entries(&lab, "session.ended").await.len(), 1);
+}
+
 async fn what_ended_long_ago_is_forgotten_and_its_entries_stay(mut lab: Lab) {
     let devices = [
         lab.sign_in("ann", "a").await,
@@ -108,6 +150,19 @@ async fn what_ended_long_ago_is_forgotten_and_its_entries_stay(mut lab: Lab) {
     assert_eq!(entries(&lab, "session.wiped").await.len(), 1);
     let tokens = change(&entries(&lab, "sessions.forgotten").await[0])["tokens"].clone();
     assert_eq!(tokens, 3, "the authentication tokens are long used");
+    // However many there are, a batch is a batch.
+    let (app, id) = (lab.app.parse().expect("an id"), user.parse().expect("an id"));
+    let mut tx = db.write(By::System).await.expect("a change");
+    for _ in 0..150 {
+        devices::issue(&mut tx, app, id, None, Proof::default()).await.expect("a token");
+    }
+    tx.commit().await.expect("it holds");
+    lab.pass(Span::days(2));
+    let forget = || sweep::forget(&db, Span::days(1));
+    assert!(forget().await.expect("it forgets") && !forget().await.expect("it forgets"));
+    let told = entries(&lab, "sessions.forgotten").await;
+    let tokens: Vec<_> = told[1..].iter().map(|entry| change(entry)["tokens"].clone()).collect();
+    assert_eq!(tokens, [100, 50]);
     // The device is unknown now; it begins anew.
     lab.sign_in("ann", "b").await.must_be_signed_in().await;
     drop(db);
