@@ -15,9 +15,10 @@ const STEPS: &[Step] = &[
     ("format", || run("cargo", &["fmt", "--all", "--check"]).map(|()| None)),
     ("tidy", || tidy::tidy().map(|()| None)),
     ("clippy", || clippy().map(|()| None)),
+    // Before the stories: one of them bundles a task by what this installs.
+    ("types", types),
     // Plain `cargo test`: one process a test program lets all its stories share one PostgreSQL.
     ("test", || run("cargo", &["test", "--locked", "--workspace"]).map(|()| None)),
-    ("types", types),
     ("doc", || doc().map(|()| None)),
     ("deny", deny::deny),
 ];
@@ -101,6 +102,9 @@ fn install(packages: &[&str]) -> Result<(), String> {
 
 /// The compiler that reads the examples' types.
 const TYPESCRIPT: &str = "typescript@7.0.2";
+
+/// What `reauth task build` runs.
+const ESBUILD: &str = "esbuild@0.28.2";
 
 /// The types for authors of tasks fit all examples.
 fn types() -> Result<Option<String>, String> {

@@ -17,3 +17,4 @@ alter table runs add column changes text;
 alter table runs add column lease_until bigint;
 alter table runs add column secret_hash bytea;
 create index runs_finished on runs (finished_at);
+create index runs_logs on runs (finished_at) where log is not null;

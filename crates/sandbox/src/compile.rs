@@ -14,13 +14,14 @@ use oxc::semantic::SemanticBuilder;
 use oxc::span::SourceType;
 use oxc::syntax::module_record::ModuleRecord;
 use oxc::transformer::{TransformOptions, Transformer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::places::resolved;
+use crate::places::resolve;
 use crate::{Module, Script, config};
 
 /// Why a script does not compile, with its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompileError {
     /// What is wrong.
     pub message: String,
@@ -43,7 +44,7 @@ impl fmt::Display for CompileError {
 impl std::error::Error for CompileError {}
 
 /// What came of a script's files.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compiled {
     /// Ready to run.
     pub script: Script,
@@ -143,8 +144,7 @@ fn imports_lead_somewhere(
 ) -> Result<(), CompileError> {
     for (wanted, places) in &record.requested_modules {
         let Some(place) = places.iter().find(|place| !place.is_type) else { continue };
-        let names = || files.keys().map(String::as_str);
-        if resolved(file.0, wanted, names).is_none() {
+        if resolve(file.0, wanted, |name| files.contains_key(name)).is_none() {
             let why = if wanted.starts_with('.') {
                 format!("no file of this task is {wanted}: send it along, or correct the path")
             } else {
@@ -243,6 +243,10 @@ mod tests {
             "schedule": { "cron": "0 3 * * *", "zone": "UTC" }, "at": -1.5, "none": null });
         assert_eq!(of("t.ts", source).expect("it compiles").config, Some(wanted));
         assert_eq!(of("t.ts", "export function run() {}").expect("it compiles").config, None);
+        let bundled =
+            "var cfg = { retries: 2 };\nfunction run() {}\nexport { cfg as config, run };";
+        let config = of("t.js", bundled).expect("it compiles").config;
+        assert_eq!(config, Some(json!({ "retries": 2 })));
         let source = "const n = 3;\nexport const config = { retries: n };";
         let error = of("t.ts", source).expect_err("it is computed");
         assert_eq!((error.line, error.column), (2, 34), "{error}");

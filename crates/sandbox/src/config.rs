@@ -3,31 +3,55 @@
 
 use oxc::ast::ast::{
     Declaration, Expression, ObjectPropertyKind, Program, PropertyKey, Statement, UnaryOperator,
+    VariableDeclaration,
 };
 use oxc::span::GetSpan as _;
 use serde_json::{Map, Number, Value};
 
 /// A value nests this deep at most.
 const DEPTH_MAX: usize = 16;
+const NAME: &str = "config";
 const WANTED: &str = "config is read without running the script: it must be a literal";
 
 /// Where in the text, and what is wrong there.
 type Wrong = (usize, String);
 
-/// The config that a program exports, as JSON.
+/// The config that a program exports, as JSON: `export const config = {…}`, or, as bundlers write
+/// it, `const config = {…}; export { config }`.
 pub(crate) fn exported(program: &Program<'_>) -> Result<Option<Value>, Wrong> {
+    let mut local = None;
     for statement in &program.body {
-        let Statement::ExportDeclaration(export) = statement else { continue };
-        let Declaration::VariableDeclaration(declared) = &export.declaration else { continue };
-        for one in &declared.declarations {
-            if one.id.get_identifier_name().is_some_and(|name| name == "config")
-                && let Some(init) = &one.init
-            {
-                return value(init, 0).map(Some);
+        match statement {
+            Statement::ExportDeclaration(export) => {
+                if let Declaration::VariableDeclaration(declared) = &export.declaration
+                    && let Some(init) = named(declared, NAME)
+                {
+                    return value(init, 0).map(Some);
+                }
             }
+            Statement::ExportNamedDeclaration(export) => {
+                let mut all = export.specifiers.iter();
+                local = all.find(|one| one.exported.name() == NAME).map(|one| one.local.name());
+            }
+            _ => {}
+        }
+    }
+    let Some(local) = local else { return Ok(None) };
+    for statement in &program.body {
+        if let Statement::VariableDeclaration(declared) = statement
+            && let Some(init) = named(declared, local.as_str())
+        {
+            return value(init, 0).map(Some);
         }
     }
     Ok(None)
+}
+
+/// What a variable of this name is declared to be.
+fn named<'a>(declared: &'a VariableDeclaration<'a>, name: &str) -> Option<&'a Expression<'a>> {
+    let mut all = declared.declarations.iter();
+    let one = all.find(|one| one.id.get_identifier_name().is_some_and(|it| it == name))?;
+    one.init.as_ref()
 }
 
 fn value(expression: &Expression<'_>, depth: usize) -> Result<Value, Wrong> {

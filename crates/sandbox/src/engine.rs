@@ -15,10 +15,11 @@ use rquickjs::promise::PromiseState;
 use rquickjs::{Context, Ctx, Error, Exception, Function, Module, Object, Promise, Runtime, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::compile::compile;
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::limits::drop_rights;
 use crate::natives::natives;
-use crate::places::resolved;
+use crate::places::resolve;
 use crate::{Guards, Job, Limits, Script};
 
 /// The globals, written in JavaScript upon the few native functions below.
@@ -72,17 +73,7 @@ fn serve_parent() -> Result<(), String> {
     let _ = std::env::set_current_dir("/");
     // The first use of randomness and of the time zone opens files: before the doors close.
     let guards = drop_rights(&limits);
-    let end = run(&socket, guards, &limits)?;
-    socket.send(&ToParent::End(end))
-}
-
-/// Says that the rights are gone, and waits for what is to be run.
-fn job(socket: &Socket, guards: Guards) -> Result<Box<Job>, String> {
-    socket.send(&ToParent::Ready(guards))?;
-    let ToChild::Start(job) = socket.receive(FROM_PARENT_MAX)? else {
-        return Err("the script must come second".to_owned());
-    };
-    Ok(job)
+    socket.send(&work(&socket, guards, &limits)?)
 }
 
 /// The one connection to the world.
@@ -136,8 +127,9 @@ struct Hooks<'js> {
     describe: Function<'js>,
 }
 
-/// All that can be done before the job is known is done before the child says that it is ready.
-fn run(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<End, String> {
+/// Does the one thing that this child is for. All that can be done before it is known is done before
+/// the child says that it is ready.
+fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent, String> {
     let names = Modules::default();
     let made = Runtime::new().and_then(|runtime| {
         let context = Context::full(&runtime)?;
@@ -152,10 +144,16 @@ fn run(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<End, Stri
             Failure::Threw { message, stack } => format!("the prelude: {message}\n{stack}"),
             Failure::Broken(why) => why,
         })?;
-        let job = job(socket, guards)?;
-        names.take(&job.script);
-        let ended = evaluate(&ctx, socket, (&job, &hooks), limits);
-        Ok(ended.unwrap_or_else(Failure::end))
+        socket.send(&ToParent::Ready(guards))?;
+        match socket.receive(FROM_PARENT_MAX)? {
+            ToChild::Start(job) => {
+                names.take(&job.script);
+                let ended = evaluate(&ctx, socket, (&job, &hooks), limits);
+                Ok(ToParent::End(ended.unwrap_or_else(Failure::end)))
+            }
+            ToChild::Compile { entry, files } => Ok(ToParent::Compiled(compile(&entry, &files))),
+            _ => Err("the script must come second".to_owned()),
+        }
     })
 }
 
@@ -312,8 +310,7 @@ impl Resolver for Modules {
         _attributes: Option<ImportAttributes<'js>>,
     ) -> Result<String, Error> {
         let all = self.all.borrow();
-        let found = resolved(base, name, || all.keys().map(String::as_str));
-        found.map(str::to_owned).ok_or_else(|| {
+        resolve(base, name, |name| all.contains_key(name)).ok_or_else(|| {
             let why = format!("{name} is no file of this task: bundle it into the task");
             Exception::throw_type(ctx, &why)
         })

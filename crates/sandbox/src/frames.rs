@@ -1,10 +1,12 @@
 //! What parent and child say to each other over their one socket: a length of four bytes, then
 //! JSON. The parent reads frames as hostile input: length, shape and order are checked.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Guards;
-use crate::{Job, Level, Limits, Request, Response};
+use crate::{CompileError, Compiled, Job, Level, Limits, Request, Response};
 
 /// The first frame holds numbers only.
 pub(crate) const FIRST_BYTES_MAX: usize = 4_096;
@@ -16,6 +18,8 @@ pub(crate) enum ToChild {
     Limits(Limits),
     /// What to run.
     Start(Box<Job>),
+    /// What to compile, instead of running anything.
+    Compile { entry: String, files: BTreeMap<String, String> },
     /// The answer to a request, or why there is none.
     Answer { id: u32, answer: Result<Response, String> },
 }
@@ -29,6 +33,8 @@ pub(crate) enum ToParent {
     Log { at_ms: u64, level: Level, text: String },
     /// A request.
     Fetch { id: u32, request: Request },
+    /// What came of the compiling.
+    Compiled(Result<Compiled, CompileError>),
     /// The end.
     End(End),
 }

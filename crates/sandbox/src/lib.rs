@@ -26,6 +26,7 @@ use serde_json::Value;
 pub use compile::{CompileError, Compiled, compile, imports};
 pub use engine::child_main;
 pub use limits::{Guards, drop_rights};
+pub use places::resolve;
 pub use process::Sandbox;
 
 /// A script ready to run: one or more modules, types already stripped.

@@ -11,15 +11,12 @@ use crate::engine::PRELUDE_NAME;
 /// What a path may lack, as TypeScript and bundlers allow it.
 const ENDINGS: [&str; 7] = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
 
-/// The module that `wanted` means when `base` imports it.
-pub(crate) fn resolved<'a, I: Iterator<Item = &'a str>>(
-    base: &str,
-    wanted: &str,
-    names: impl Fn() -> I,
-) -> Option<&'a str> {
+/// The name of the file that `wanted` means when the file `base` imports it, if one of those that it
+/// can mean is there: as TypeScript and bundlers read it.
+pub fn resolve(base: &str, wanted: &str, is_there: impl Fn(&str) -> bool) -> Option<String> {
     if !wanted.starts_with("./") && !wanted.starts_with("../") {
         // A module of the sandbox's own, such as `reauth:test`.
-        return names().find(|name| *name == wanted && name.contains(':'));
+        return Some(wanted).filter(|it| it.contains(':') && is_there(it)).map(str::to_owned);
     }
     let mut parts: Vec<&str> = base.split('/').collect();
     parts.pop();
@@ -33,7 +30,7 @@ pub(crate) fn resolved<'a, I: Iterator<Item = &'a str>>(
     let path = parts.join("/");
     let find = |path: &str| {
         let mut all = ENDINGS.iter().map(|ending| format!("{path}{ending}"));
-        all.find_map(|full| names().find(|name| *name == full))
+        all.find(|full| is_there(full))
     };
     // TypeScript writes `./a.js` and means `a.ts`.
     find(&path).or_else(|| find(path.strip_suffix(".js")?))
@@ -111,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_import_means_a_file() {
-        let names = || ["main.ts", "lib/a.ts", "lib/index.js", "b.mjs", "reauth:test"].into_iter();
+        let names = ["main.ts", "lib/a.ts", "lib/index.js", "b.mjs", "reauth:test"];
         for (base, wanted, found) in [
             ("main.ts", "./lib/a.ts", Some("lib/a.ts")),
             ("main.ts", "./lib/a", Some("lib/a.ts")),
@@ -125,7 +122,8 @@ mod tests {
             ("main.ts", "/lib/a.ts", None),
             ("main.ts", "./missing", None),
         ] {
-            assert_eq!(resolved(base, wanted, names), found, "{base} {wanted}");
+            let named = resolve(base, wanted, |name| names.contains(&name));
+            assert_eq!(named.as_deref(), found, "{base} {wanted}");
         }
     }
 

@@ -23,12 +23,11 @@ pub(crate) struct Pool {
 impl Pool {
     /// A child that waits under these limits and still lives.
     pub(crate) fn take(&self, limits: &Limits) -> Option<Running> {
-        let mut known = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = known.as_mut().is_some_and(|known| known.of_child() == limits.of_child());
-        drop(known);
-        if !fits {
+        let known = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|known| known.of_child() != limits.of_child()) {
             return None;
         }
+        drop(known);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let found = loop {
             match waiting.pop() {

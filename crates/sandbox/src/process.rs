@@ -1,6 +1,7 @@
 //! The parent's side of a run: starts the child, gives it the script, carries out its requests,
 //! and ends it in time, whatever it does.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -20,7 +21,10 @@ use tokio::sync::mpsc;
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::places::Places;
 use crate::pool::Pool;
-use crate::{Call, Guards, Host, Job, Limits, LogLine, Outcome, Report, Request, Script};
+use crate::{
+    Call, CompileError, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Report, Request,
+    Script,
+};
 
 /// What a child may say on standard error before it dies: enough for a panic's text.
 const LAST_WORDS_MAX: u64 = 4_096;
@@ -28,6 +32,17 @@ const LAST_WORDS_MAX: u64 = 4_096;
 const DEATH: Duration = Duration::from_secs(1);
 /// JSON, base64 and names around a body.
 const FRAME_OVERHEAD: usize = 64 * 1024;
+
+/// Stands where a line was cut.
+const CUT: &str = "…";
+/// Frames that are read before they are looked at.
+const FRAMES_AHEAD: usize = 2;
+/// Requests of a script that wait, and answers that it has not read, hold so many bytes at most:
+/// then no more is read from it, and no more is fetched for it.
+const HELD_BYTES_MAX: usize = 32 << 20;
+/// How long the compiler may take: it takes milliseconds.
+const COMPILE_WALL: Duration = Duration::from_secs(10);
+const TOO_DEEP: &str = "the script is nested too deeply, or too large, to be read";
 
 /// How the child is started, and the children that wait. Clones share these.
 #[derive(Clone, Debug)]
@@ -102,12 +117,9 @@ impl Sandbox {
         {
             return Outcome::TooLarge { what: "params".to_owned() };
         }
-        let mut running = match self.pool.take(limits) {
-            Some(running) => running,
-            None => match self.start(limits).await {
-                Ok(running) => running,
-                Err(why) => return Outcome::Refused { why },
-            },
+        let mut running = match self.child(limits).await {
+            Ok(running) => running,
+            Err(why) => return Outcome::Refused { why },
         };
         *guards = running.guards;
         let mut sent = job.clone();
@@ -119,11 +131,49 @@ impl Sandbox {
         };
         match ended {
             Ok(outcome) => {
-                // It has said all: if it does not die by itself, it is killed when dropped.
-                let _ = tokio::time::timeout(DEATH, running.child.wait()).await;
+                // It has said all: nobody waits for its death. If it does not die by itself, it is
+                // killed when dropped.
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(DEATH, running.child.wait()).await;
+                });
                 outcome
             }
             Err(why) => died(running.child, why).await,
+        }
+    }
+
+    /// As [`compile()`](crate::compile()), in a child: a text that is made to exhaust the compiler
+    /// ends the child. The error says that there is no answer.
+    pub async fn compile(
+        &self,
+        entry: &str,
+        files: &BTreeMap<String, String>,
+        limits: &Limits,
+    ) -> Result<Result<Compiled, CompileError>, String> {
+        let compile = async {
+            let mut running = self.child(limits).await?;
+            let wanted = ToChild::Compile { entry: entry.to_owned(), files: files.clone() };
+            let told = send(&mut running.to_child, &wanted).await;
+            let heard = match told {
+                Ok(()) => running.frames.recv().await,
+                Err(_) => None,
+            };
+            match heard {
+                Some(Ok(ToParent::Compiled(compiled))) => Ok(compiled),
+                Some(Ok(_)) => Err("the child said something else".to_owned()),
+                Some(Err(why)) => Err(why),
+                None => Err(TOO_DEEP.to_owned()),
+            }
+        };
+        let compiled = tokio::time::timeout(COMPILE_WALL, compile).await;
+        compiled.unwrap_or_else(|_| Err("it takes too long to read".to_owned()))
+    }
+
+    /// One that waits, or a new one.
+    async fn child(&self, limits: &Limits) -> Result<Running, String> {
+        match self.pool.take(limits) {
+            Some(running) => Ok(running),
+            None => self.start(limits).await,
         }
     }
 
@@ -142,7 +192,7 @@ impl Sandbox {
             .spawn()
             .map_err(explain)?;
         let (from_child, mut to_child) = UnixStream::from_std(ours).map_err(explain)?.into_split();
-        let (sender, mut frames) = mpsc::channel(16);
+        let (sender, mut frames) = mpsc::channel(FRAMES_AHEAD);
         tokio::spawn(receive(from_child, frame_bytes_max(limits), sender));
         let told = send(&mut to_child, &ToChild::Limits(limits.clone())).await;
         told.map_err(|_| "the child does not listen".to_owned())?;
@@ -205,14 +255,21 @@ async fn converse(
 ) -> Result<Outcome, String> {
     // Made when first needed: most runs log no place.
     let mut places = None;
-    let (mut waiting, mut open) = (std::collections::VecDeque::new(), FuturesUnordered::new());
+    let (mut waiting, mut unread) = (Waiting::default(), Unread::default());
+    let mut open = FuturesUnordered::new();
+    let Running { to_child, frames, .. } = running;
     loop {
         while open.len() < limits.fetches_at_once
-            && let Some((id, request)) = waiting.pop_front()
+            && unread.bytes < HELD_BYTES_MAX
+            && let Some((id, request)) = waiting.take()
         {
             open.push(async move { (id, host.fetch(request).await) });
         }
         tokio::select! {
+            // Reading goes on meanwhile: a child that is writing does not read.
+            sent = to_child.write(unread.next()), if !unread.is_empty() => {
+                unread.advance(sent.map_err(|_| String::new())?);
+            }
             Some((id, answer)) = open.next(), if !open.is_empty() => {
                 let answer = match answer {
                     Ok(answer) if answer.body.len() > limits.body_bytes => {
@@ -220,10 +277,11 @@ async fn converse(
                     }
                     other => other,
                 };
-                send(&mut running.to_child, &ToChild::Answer { id, answer }).await?;
+                unread.add(frames::encode(&ToChild::Answer { id, answer })?);
             }
-            frame = running.frames.recv() => match frame {
+            frame = frames.recv(), if waiting.bytes < HELD_BYTES_MAX => match frame {
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
+                    let text = said.shortened(limits, text);
                     let text = if text.contains("\n    at ") {
                         places.get_or_insert_with(|| Places::of(script)).written(&text)
                     } else {
@@ -235,10 +293,12 @@ async fn converse(
                 }
                 Some(Ok(ToParent::Fetch { id, request })) => {
                     said.count_fetch(limits, &request)?;
-                    waiting.push_back((id, request));
+                    waiting.add(id, request);
                 }
-                Some(Ok(ToParent::End(end))) => return Ok(outcome(end)),
-                Some(Ok(ToParent::Ready(_))) => return Err("the child began twice".to_owned()),
+                Some(Ok(ToParent::End(end))) => return Ok(outcome(end, limits)),
+                Some(Ok(ToParent::Ready(_) | ToParent::Compiled(_))) => {
+                    return Err("the child said what was not asked".to_owned());
+                }
                 Some(Err(why)) => return Err(why),
                 None => return Err(String::new()),
             }
@@ -253,7 +313,76 @@ impl Running {
     }
 }
 
+/// Requests that wait until others have been answered.
+#[derive(Default)]
+struct Waiting {
+    all: VecDeque<(u32, Request)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, id: u32, request: Request) {
+        self.bytes += Self::size(&request);
+        self.all.push_back((id, request));
+    }
+
+    fn take(&mut self) -> Option<(u32, Request)> {
+        let (id, request) = self.all.pop_front()?;
+        self.bytes -= Self::size(&request);
+        Some((id, request))
+    }
+
+    fn size(request: &Request) -> usize {
+        let headers = request.headers.iter().map(|(name, value)| name.len() + value.len());
+        request.body.len() + request.url.len() + headers.sum::<usize>() + 256
+    }
+}
+
+/// Frames that the child has not read yet.
+#[derive(Default)]
+struct Unread {
+    all: VecDeque<Vec<u8>>,
+    /// How much of the first was read.
+    read: usize,
+    bytes: usize,
+}
+
+impl Unread {
+    fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    fn next(&self) -> &[u8] {
+        self.all.front().map_or(&[], |first| &first[self.read..])
+    }
+
+    fn add(&mut self, frame: Vec<u8>) {
+        self.bytes += frame.len();
+        self.all.push_back(frame);
+    }
+
+    fn advance(&mut self, read: usize) {
+        self.read += read;
+        if self.all.front().is_some_and(|first| self.read >= first.len()) {
+            self.bytes -= self.all.pop_front().map_or(0, |first| first.len());
+            self.read = 0;
+        }
+    }
+}
+
 impl Said {
+    /// A line as far as there is room for it: what is cut need not be looked at.
+    fn shortened(&self, limits: &Limits, mut text: String) -> String {
+        let room = limits.log_bytes.saturating_sub(self.log_bytes);
+        if text.len() > room {
+            // One byte more than fits, so that it counts as too long.
+            let end = (0..=room.min(text.len() - 1)).rev().find(|at| text.is_char_boundary(*at));
+            text.truncate(end.unwrap_or(0));
+            text.push_str(CUT);
+        }
+        text
+    }
+
     /// Keeps a line, unless there are too many; answers it if it is kept.
     fn note(&mut self, limits: &Limits, line: LogLine) -> Option<&LogLine> {
         self.log_bytes = self.log_bytes.saturating_add(line.text.len() + 16);
@@ -277,8 +406,12 @@ impl Said {
     }
 }
 
-fn outcome(end: End) -> Outcome {
+fn outcome(end: End, limits: &Limits) -> Outcome {
     match end {
+        // The child has looked too, but it is not believed.
+        End::Done(value) if value.to_string().len() > limits.result_bytes => {
+            Outcome::TooLarge { what: "the result".to_owned() }
+        }
         End::Done(value) => Outcome::Done(value),
         End::Threw { message, stack } => Outcome::Threw { message, stack },
         End::OutOfMemory => Outcome::OutOfMemory,

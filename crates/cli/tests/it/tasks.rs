@@ -1,7 +1,8 @@
 //! Tasks as their developers meet them: a folder, its tests, a server, and its sudden death.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use reauth_sdk::{Client, NewTask, RunRequest, RunState, TaskConfig};
@@ -120,6 +121,62 @@ fn what_is_wrong_is_shown_where_it_is() {
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
+}
+
+#[test]
+fn a_change_is_checked_and_tested_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    };
+    write("one.ts", "export const run = (): number => 1;\n");
+    let test = "import { assert, lab, test } from 'reauth:test';
+        test('it is two', async () => assert.equal((await lab.run()).result, 2));\n";
+    write("one.test.ts", test);
+    let mut command = reauth();
+    command.args(["task", "dev"]).arg(folder.path());
+    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut said = BufReader::new(dev.stdout.take().expect("a pipe")).lines();
+    let mut hear = |wanted: &str| {
+        let heard = said.find(|line| line.as_ref().is_ok_and(|line| line.contains(wanted)));
+        assert!(heard.is_some(), "{wanted} is said");
+    };
+    hear("FAILED  it is two");
+    hear("0 passed, 1 failed");
+    write("one.ts", "export const run = (): number => 2; // mended\n");
+    hear("ok      it is two");
+    dev.kill().expect("our own process");
+    dev.wait().expect("it ends");
+}
+
+#[test]
+fn a_task_is_bundled_with_its_packages() {
+    let esbuild = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/typescript");
+    if !esbuild.join("node_modules/.bin/esbuild").exists() {
+        return println!("skipped: `cargo xtask ci` installs esbuild where npm is");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let modules = folder.path().join("node_modules");
+    std::fs::create_dir_all(modules.join("left-side")).expect("a package");
+    std::fs::create_dir_all(modules.join(".bin")).expect("a folder");
+    let program = esbuild.join("node_modules/.bin/esbuild");
+    std::os::unix::fs::symlink(program, modules.join(".bin/esbuild")).expect("a link");
+    std::fs::write(modules.join("left-side/index.js"), "export const side = 'left';")
+        .expect("a file");
+    let task_file = folder.path().join("where.ts");
+    let source = "import { side } from 'left-side';\n\
+        export const config = { scopes: ['users:read'] };\n\
+        export const run = (): string => side;\n";
+    std::fs::write(&task_file, source).expect("a file");
+    assert!(said(&task(&["check"], &task_file)).contains("reauth task build"));
+    let built = task(&["build"], &task_file);
+    assert!(built.status.success(), "{}", said(&built));
+    let bundle = folder.path().join("dist/where.js");
+    let test = "import { assert, lab, test } from 'reauth:test';
+        test('left', async () => assert.equal((await lab.run()).result, 'left'));";
+    std::fs::write(folder.path().join("dist/where.test.js"), test).expect("a file");
+    let tested = said(&task(&["test"], &bundle));
+    assert!(tested.contains("1 passed, 0 failed"), "{tested}");
 }
 
 /// Runs that are wanted before the server dies.

@@ -140,6 +140,9 @@ pub struct Tx {
     rehearsal: Option<Rehearsal>,
 }
 
+/// More changes than these are no rehearsal that anybody reads.
+const ENTRIES_MAX: usize = 100_000;
+
 /// What rehearsed changes would have written to the ledger, in their order.
 #[derive(Clone, Default)]
 pub struct Rehearsal {
@@ -153,7 +156,9 @@ impl Rehearsal {
     }
 
     fn add(&self, entries: Vec<Entry>) {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).extend(entries);
+        let mut all = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = ENTRIES_MAX.saturating_sub(all.len());
+        all.extend(entries.into_iter().take(room));
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
     let moments = moments(&due, now);
     // One that never fires again is not looked at again.
     let mut next_at = due.definition.schedule.as_ref().and_then(|plan| plan.next_after(now).ok());
-    let stopped = stopped(tx, &due)?;
+    let stopped = stopped(tx, &due);
     let wanted = match (due.definition.options.misfire, stopped.is_some()) {
         (_, true) => &[][..],
         (Misfire::All, _) => {
@@ -97,13 +97,16 @@ async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<
 }
 
 /// Why the task does not run by itself now: its owner may not sign in.
-pub(super) fn stopped(tx: &Tx, task: &Task) -> Result<Option<String>> {
-    let Some(owner) = task.definition.options.owner else { return Ok(None) };
-    let why = match tx.live().may_sign_in(owner, tx.now())? {
-        Verdict::Ended(ended) => ended.because.to_string(),
-        Verdict::Valid { .. } => return Ok(None),
-    };
-    Ok(Some(format!("its owner {owner} may not sign in: {why}")))
+pub(super) fn stopped(tx: &Tx, task: &Task) -> Option<String> {
+    let owner = task.definition.options.owner?;
+    match tx.live().may_sign_in(owner, tx.now()) {
+        Ok(Verdict::Valid { .. }) => None,
+        Ok(Verdict::Ended(ended)) => {
+            Some(format!("its owner {owner} may not sign in: {}", ended.because))
+        }
+        // Unknown is no: and no other task waits for this one.
+        Err(error) => Some(format!("whether its owner {owner} may sign in is not known: {error}")),
+    }
 }
 
 /// When the next task is due.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::due::stopped;
 use super::queue::{DEPTH_MAX, Order, Trigger, event_params, queue};
 use super::runs::depth_of;
-use super::{COLUMNS, Options, Task, task, task_columns};
+use super::{Options, Task};
 use crate::ledger::{self, By, Stored, Wanted};
 use crate::store::{Db, args};
 use crate::values::error::{Error, Result};
@@ -60,16 +60,14 @@ pub struct Looked {
 pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
     let mut read = db.read().await?;
     let head = ledger::head(&mut read).await?.seq;
-    let sql = task_columns!(
-        ", t.app_id, t.looked_seq from tasks t where t.looked_seq < $1
-         order by t.looked_seq, t.app_id, t.name limit $2"
-    );
+    let sql = "select app_id, name, looked_seq from tasks where looked_seq < $1
+               order by looked_seq, app_id, name limit $2";
     let rows = read.rows(sql, args![head, TASKS_MAX]).await?;
     let (mut found, mut is_more) = (Vec::new(), false);
     for row in &rows {
-        let (task, app): (Task, AppId) = (task(row)?, row.parsed(COLUMNS)?);
-        let written = row.int(COLUMNS + 1)?;
-        let key = (app, task.definition.name.clone());
+        let (app, name, written): (AppId, String, i64) =
+            (row.parsed(0)?, row.text(1)?, row.int(2)?);
+        let key = (app, name);
         let from = looked.places.get(&key).copied().unwrap_or_default().max(written);
         if from >= head {
             continue;
@@ -81,18 +79,30 @@ pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
             Some(last) if more => last.entry.seq,
             _ => head,
         };
+        is_more |= more;
+        if entries.is_empty() && through - written < BEHIND_MAX {
+            looked.places.insert(key, through);
+            continue;
+        }
+        // Deleted just now: the next look does not see it.
+        let Ok(task) = super::find(&mut read, app, &key.1).await else { continue };
         let met: Vec<Stored> = entries.into_iter().filter(|it| meets(&task, it)).collect();
         if met.is_empty() && through - written < BEHIND_MAX {
             looked.places.insert(key, through);
         } else {
             found.push((app, task, met, (written, through)));
         }
-        is_more |= more;
     }
     drop(read);
-    is_more |= !found.is_empty();
     for (app, task, met, places) in found {
-        fire(db, app, &task, met, places).await?;
+        match fire(db, app, &task, met, places).await {
+            Ok(()) => is_more = true,
+            // When there is room, all of it comes again; others do not wait for that.
+            Err(Error::Busy { why, .. }) => {
+                tracing::warn!(task = task.definition.name, why, "events wait");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(is_more)
 }
@@ -107,7 +117,7 @@ async fn fire(
 ) -> Result<()> {
     let mut tx = db.write(By::System).await?;
     let name = &task.definition.name;
-    let stopped = stopped(&tx, task)?;
+    let stopped = stopped(&tx, task);
     let moved = tx
         .change(
             "update tasks set looked_seq = $1, stopped = $2

@@ -4,6 +4,7 @@
 mod claim;
 mod due;
 mod events;
+mod finish;
 mod options;
 mod queue;
 mod runs;
@@ -22,16 +23,15 @@ use crate::values::ids::AppId;
 use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
-pub use claim::{
-    Claim, Claimed, Ending, Finished, begin, cancel_queued, claim, finish, recover, renew, retry,
-};
+pub use claim::{Claim, Claimed, begin, claim, renew};
 pub use due::{Fired, fire_due, next_due};
 pub use events::{KINDS as EVENT_KINDS, Looked, fire_events};
+pub use finish::{Ending, Finished, cancel_queued, finish, recover, retry};
 pub use options::{Misfire, Options};
 pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue};
 pub use runs::{
     Filter as RunFilter, LogRow, Run, RunState, depth_of, find as find_run, forget as forget_runs,
-    page as page_of_runs, state_counts,
+    has_due, page as page_of_runs, state_counts,
 };
 pub use schedule::Schedule;
 
@@ -111,6 +111,8 @@ pub async fn put(
     definition: Definition,
     held: Scopes,
 ) -> Result<(Task, bool)> {
+    // One could take the place of the task that locks people who have left.
+    tx.refuse_task()?;
     check(&definition, held)?;
     if let Some(owner) = definition.options.owner {
         let found = users::find(tx, app, owner).await;
@@ -305,6 +307,7 @@ fn task(row: &Row) -> Result<Task> {
 
 /// Deletes a task. Its runs stay to be read; those that wait are given up.
 pub async fn delete(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
+    tx.refuse_task()?;
     let gone =
         tx.change("delete from tasks where app_id = $1 and name = $2", args![app, name]).await?;
     if gone == 0 {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::options::is_queue;
 use super::{Task, runs::RunState};
 use crate::ledger::{Change, Subject};
-use crate::store::{Tx, args};
+use crate::store::{Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, RunId};
 use crate::values::time::Time;
@@ -71,11 +71,7 @@ impl Order {
 
 /// Queues a run. One whose params are too long has failed with that reason.
 pub async fn queue(tx: &mut Tx, app: AppId, task: &Task, order: Order) -> Result<RunId> {
-    let sql = "select count(*) from runs where app_id = $1 and state = 'queued'";
-    if tx.count(sql, args![app]).await? >= QUEUED_MAX {
-        let why = format!("{QUEUED_MAX} runs of this app are waiting already");
-        return Err(Error::Busy { why, retry_after_s: 10 });
-    }
+    refuse_full(tx, app).await?;
     let new = NewRun::of(tx, task, order)?;
     let id = new.id;
     if new.params.len() <= PARAMS_BYTES_MAX {
@@ -97,6 +93,16 @@ pub async fn queue(tx: &mut Tx, app: AppId, task: &Task, order: Order) -> Result
     Ok(id)
 }
 
+/// Refuses a run more when too many wait.
+pub(super) async fn refuse_full(read: &mut Read, app: AppId) -> Result<()> {
+    let sql = "select count(*) from runs where app_id = $1 and state = 'queued'";
+    if read.count(sql, args![app]).await? < QUEUED_MAX {
+        return Ok(());
+    }
+    let why = format!("{QUEUED_MAX} runs of this app are waiting already: try again later");
+    Err(Error::Busy { why, retry_after_s: 10 })
+}
+
 /// A run that is about to be written.
 #[derive(Clone)]
 pub(super) struct NewRun {
@@ -105,7 +111,7 @@ pub(super) struct NewRun {
     pub(super) params: String,
     due_at: Time,
     tries: i64,
-    queue: Option<String>,
+    pub(super) queue: Option<String>,
     order: Order,
 }
 

@@ -158,14 +158,25 @@ pub async fn page(
     let sql = "select count(*) from runs where app_id = $1
                and ($2 is null or task = $2) and ($3 is null or state = $3)";
     let total = read.count(sql, args![app, task.clone(), state]).await?;
-    let sql = run_columns!(
-        "null",
+    // What is long is for those who ask for the one run.
+    let sql = concat!(
+        "select id, task, trigger, state, attempt,
+         case when length(params) <= 4096 then params else '{}' end, due_at, started_at,
+         finished_at, case when length(result) <= 4096 then result end, error_kind,
+         substr(error, 1, 1000), queue, rehearsed, null, null",
         " from runs where app_id = $1 and ($2 is null or task = $2) and ($3 is null or state = $3)
          order by due_at desc, id desc limit $4 offset $5"
     );
     let rows = read.rows(sql, args![app, task, state, limit.clamp(0, PAGE_ROWS_MAX), skip]).await?;
     let runs: Result<Vec<Run>> = rows.iter().map(run).collect();
     Ok((runs?, total))
+}
+
+/// Whether a run waits that may begin now.
+pub async fn has_due(read: &mut Read) -> Result<bool> {
+    let sql = "select count(*) from runs where state = 'queued' and due_at <= $1";
+    let now = read.now();
+    Ok(read.count(sql, args![now]).await? > 0)
 }
 
 /// How many runs wait and how many are going.

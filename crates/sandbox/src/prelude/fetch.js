@@ -247,35 +247,54 @@ function hasNoBody(status) {
   return [204, 205, 304].includes(status);
 }
 
+// So many requests are under way at once; more wait here, in the script's own memory.
+const UNDER_WAY_MAX = 16;
 const requests = new Map();
+const notSent = [];
 let lastRequest = 0;
+let underWay = 0;
+
+function sendNext() {
+  while (underWay < UNDER_WAY_MAX && notSent.length > 0) {
+    const { id, json } = notSent.shift();
+    // One that was given up meanwhile is not sent.
+    if (!requests.has(id)) continue;
+    underWay += 1;
+    native.fetch(id, json());
+  }
+}
 
 async function fetch(input, init = undefined) {
   const request = new Request(input, init);
   const { signal, url } = request;
   signal.throwIfAborted();
   const id = (lastRequest += 1);
-  const json = JSON.stringify({
-    method: request.method,
-    url,
-    headers: [...request.headers],
-    body: native.toBase64(binaryOf(Body._take(request) ?? new Uint8Array())),
-    redirect: request.redirect,
-  });
+  const { method, redirect } = request;
+  const [headers, body] = [[...request.headers], Body._take(request) ?? new Uint8Array()];
+  const json = () => {
+    return JSON.stringify({ method, url, headers, body: native.toBase64(binaryOf(body)), redirect });
+  };
   return new Promise((resolve, reject) => {
-    native.fetch(id, json);
     const giveUp = () => {
       if (requests.delete(id)) reject(signal.reason);
     };
     signal.addEventListener("abort", giveUp);
     const done = () => signal.removeEventListener("abort", giveUp);
     requests.set(id, { resolve, reject, url, done });
+    notSent.push({ id, json });
+    sendNext();
   });
 }
 
 // The answer to a request, or why there is none, from the loop outside.
 function settle(id, json) {
+  underWay -= 1;
   const request = requests.get(id);
+  settled(request, id, json);
+  sendNext();
+}
+
+function settled(request, id, json) {
   if (!request) return;
   requests.delete(id);
   request.done();

@@ -1,5 +1,6 @@
 //! What a script cannot do: take more than its share, hurt the parent, reach anything but the host.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -248,4 +249,35 @@ lies! {
         socket.write_all(&[200, 0, 0, 0, b'{']).expect("it is heard");
         std::process::exit(3);
     };
+}
+
+#[tokio::test]
+async fn a_text_that_exhausts_the_compiler_ends_a_child_only() {
+    let sandbox = sandbox("sandbox_child");
+    for (open, rest) in [("[", ""), ("(", ""), ("!", "1"), ("{a:", ""), ("`${", ""), ("a?", "")] {
+        for language in ["deep.js", "deep.ts"] {
+            let source = format!("export const x = {}{rest}", open.repeat(100_000));
+            let files = BTreeMap::from([(language.to_owned(), source)]);
+            let compiled = sandbox.compile(language, &files, &limits()).await;
+            assert!(!matches!(compiled, Ok(Ok(_))), "{open} {language}");
+        }
+    }
+    let files = BTreeMap::from([("a.ts".to_owned(), "export const run = (): number => 1".into())]);
+    let compiled = sandbox.compile("a.ts", &files, &limits()).await.expect("an answer");
+    assert_eq!(compiled.expect("it compiles").exports, ["run"]);
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_waits_in_the_child() {
+    // 36 requests of 1 MB at once: more than is held for a child, and all are answered.
+    let source = "export async function run() {
+        const body = 'x'.repeat(1e6);
+        const all = Array.from({ length: 36 }, () => fetch('http://api.test/echo',
+            { method: 'POST', body }).then((answer) => answer.text()));
+        let bytes = 0;
+        for (const text of await Promise.all(all)) bytes += text.length;
+        return bytes > 3.6e7; }";
+    let roomy = Limits { memory_bytes: 1 << 30, cpu: Duration::from_secs(20), ..limits() };
+    let report = run_within(source, &roomy).await;
+    assert_eq!(report.outcome, Outcome::Done(Value::Bool(true)));
 }

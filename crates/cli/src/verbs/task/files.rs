@@ -142,31 +142,11 @@ pub(crate) fn with_imports(root: &Path, entry: &str) -> Result<BTreeMap<String, 
         let source = read(&root.join(&name))?;
         for wanted in sandbox::imports(&name, &source) {
             // What is not there is told by the compiler, with its place.
-            open.extend(found(root, &name, &wanted));
+            open.extend(sandbox::resolve(&name, &wanted, |other| root.join(other).is_file()));
         }
         files.insert(name, source);
     }
     Ok(files)
-}
-
-/// The name of the file that an import means, if there is one.
-fn found(root: &Path, base: &str, wanted: &str) -> Option<String> {
-    let mut parts: Vec<&str> = base.split('/').collect();
-    parts.pop();
-    for part in wanted.split('/') {
-        match part {
-            "." | "" => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    let path = parts.join("/");
-    let endings = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
-    let of = |path: &str| {
-        let mut all = endings.iter().map(|ending| format!("{path}{ending}"));
-        all.find(|name| root.join(name).is_file())
-    };
-    of(&path).or_else(|| of(path.strip_suffix(".js")?))
 }
 
 fn task_of(root: &Path, entry: &str, name: &str) -> Result<LocalTask> {
