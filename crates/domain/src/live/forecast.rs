@@ -27,8 +27,8 @@ pub struct Forecast {
     pub peak_at: Option<Time>,
 }
 
-/// How much work a forecast may be: some seconds. A sign-in of a class that always has the same time
-/// between two of them is one unit of it, any other costs as much as `STEP_UNITS` of these.
+/// How much work a forecast may be: some seconds. A sign-in of a class that always has the same
+/// time between two of them is one unit of it, any other costs as much as `STEP_UNITS` of these.
 const UNITS_MAX: u64 = 1_000_000_000;
 const STEP_UNITS: u64 = 32;
 
@@ -329,7 +329,7 @@ mod tests {
             let mut eras: Vec<Era> = limits.into_iter().map(|(age, spread_percent, days)| {
                 let max_age = age.map(Span::seconds);
                 let not_after = days.map(|seconds| now() + whole(seconds));
-                era(Limits { max_age, spread_percent, not_after, ..Limits::default() })
+                era(Limits { max_age, not_after, spread_percent, ..Limits::default() })
             }).collect();
             // So short an age for a while only: step by step it would take long.
             eras.extend(short.map(|seconds| era(Limits {

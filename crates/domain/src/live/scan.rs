@@ -1,6 +1,6 @@
-//! What looks at every session of an app. It does so slice by slice, each under a lock of its own: a
-//! change waits for one slice at most, and so does a check that comes after the change. What changes
-//! meanwhile is seen as it was before or as it is after.
+//! What looks at every session of an app. It does so slice by slice, each under a lock of its own:
+//! a change waits for one slice at most, and so does a check that comes after the change. What
+//! changes meanwhile is seen as it was before or as it is after.
 
 use std::collections::HashMap;
 

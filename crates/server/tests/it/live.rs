@@ -348,14 +348,13 @@ fn filter_of(kind: u8, now: Time) -> Filter {
 type Sorted = (Option<Vec<UserId>>, Option<Vec<SessionId>>, Vec<(UserId, SessionId)>);
 
 fn sorted(Looked { met, found, .. }: &Looked) -> Sorted {
-    let mut users = met.users.clone();
-    users.iter_mut().for_each(|users| users.sort_unstable());
-    let mut sessions: Option<Vec<SessionId>> =
-        met.sessions.as_ref().map(|met| met.iter().copied().collect());
-    sessions.iter_mut().for_each(|sessions| sessions.sort_unstable());
-    let mut found = found.clone();
-    found.sort_unstable();
-    (users, sessions, found)
+    fn in_order<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+        list.sort_unstable();
+        list
+    }
+    let users = met.users.clone().map(in_order);
+    let sessions = met.sessions.as_ref().map(|met| in_order(met.iter().copied().collect()));
+    (users, sessions, in_order(found.clone()))
 }
 
 /// Every other device proves itself by one method more.
