@@ -117,7 +117,7 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
     let mut replaced = Vec::new();
     let session = match known {
         Some(Known { session, .. }) => {
-            // Its place among the user's sessions changes: what was too many because of it stays so.
+            // It takes another place among the user's: what was too many stays so.
             replaced = sessions::write_down(tx, user).await?;
             replaced.retain(|ended| ended.session != session);
             renew(tx, session, (&secret, &traits), &device).await?

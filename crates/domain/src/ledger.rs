@@ -427,6 +427,31 @@ pub async fn page(read: &mut Read, wanted: Wanted) -> Result<(Vec<Stored>, bool)
     Ok((entries?, more))
 }
 
+/// The users whom entries name that may not have been seen by who looked when this was the ledger's
+/// end. None: they are too many, or something has been asked of all.
+pub(crate) async fn users_since(
+    read: &mut Read,
+    app: AppId,
+    head: &Head,
+    users_max: i64,
+) -> Result<Option<Vec<UserId>>> {
+    // Live may have come up to the change before the last only: the last is one transaction.
+    let sql = "select coalesce(min(seq), 0) from ledger where seq > $1 and at >= $2";
+    let first = read.count(sql, args![head.seq - PAGE_ROWS_MAX, head.at]).await?;
+    let of_all = "select count(*) from ledger where seq >= $1 and user_id is null
+                  and (app_id = $2 or app_id is null) and kind in ('policies.set', 'limits.set',
+                  'cut_off.set', 'revocation.set', 'store.fenced')";
+    if read.count(of_all, args![first, app]).await? > 0 {
+        return Ok(None);
+    }
+    let sql = "select distinct user_id from ledger
+               where seq >= $1 and app_id = $2 and user_id is not null limit $3";
+    let rows = read.rows(sql, args![first, app, users_max + 1]).await?;
+    let users: Result<Vec<UserId>> = rows.iter().map(|row| row.parsed(0)).collect();
+    let users = users?;
+    Ok((users.len() as i64 <= users_max).then_some(users))
+}
+
 pub(crate) fn stored(row: &Row) -> Result<Stored> {
     let body = row.text(5)?;
     let entry = serde_json::from_str(&body)

@@ -164,7 +164,7 @@ pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Fou
             let is_known = read.live().has_group(app.id, &group)?
                 || found.groups.iter().any(|(name, _)| *name == group);
             if !is_known {
-                let members = having(read, app, (name, value)).await?;
+                let members = having(read, app, (name, value), None).await?;
                 found.groups.push((group, members));
             }
         }
@@ -181,11 +181,12 @@ pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Fou
     Ok(found)
 }
 
-/// The users who have this value of an attribute.
+/// The users who have this value of an attribute, of all or of one.
 pub(crate) async fn having(
     read: &mut Read,
     app: &App,
     (name, value): (&String, &Value),
+    only: Option<UserId>,
 ) -> Result<Vec<UserId>> {
     let (text, number) = match app.settings.user_schema.field(name)?.index(name, value)? {
         Indexed::Text(text) => (Some(text), None),
@@ -193,9 +194,10 @@ pub(crate) async fn having(
     };
     let sql = "select u.id from user_attributes a join users u on u.id = a.user_id
                where u.app_id = $1 and u.deleted_at is null and a.name = $2
-               and (a.text_value = $3 or a.number_value = $4)";
+               and (a.text_value = $3 or a.number_value = $4)
+               and (cast($5 as text) is null or u.id = $5)";
     let mut found = Vec::new();
-    read.each(sql, args![app.id, name, text, number], |row| {
+    read.each(sql, args![app.id, name, text, number, only], |row| {
         found.push(row.parsed(0)?);
         Ok(())
     })

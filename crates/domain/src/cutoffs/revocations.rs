@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apps::App;
 use crate::apps::selectors::{self, Selector};
-use crate::ledger::{By, Change, Subject};
+use crate::ledger::{self, By, Change, Head, Subject};
 use crate::store::{Db, Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -19,6 +19,9 @@ use crate::values::time::Time;
 
 /// Each is looked at by every check until the sweep has written its ends.
 const OPEN_MAX: i64 = 100;
+
+/// If more users have changed since it was looked at, all is looked at anew.
+const AGAIN_MAX: i64 = 100;
 
 /// Whose sessions: those that meet all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -76,36 +79,113 @@ pub(crate) struct Stored {
     users: Option<Vec<UserId>>,
 }
 
+/// A revocation that was looked at: whom it would end.
+#[derive(Debug)]
+pub struct Looked {
+    /// Whose sessions.
+    pub filter: Filter,
+    /// Whether their devices are to wipe their data.
+    pub wipes: bool,
+    /// Who meets the filter.
+    pub met: Met,
+    /// The sessions that it would end, each with its user.
+    pub found: Vec<(UserId, SessionId)>,
+    /// The end of the ledger before that.
+    head: Head,
+}
+
+/// Looks whom a revocation would end. It looks at every session, but holds nobody up.
+pub async fn look(db: &Db, app: &App, filter: Filter, wipes: bool) -> Result<Looked> {
+    let mut read = db.read().await?;
+    let (head, now) = (ledger::head(&mut read).await?, read.now());
+    let met = find(&mut read, app, &filter).await?;
+    drop(read);
+    let looked = Looked { filter, wipes, met, found: Vec::new(), head };
+    found_by(db, app.id, looked, now).await
+}
+
+/// Looks again at what has changed since, within the change: whoever the ledger names, or all if
+/// it names too many.
+pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Looked> {
+    let (now, head) = (tx.now(), looked.head.clone());
+    let Some(users) = ledger::users_since(tx, app.id, &head, AGAIN_MAX).await? else {
+        looked.met = find(tx, app, &looked.filter).await?;
+        let db = tx.db().clone();
+        return found_by(&db, app.id, looked, now).await;
+    };
+    let Looked { filter, wipes, met, found, .. } = &mut looked;
+    found.retain(|(user, _)| !users.contains(user));
+    for user in users {
+        if let Some(met) = &mut met.users {
+            met.retain(|met| *met != user);
+            met.extend(having(tx, app, filter, Some(user)).await?.into_iter().flatten());
+        }
+        if let Some(met) = met.sessions.as_mut().map(Arc::make_mut) {
+            for row in tx.rows("select id from sessions where user_id = $1", args![user]).await? {
+                met.remove(&row.parsed(0)?);
+            }
+            let again = sessions(tx, app.id, filter, Some(user)).await?;
+            met.extend(again.iter().flat_map(|again| again.iter()));
+        }
+        found.extend(tx.live().met_of(user, (filter, met), *wipes, now)?);
+    }
+    Ok(looked)
+}
+
+async fn found_by(db: &Db, app: AppId, mut looked: Looked, now: Time) -> Result<Looked> {
+    let db = db.clone();
+    let looking = tokio::task::spawn_blocking(move || {
+        let meant = (&looked.filter, &looked.met);
+        looked.found = db.live().met_by(app, meant, looked.wipes, now)?;
+        Ok(looked)
+    });
+    looking.await.map_err(|error| Error::Internal(format!("a revocation: {error}")))?
+}
+
 /// Looks up who meets a filter.
 pub async fn find(read: &mut Read, app: &App, filter: &Filter) -> Result<Met> {
     filter.check()?;
+    let users = having(read, app, filter, None).await?;
+    Ok(Met { users, sessions: sessions(read, app.id, filter, None).await? })
+}
+
+/// The users with all attributes that it names, of all or of one; none if it names no attribute.
+async fn having(
+    read: &mut Read,
+    app: &App,
+    filter: &Filter,
+    only: Option<UserId>,
+) -> Result<Option<Vec<UserId>>> {
     let mut users: Option<HashSet<UserId>> = None;
     for attribute in filter.applies_to.attributes.iter().flatten() {
-        let having = selectors::having(read, app, attribute).await?;
+        let having = selectors::having(read, app, attribute, only).await?;
         let having: HashSet<UserId> = having.into_iter().collect();
         users = Some(match users {
             Some(users) => users.intersection(&having).copied().collect(),
             None => having,
         });
     }
-    let users = users.map(|users| users.into_iter().collect());
-    Ok(Met { users, sessions: sessions(read, app.id, filter).await? })
+    Ok(users.map(|users| users.into_iter().collect()))
 }
 
+/// The sessions with what only the tables know, of all users or of one.
 async fn sessions(
     read: &mut Read,
     app: AppId,
     filter: &Filter,
+    only: Option<UserId>,
 ) -> Result<Option<Arc<HashSet<SessionId>>>> {
     if !filter.asks_tables() {
         return Ok(None);
     }
     let sql = "select s.id, s.label, s.address from sessions s join users u on u.id = s.user_id
                where u.app_id = $1 and (cast($2 as text) is null or s.device_id = $2)
-               and (cast($3 as bigint) is null or s.created_at <= $3)";
+               and (cast($3 as bigint) is null or s.created_at <= $3)
+               and (cast($4 as text) is null or s.user_id = $4)";
     let patterns = filter.applies_to.labels.as_deref();
     let mut found = HashSet::new();
-    read.each(sql, args![app, filter.device_id.clone(), filter.created_before], |row| {
+    let args = args![app, filter.device_id.clone(), filter.created_before, only];
+    read.each(sql, args, |row| {
         let label = row.text_or_null(1)?.unwrap_or_default();
         let address: Option<IpAddr> = row.parsed_or_null(2)?;
         let is_from = |net: &IpNet| address.is_some_and(|address| net.contains(&address));
@@ -121,13 +201,8 @@ async fn sessions(
 }
 
 /// Ends the sessions that meet a filter: from this commit on no check accepts one.
-pub async fn set(
-    tx: &mut Tx,
-    app: AppId,
-    (filter, met): (Filter, Met),
-    wipes: bool,
-    why: Option<String>,
-) -> Result<()> {
+pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -> Result<()> {
+    let Looked { filter, wipes, met, .. } = looked;
     let sql = "select count(*) from revocations where app_id = $1";
     if tx.count(sql, args![app]).await? >= OPEN_MAX {
         return Err(Error::Busy {
@@ -163,7 +238,7 @@ pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
     let mut list = Vec::new();
     for row in read.rows(sql, args![]).await? {
         let (app, set_at, stored): (_, _, Stored) = (row.parsed(0)?, row.time(1)?, row.json(2)?);
-        let found = sessions(read, app, &stored.filter).await?;
+        let found = sessions(read, app, &stored.filter, None).await?;
         let met = Met { users: stored.users.clone(), sessions: found };
         list.push(Open { app, set_at, stored, met });
     }

@@ -27,8 +27,8 @@ pub struct Forecast {
     pub peak_at: Option<Time>,
 }
 
-/// How much work a forecast may be: some seconds. A sign-in of a class that always has the same time
-/// between two of them is one unit of it, any other costs as much as `STEP_UNITS` of these.
+/// How much work a forecast may be: some seconds. A sign-in of a class that always has the same
+/// time between two of them is one unit of it, any other costs as much as `STEP_UNITS` of these.
 const UNITS_MAX: u64 = 1_000_000_000;
 const STEP_UNITS: u64 = 32;
 
@@ -38,12 +38,16 @@ type Class = BTreeMap<usize, u64>;
 /// Takes devices one by one, then looks ahead.
 pub(super) struct Forecaster {
     now: Time,
+    rhythm: fn(&[Era], Time) -> Option<Rhythm>,
+    /// Devices that have a rhythm, by it and the second at which they sign in next.
+    steady: HashMap<(Rhythm, usize), u64>,
+    /// All others.
     classes: HashMap<Vec<Era>, Class>,
 }
 
 impl Forecaster {
     pub(super) fn new(now: Time) -> Self {
-        Self { now, classes: HashMap::new() }
+        Self { now, rhythm, steady: HashMap::new(), classes: HashMap::new() }
     }
 
     /// A device that is signed in now, with the limits that it will have.
@@ -56,51 +60,49 @@ impl Forecaster {
         }
         let open = eras.iter().filter(|era| era.until.is_none_or(|until| self.now < until));
         let limits = open.copied().map(|era| for_a_sign_in(era, facts.phase, self.now));
-        let limits = limits.filter(|era| era.limits != Limits::default()).collect();
-        let seconds = self.classes.entry(limits).or_default();
-        *seconds.entry(second(end.at, self.now)).or_default() += 1;
+        let limits = limits.filter(|era| era.limits != Limits::default());
+        let (limits, start): (Vec<Era>, _) = (limits.collect(), second(end.at, self.now));
+        let devices = match (self.rhythm)(&limits, self.now) {
+            Some(rhythm) => self.steady.entry((rhythm, start)).or_default(),
+            None => self.classes.entry(limits).or_default().entry(start).or_default(),
+        };
+        *devices += 1;
     }
 
     /// Takes the devices of another as well.
     pub(super) fn merge(&mut self, other: Self) {
-        for (class, devices) in other.classes {
-            join(self.classes.entry(class).or_default(), devices);
+        for (rhythm, devices) in other.steady {
+            *self.steady.entry(rhythm).or_default() += devices;
+        }
+        for (class, starts) in other.classes {
+            let class = self.classes.entry(class).or_default();
+            for (second, devices) in starts {
+                *class.entry(second).or_default() += devices;
+            }
         }
     }
 
     /// Looks ahead. Refused is what would take too long.
     pub(super) fn run(self) -> Result<Forecast> {
-        self.run_by(rhythm, UNITS_MAX)
+        self.run_within(UNITS_MAX)
     }
 
-    fn run_by(
-        self,
-        rhythm: impl Fn(&[Era], Time) -> Option<Rhythm>,
-        units_max: u64,
-    ) -> Result<Forecast> {
+    fn run_within(self, units_max: u64) -> Result<Forecast> {
         let mut ahead = Ahead { now: self.now, seconds: vec![0; SECONDS], units_left: units_max };
-        let mut steady: HashMap<Rhythm, Class> = HashMap::new();
         for (eras, class) in self.classes {
-            match rhythm(&eras, self.now) {
-                Some(rhythm) => join(steady.entry(rhythm).or_default(), class),
-                None => ahead.step(&eras, class)?,
-            }
+            ahead.step(&eras, class)?;
         }
-        for (rhythm, class) in steady {
-            ahead.repeat(rhythm, &class)?;
+        let mut steady: Vec<((Rhythm, usize), u64)> = self.steady.into_iter().collect();
+        steady.sort_unstable();
+        for class in steady.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
+            ahead.repeat(class)?;
         }
         Ok(ahead.told())
     }
 }
 
-fn join(class: &mut Class, devices: Class) {
-    for (second, count) in devices {
-        *class.entry(second).or_default() += count;
-    }
-}
-
 /// Devices that sign in again after the same time always, as long as they may, in seconds from now.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Rhythm {
     period: usize,
     until: usize,
@@ -150,23 +152,27 @@ impl Ahead {
         Ok(())
     }
 
-    /// The same for a class that has a rhythm: one by one if they are few; else every second takes
-    /// over what was a period before it.
-    fn repeat(&mut self, Rhythm { period, until }: Rhythm, class: &Class) -> Result<()> {
-        let sign_ins = |start: &usize| until.saturating_sub(*start).div_ceil(period) as u64;
-        let (one_by_one, all_at_once) = (class.keys().map(sign_ins).sum(), 2 * until as u64);
+    /// The same for devices of one rhythm: one by one if they are few; else every second takes over
+    /// what was a period before it.
+    fn repeat(&mut self, class: &[((Rhythm, usize), u64)]) -> Result<()> {
+        let Some(((Rhythm { period, until }, _), _)) = class.first().copied() else {
+            return Ok(());
+        };
+        let class = class.iter().map(|((_, start), devices)| (*start, *devices));
+        let sign_ins = |(start, _)| until.saturating_sub(start).div_ceil(period) as u64;
+        let (one_by_one, all_at_once) = (class.clone().map(sign_ins).sum(), 2 * until as u64);
         self.spend(all_at_once.min(one_by_one))?;
         if one_by_one <= all_at_once {
             for (start, devices) in class {
-                for at in (*start..until).step_by(period) {
-                    add(&mut self.seconds[at], *devices);
+                for at in (start..until).step_by(period) {
+                    add(&mut self.seconds[at], devices);
                 }
             }
             return Ok(());
         }
         let mut seconds = vec![0_u32; until];
-        for (start, devices) in class.range(..until) {
-            add(&mut seconds[*start], *devices);
+        for (start, devices) in class.filter(|(start, _)| *start < until) {
+            add(&mut seconds[start], devices);
         }
         for at in period..until {
             seconds[at] = seconds[at].saturating_add(seconds[at - period]);
@@ -329,7 +335,7 @@ mod tests {
             let mut eras: Vec<Era> = limits.into_iter().map(|(age, spread_percent, days)| {
                 let max_age = age.map(Span::seconds);
                 let not_after = days.map(|seconds| now() + whole(seconds));
-                era(Limits { max_age, spread_percent, not_after, ..Limits::default() })
+                era(Limits { max_age, not_after, spread_percent, ..Limits::default() })
             }).collect();
             // So short an age for a while only: step by step it would take long.
             eras.extend(short.map(|seconds| era(Limits {
@@ -339,13 +345,15 @@ mod tests {
             })));
             let told = |is_quick: bool, units_max| {
                 let mut forecaster = Forecaster::new(now());
+                if !is_quick {
+                    forecaster.rhythm = |_, _| None;
+                }
                 for (age, phase) in &devices {
                     let made = Facts::made_at(now() - whole(*age));
                     let facts = Facts { eras: &eras, active_at: now(), phase: *phase, ..made };
                     forecaster.add(&facts);
                 }
-                let by = |eras: &[Era], now| rhythm(eras, now).filter(|_| is_quick);
-                forecaster.run_by(by, units_max)
+                forecaster.run_within(units_max)
             };
             let quick = told(true, UNITS_MAX).expect("it is quick");
             let sign_ins = quick.hours.iter().sum::<u64>();
@@ -364,7 +372,7 @@ mod tests {
             let made = Facts::made_at(now() - Span::seconds(1));
             forecaster.add(&Facts { eras: &eras, active_at: now(), phase, ..made });
         }
-        assert!(forecaster.classes.len() <= 6, "of five to ten seconds");
+        assert!(forecaster.steady.len() <= 12, "of five to ten seconds");
         let told = forecaster.run().expect("it is quick");
         assert!(told.peak_per_second > 10_000 && told.hours[2_159] > 65_536 * 360);
     }

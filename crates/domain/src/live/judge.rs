@@ -198,8 +198,8 @@ impl View {
         Some(decide(&facts, now))
     }
 
-    /// The limits of a session of this kind that the user would begin; without a kind, those that are
-    /// about all sessions of the user.
+    /// The limits of a session of this kind that the user would begin; without a kind, those that
+    /// are about all sessions of the user.
     fn eras_of_sign_in(&self, user: &User, kind: Option<&Kind>) -> Vec<Era> {
         let rules = &self.apps[user.app as usize].rules;
         let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
@@ -213,8 +213,8 @@ impl View {
         eras
     }
 
-    /// The end that nobody can put off of a session with these traits that the user would begin at a
-    /// moment. On which device is not known: of all that it could be, the last.
+    /// The end that nobody can put off of a session with these traits that the user would begin at
+    /// a moment. On which device is not known: of all that it could be, the last.
     pub(super) fn bound_of_sign_in(
         &self,
         user: UserId,
@@ -337,8 +337,8 @@ impl View {
         (until < self.sessions.capacity()).then_some(until)
     }
 
-    /// What is due of a session now, with the policy that asks for it; none when that is not the end
-    /// (or not the warning) that it was, or nothing any more.
+    /// What is due of a session now, with the policy that asks for it; none when that is not the
+    /// end (or not the warning) that it was, or nothing any more.
     pub(super) fn due_still(&self, due: &Due, is_end: bool, now: Time) -> Option<Due> {
         let at = self.session_of(due.user, due.session)?;
         let (found, is_over) = self.due_of(&self.sessions[at as usize], now, |_| {})?;

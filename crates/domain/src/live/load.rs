@@ -173,7 +173,8 @@ const SESSIONS: &str = "select max(id), string_agg(concat_ws(' ', id, user_id, s
     coalesce(ended_by, '-'), coalesce(':' || replace(ended_policy, ' ', '\t'), '-'),
     coalesce(cast(warned_at as text), '-')), ' ')
     from (select id, user_id, secret_hash, traits, authenticated_at, connected_at, ended_at,
-          ended_by, ended_policy, warned_at from sessions where id > $1 order by id limit $2) as page";
+          ended_by, ended_policy, warned_at from sessions where id > $1
+          order by id limit $2) as page";
 
 fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     let id: SessionId = fields.next()?;

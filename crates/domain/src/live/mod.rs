@@ -392,8 +392,8 @@ impl Live {
         verdict.ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
-    /// The end that nobody can put off of a session that a user would begin at a moment; none: there
-    /// is no such end.
+    /// The end that nobody can put off of a session that a user would begin at a moment; none:
+    /// there is no such end.
     pub(crate) fn bound_of_sign_in(
         &self,
         user: UserId,

@@ -1,6 +1,6 @@
-//! What looks at every session of an app. It does so slice by slice, each under a lock of its own: a
-//! change waits for one slice at most, and so does a check that comes after the change. What changes
-//! meanwhile is seen as it was before or as it is after.
+//! What looks at every session of an app. It does so slice by slice, each under a lock of its own:
+//! a change waits for one slice at most, and so does a check that comes after the change. What
+//! changes meanwhile is seen as it was before or as it is after.
 
 use std::collections::HashMap;
 
@@ -31,6 +31,25 @@ impl Live {
             }
         })?;
         Ok(found)
+    }
+
+    /// As `met_by`, of one user.
+    pub(crate) fn met_of(
+        &self,
+        user: UserId,
+        (filter, met): (&Filter, &Met),
+        wipes: bool,
+        now: Time,
+    ) -> Result<Vec<(UserId, SessionId)>> {
+        let view = self.known_of(user)?;
+        let Some(known) = view.user(user).map(|at| &view.users[at as usize]) else {
+            return Ok(Vec::new());
+        };
+        let app = view.apps[known.app as usize].id;
+        let rule = view.cut(app, filter, met, wipes, now);
+        let ids = view.sessions_of_user(known).map(|session| SessionId::from_uuid(session.id));
+        let places = ids.filter_map(|id| view.session_of(user, id));
+        Ok(places.filter(|at| view.is_met(*at, &rule, now)).map(|at| view.ids(at)).collect())
     }
 
     /// The sessions of an app that are valid now, each with its user.

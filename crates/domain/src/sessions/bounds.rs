@@ -40,8 +40,8 @@ pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Expla
 pub struct Access {
     /// The session; none for an authentication token that is not used yet.
     pub session: Option<SessionId>,
-    /// When and why it surely ends: activity does not put it off. Of a token: the session that it can
-    /// begin at its last moment.
+    /// When and why it surely ends: activity does not put it off. Of a token: the session that it
+    /// can begin at its last moment.
     pub ends: Option<Ended>,
 }
 

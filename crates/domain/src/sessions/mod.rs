@@ -339,7 +339,8 @@ async fn end_enrolments(tx: &mut Tx, user: UserId, because: Because) -> Result<(
     Ok(())
 }
 
-/// With the policy that asks for it, and the activity that Live noted last: an ended session has none in Live any more.
+/// With the policy that asks for it, and the activity that Live noted last: an ended session has
+/// none in Live any more.
 async fn write_end(
     tx: &mut Tx,
     (user, id): (UserId, SessionId),

@@ -193,7 +193,7 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::apps::{self, Settings};
-    use crate::cutoffs::revocations::{Filter, Met};
+    use crate::cutoffs::revocations::Filter;
     use crate::store::Place;
     use crate::values::time::Clock;
 
@@ -205,13 +205,15 @@ mod tests {
         let db = db.expect("a store");
         let mut tx = db.write(By::System).await.expect("a change");
         let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
-        let app = app.expect("an app").id;
+        let app = app.expect("an app");
         tx.commit().await.expect("it holds");
         let mut found = look(&db).await.expect("it looks");
         clock.pass(Span::seconds(1));
+        let mut filter = Filter::default();
+        filter.applies_to.everyone = true;
+        let seen = revocations::look(&db, &app, filter, false).await.expect("it looks");
         let mut tx = db.write(By::System).await.expect("a change");
-        let everyone = (Filter::default(), Met::default());
-        revocations::set(&mut tx, app, everyone, false, None).await.expect("it is stated");
+        revocations::set(&mut tx, app.id, seen, None).await.expect("it is stated");
         tx.commit().await.expect("it holds");
         // As if it had been stated while the sweep began.
         db.live().begin_sweep(&mut found.looked).expect("it begins");

@@ -68,6 +68,11 @@ impl Read {
         self.now
     }
 
+    /// The store.
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// The Live view that stands beside these tables.
     pub(crate) fn live(&self) -> &Live {
         self.db.live()

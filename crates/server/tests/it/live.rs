@@ -10,7 +10,7 @@ use reauth_server::domain::access::{CutOffScope, Methods, Verdict};
 use reauth_server::domain::apps::policies::{self, Policy};
 use reauth_server::domain::apps::selectors;
 use reauth_server::domain::apps::{self, App, Settings};
-use reauth_server::domain::cutoffs::revocations::{self, Filter};
+use reauth_server::domain::cutoffs::revocations::{self, Filter, Looked};
 use reauth_server::domain::devices::{self, Device, Proof};
 use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::{bounds, sweep};
@@ -32,7 +32,10 @@ enum Act {
     CreateUser,
     ChangeTeam(usize, Option<u8>),
     SetNotAfter(usize, Option<i64>),
-    SignIn { user: usize, device: u8 },
+    SignIn {
+        user: usize,
+        device: u8,
+    },
     ReAuthenticate(usize),
     Wipe(usize),
     SignOut(usize),
@@ -43,7 +46,8 @@ enum Act {
     Join(usize, u8),
     Leave(usize, u8),
     CutOff(u8, usize),
-    Revoke(u8, bool),
+    /// By which filter, whether it wipes, and what happens between a look at it and its statement.
+    Revoke(u8, bool, Option<Box<Act>>),
     Limits(Option<i64>, Option<i64>, bool),
     Policies(Vec<(u8, i64)>),
     CreateToken,
@@ -55,16 +59,33 @@ impl Act {
     /// Whether it is a real authentication, or what an operator asks for who wants longer limits,
     /// for all or for one: others of these move no end of a session later.
     fn may_lengthen(&self) -> bool {
-        matches!(
-            self,
-            Self::SignIn { .. }
-                | Self::Limits(..)
-                | Self::Policies(_)
-                | Self::SetNotAfter(..)
-                | Self::Leave(..)
-                | Self::ChangeTeam(..)
-        )
+        let is_meanwhile = match self {
+            Self::Revoke(.., Some(act)) => act.may_lengthen(),
+            _ => false,
+        };
+        is_meanwhile
+            || matches!(
+                self,
+                Self::SignIn { .. }
+                    | Self::Limits(..)
+                    | Self::Policies(_)
+                    | Self::SetNotAfter(..)
+                    | Self::Leave(..)
+                    | Self::ChangeTeam(..)
+            )
     }
+}
+
+fn meanwhile() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0..9_usize, 0..3_u8).prop_map(|(user, device)| Act::SignIn { user, device }),
+        2 => (0..9_usize, proptest::option::of(0..2_u8))
+            .prop_map(|(user, team)| Act::ChangeTeam(user, team)),
+        2 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Join(user, group)),
+        1 => (0..9_usize).prop_map(Act::SignOut),
+        1 => (0..9_usize).prop_map(Act::Wipe),
+        1 => (0..9_usize).prop_map(Act::Delete),
+    ]
 }
 
 fn acts() -> impl Strategy<Value = Act> {
@@ -85,7 +106,8 @@ fn acts() -> impl Strategy<Value = Act> {
         2 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Join(user, group)),
         1 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Leave(user, group)),
         2 => (0..4_u8, 0..9_usize).prop_map(|(scope, user)| Act::CutOff(scope, user)),
-        2 => (0..6_u8, any::<bool>()).prop_map(|(filter, wipes)| Act::Revoke(filter, wipes)),
+        3 => (0..7_u8, any::<bool>(), proptest::option::of(meanwhile()))
+            .prop_map(|(filter, wipes, act)| Act::Revoke(filter, wipes, act.map(Box::new))),
         2 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
             .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
         3 => proptest::collection::vec((0..14_u8, 2..40_i64), 0..4).prop_map(Act::Policies),
@@ -176,6 +198,14 @@ impl World {
         match act {
             Act::Pass(hours) => self.clock.pass(Span::hours(*hours)),
             Act::Sweep => drop(swept(&self.db).await?),
+            Act::Revoke(filter, wipes, meanwhile) => {
+                let filter = filter_of(*filter, self.db.now());
+                let seen = revocations::look(&self.db, &self.app, filter, *wipes).await?;
+                if let Some(act) = meanwhile {
+                    self.change(act).await?;
+                }
+                self.revoke(seen).await?;
+            }
             Act::Check(at) => {
                 if let Some((.., token)) = self.device(*at) {
                     devices::check(&self.db, token)?;
@@ -184,6 +214,17 @@ impl World {
             act => self.change(act).await?,
         }
         Ok(())
+    }
+
+    /// What was seen, and seen again where it has changed, is what there is.
+    async fn revoke(&self, seen: Looked) -> Result<()> {
+        let mut tx = self.db.write(By::System).await?;
+        let again = revocations::look_again(&mut tx, &self.app, seen).await?;
+        let (filter, wipes) = (again.filter.clone(), again.wipes);
+        let anew = revocations::look(&self.db, &self.app, filter, wipes).await?;
+        assert_eq!(sorted(&again), sorted(&anew));
+        revocations::set(&mut tx, self.app.id, again, None).await?;
+        tx.commit().await.map(|_| ())
     }
 
     async fn change(&mut self, act: &Act) -> Result<()> {
@@ -213,11 +254,6 @@ impl World {
             Act::CutOff(scope, at) => {
                 let Some(user) = self.user(*at) else { return Ok(()) };
                 cutoffs::set(&mut tx, cut_off(*scope, app, user), None).await?;
-            }
-            Act::Revoke(filter, wipes) => {
-                let filter = filter_of(*filter, tx.now());
-                let met = revocations::find(&mut tx, &self.app, &filter).await?;
-                revocations::set(&mut tx, app, (filter, met), *wipes, None).await?;
             }
             Act::Limits(age, idle, many) => {
                 let settings = Settings {
@@ -296,6 +332,10 @@ fn filter_of(kind: u8, now: Time) -> Filter {
         0 => applies_to.groups = Some(vec!["group 0".into()]),
         1 => applies_to.labels = Some(vec!["till-1".into()]),
         2 => applies_to.platforms = Some(vec!["ios".into()]),
+        6 => {
+            let team = [("name".to_owned(), Value::from("team 0"))];
+            applies_to.attributes = Some(team.into_iter().collect());
+        }
         _ => applies_to.everyone = true,
     }
     match kind {
@@ -305,6 +345,18 @@ fn filter_of(kind: u8, now: Time) -> Filter {
         _ => {}
     }
     filter
+}
+
+type Sorted = (Option<Vec<UserId>>, Option<Vec<SessionId>>, Vec<(UserId, SessionId)>);
+
+fn sorted(Looked { met, found, .. }: &Looked) -> Sorted {
+    fn in_order<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+        list.sort_unstable();
+        list
+    }
+    let users = met.users.clone().map(in_order);
+    let sessions = met.sessions.as_ref().map(|met| in_order(met.iter().copied().collect()));
+    (users, sessions, in_order(found.clone()))
 }
 
 /// Every other device proves itself by one method more.

@@ -40,7 +40,7 @@ pub(crate) struct EndView {
     at: String,
     /// The reason's name.
     because: &'static str,
-    /// The reason as a sentence; for an age or idle limit with its length, and since when it counts.
+    /// The reason as a sentence; of an age or idle limit also how long it is, and since when.
     detail: String,
     /// The policy that asks for it; none for the app's own settings and for what someone did.
     policy: Option<String>,

@@ -9,12 +9,11 @@ use ipnet::{IpNet, Ipv4Net};
 use reauth_domain::access::{Assurance, CutOffScope, Methods};
 use reauth_domain::apps::selectors::Selector;
 use reauth_domain::apps::{self, App};
-use reauth_domain::cutoffs::revocations::Met;
+use reauth_domain::cutoffs::revocations::Looked;
 use reauth_domain::cutoffs::{self, revocations};
 use reauth_domain::{AppId, Error, Result, SessionId, Span, Time, UserId, users};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::SemaphorePermit;
 use utoipa::ToSchema;
 
 use super::LOOKS;
@@ -238,45 +237,40 @@ pub(crate) async fn revoke(
     let Revocation { filter, action, reason, dry_run, expect } = wanted;
     let scope = filter.scope(who.app, action);
     let (filter, wipes) = (filter.filter()?, action == Action::Wipe);
-    if dry_run {
-        let _turn = turn().await?;
-        let mut read = who.state.db.read().await?;
-        let app = apps::find(&mut read, who.app).await?;
-        for user in filter.applies_to.users.iter().flatten() {
-            users::find(&mut read, who.app, *user).await?;
-        }
-        let met = revocations::find(&mut read, &app, &filter).await?;
-        let now = read.now();
-        drop(read);
-        let (found, (filter, _)) = met_by(&who, (filter, met), wipes, now).await?;
-        return Ok(Json(who.state.previews.remember(
-            Asked { app: who.app, filter, wipes },
-            found,
-            now,
-        )?));
-    }
-    // Before the writer: others are not to wait for it, too.
-    let _turn = turn().await?;
-    let mut tx = who.write().await?;
-    let app = apps::find(&mut tx, who.app).await?;
+    let mut read = who.state.db.read().await?;
+    let app = apps::find(&mut read, who.app).await?;
     for user in filter.applies_to.users.iter().flatten() {
-        users::find(&mut tx, who.app, *user).await?;
+        users::find(&mut read, who.app, *user).await?;
     }
-    let mut meant = (filter.clone(), revocations::find(&mut tx, &app, &filter).await?);
-    let mut view = RevocationView::default();
-    if scope.is_none() || expect.is_some() || is_guarded(&app) {
-        let now = tx.now();
-        let found;
-        (found, meant) = met_by(&who, meant, wipes, now).await?;
-        match &expect {
-            Some(expect) => {
-                let asked = Asked { app: who.app, filter, wipes };
-                who.state.previews.compare(&asked, expect, &found, now)?;
-            }
-            None => guard(&app, &found, users::count(&mut tx, who.app).await?)?,
+    drop(read);
+    filter.check()?;
+    let is_looked_at = dry_run || scope.is_none() || expect.is_some() || is_guarded(&app);
+    // Before the writer: nobody else is to wait for it.
+    let looked = if is_looked_at {
+        let _turn = LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+        Some(revocations::look(&who.state.db, &app, filter, wipes).await?)
+    } else {
+        None
+    };
+    let mut looked = match looked {
+        Some(looked) if dry_run => {
+            let now = who.state.db.now();
+            return Ok(Json(who.state.previews.remember(who.app, looked, now)?));
         }
-        let users: BTreeSet<UserId> = found.iter().map(|(user, _)| *user).collect();
-        (view.sessions, view.users) = (Some(found.len()), Some(users.len()));
+        looked => looked,
+    };
+    let mut tx = who.write().await?;
+    let mut view = RevocationView::default();
+    if let Some(seen) = looked.take() {
+        let (app, now) = (apps::find(&mut tx, who.app).await?, tx.now());
+        let seen = revocations::look_again(&mut tx, &app, seen).await?;
+        match &expect {
+            Some(expect) => who.state.previews.compare(who.app, expect, &seen, now)?,
+            None => guard(&app, &seen.found, users::count(&mut tx, who.app).await?)?,
+        }
+        let users: BTreeSet<UserId> = seen.found.iter().map(|(user, _)| *user).collect();
+        (view.sessions, view.users) = (Some(seen.found.len()), Some(users.len()));
+        looked = Some(seen);
     }
     let (not_before, is_filtered) = (tx.now(), scope.is_none());
     match scope {
@@ -287,7 +281,8 @@ pub(crate) async fn revoke(
             cutoffs::set(&mut tx, scope, reason).await?;
         }
         None => {
-            revocations::set(&mut tx, who.app, meant, wipes, reason).await?;
+            let why = || Error::Internal("a revocation by a filter was not looked at".into());
+            revocations::set(&mut tx, who.app, looked.ok_or_else(why)?, reason).await?;
         }
     }
     view.seq = Some(tx.commit().await?);
@@ -297,26 +292,6 @@ pub(crate) async fn revoke(
     }
     view.not_before = Some(not_before.to_string());
     Ok(Json(view))
-}
-
-/// What looks at every session does so one at a time.
-async fn turn() -> Result<SemaphorePermit<'static>> {
-    LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))
-}
-
-/// The sessions that a revocation would end now; answers it as well.
-async fn met_by<S>(
-    who: &Backend<S>,
-    meant: (revocations::Filter, Met),
-    wipes: bool,
-    now: Time,
-) -> Result<(Vec<(UserId, SessionId)>, (revocations::Filter, Met))> {
-    let (db, app) = (who.state.db.clone(), who.app);
-    let looking = tokio::task::spawn_blocking(move || {
-        let found = db.live().met_by(app, (&meant.0, &meant.1), wipes, now)?;
-        Ok((found, meant))
-    });
-    looking.await.map_err(|error| Error::Internal(format!("a revocation: {error}")))?
 }
 
 fn is_guarded(app: &App) -> bool {
@@ -352,29 +327,19 @@ pub(crate) struct Previews {
     kept: Mutex<VecDeque<Preview>>,
 }
 
-/// What was asked for.
-#[derive(PartialEq)]
-struct Asked {
-    app: AppId,
-    filter: revocations::Filter,
-    wipes: bool,
-}
-
 struct Preview {
     id: String,
-    asked: Asked,
+    app: AppId,
     made_at: Time,
+    filter: revocations::Filter,
+    wipes: bool,
     /// Sorted.
     found: Vec<(UserId, SessionId)>,
 }
 
 impl Previews {
-    fn remember(
-        &self,
-        asked: Asked,
-        mut found: Vec<(UserId, SessionId)>,
-        now: Time,
-    ) -> Result<RevocationView> {
+    fn remember(&self, app: AppId, looked: Looked, now: Time) -> Result<RevocationView> {
+        let Looked { filter, wipes, mut found, .. } = looked;
         found.sort_unstable();
         let mut users: Vec<UserId> = found.iter().map(|(user, _)| *user).collect();
         users.dedup();
@@ -389,7 +354,7 @@ impl Previews {
         };
         let mut kept = self.kept.lock().map_err(poisoned)?;
         kept.truncate(PREVIEWS_MAX - 1);
-        kept.push_front(Preview { id, asked, made_at: now, found });
+        kept.push_front(Preview { id, app, made_at: now, filter, wipes, found });
         while kept.len() > 1 && kept.iter().map(|one| one.found.len()).sum::<usize>() > SESSIONS_MAX
         {
             kept.pop_back();
@@ -404,9 +369,8 @@ impl Previews {
         tell: impl FnOnce(&Preview) -> T,
     ) -> Result<T> {
         let kept = self.kept.lock().map_err(poisoned)?;
-        let is_it = |one: &&Preview| {
-            one.asked.app == app && one.id == id && now < one.made_at + PREVIEW_LIFE
-        };
+        let is_it =
+            |one: &&Preview| one.app == app && one.id == id && now < one.made_at + PREVIEW_LIFE;
         let found = kept.iter().find(is_it).map(tell);
         let why = || format!("preview {id}: it may be older than {PREVIEW_LIFE}; make a new one");
         found.ok_or_else(|| Error::not_found(why()))
@@ -415,15 +379,16 @@ impl Previews {
     /// Refuses when something else is asked for, or the set has moved by more than is tolerated.
     fn compare(
         &self,
-        asked: &Asked,
+        app: AppId,
         Expect { preview_id, tolerance_percent }: &Expect,
-        found: &[(UserId, SessionId)],
+        Looked { filter, wipes, found, .. }: &Looked,
         now: Time,
     ) -> Result<()> {
         let now_met: BTreeSet<&(UserId, SessionId)> = found.iter().collect();
-        let (is_it, seen, same) = self.with((asked.app, preview_id), now, |preview| {
+        let (is_it, seen, same) = self.with((app, preview_id), now, |preview| {
             let same = preview.found.iter().filter(|one| now_met.contains(one)).count();
-            (preview.asked == *asked, preview.found.len(), same)
+            let is_it = preview.filter == *filter && preview.wipes == *wipes;
+            (is_it, preview.found.len(), same)
         })?;
         if !is_it {
             let why = format!(

@@ -329,7 +329,8 @@ async fn a_set_that_cannot_be_meant_is_refused(lab: Lab) {
 
 async fn nobody_waits_for_a_forecast_that_takes_long(lab: Lab) {
     let phone = lab.sign_in("ann", "phone").await;
-    let policy = |limits: Value| json!({ "name": "p", "applies_to": { "users": [phone.user] }, "limits": limits });
+    let applies_to = json!({ "users": [phone.user] });
+    let policy = |limits: Value| json!({ "name": "p", "applies_to": applies_to, "limits": limits });
     // The shortest age there is: told at once.
     let quick = policy(json!({ "max_age": "1s", "spread": "50%" }));
     let preview = lab.post("/policies/preview", json!({ "policies": [quick] })).await;
