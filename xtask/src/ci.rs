@@ -117,10 +117,8 @@ fn types() -> Result<Option<String>, String> {
     let folder = crate::root().join("target").join("typescript");
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let place = folder.display().to_string();
-    run(
-        "npm",
-        &["install", "--silent", "--no-save", "--no-audit", "--prefix", &place, TYPESCRIPT],
-    )?;
+    let wanted = ["--silent", "--no-save", "--no-audit", "--prefix", &place, TYPESCRIPT, ESBUILD];
+    run("npm", &[&["install"], &wanted[..]].concat())?;
     let compiler = folder.join("node_modules/.bin/tsc").display().to_string();
     run(&compiler, &["--noEmit", "-p", "examples/tasks"])?;
     Ok(None)

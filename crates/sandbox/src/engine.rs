@@ -127,8 +127,8 @@ struct Hooks<'js> {
     describe: Function<'js>,
 }
 
-/// Does the one thing that this child is for. All that can be done before it is known is done before
-/// the child says that it is ready.
+/// Does the one thing that this child is for. All that can be done before it is known is done
+/// before the child says that it is ready.
 fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent, String> {
     let names = Modules::default();
     let made = Runtime::new().and_then(|runtime| {

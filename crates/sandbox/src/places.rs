@@ -11,8 +11,8 @@ use crate::engine::PRELUDE_NAME;
 /// What a path may lack, as TypeScript and bundlers allow it.
 const ENDINGS: [&str; 7] = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
 
-/// The name of the file that `wanted` means when the file `base` imports it, if one of those that it
-/// can mean is there: as TypeScript and bundlers read it.
+/// The name of the file that `wanted` means when the file `base` imports it, if one of those that
+/// it can mean is there: as TypeScript and bundlers read it.
 pub fn resolve(base: &str, wanted: &str, is_there: impl Fn(&str) -> bool) -> Option<String> {
     if !wanted.starts_with("./") && !wanted.starts_with("../") {
         // A module of the sandbox's own, such as `reauth:test`.

@@ -88,7 +88,7 @@ pub struct Parts {
     /// Tells those who wait for a run that one has ended.
     pub run_ended: watch::Sender<()>,
     /// The runs that are being carried out here.
-    pub(crate) going: Going,
+    pub(crate) going: Arc<Going>,
     /// How many web tasks answer at once.
     pub(crate) web_places: Arc<Semaphore>,
     /// How many runs are carried out at once for other runs that wait for them.
@@ -220,7 +220,7 @@ async fn open(
     let names = Resolver::new(&config.tasks.networks_allowed);
     let app = App {
         parts: Arc::new(Parts {
-            going: Going::default(),
+            going: Arc::default(),
             web_places: Arc::new(Semaphore::new(at_once.saturating_mul(WEB_TIMES))),
             call_places: Arc::new(Semaphore::new(at_once.saturating_mul(CALL_TIMES))),
             metrics: Metrics::new(&db),

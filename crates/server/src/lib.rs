@@ -15,6 +15,7 @@ use reauth_domain::tokens::{self, Scope, Scopes};
 use reauth_domain::{Clock, Db};
 
 pub use api::openapi;
+pub use api::tasks::check_task;
 pub use app::{App, Child, Parts, Server};
 pub use backup::{Backup, Restored, backup, fence, restore};
 pub use config::{AppDefaults, Config, Requests, Sweep, Tasks};

@@ -2,7 +2,8 @@
 // sign in nowhere until someone unlocks them. A task cannot: it can end access, never give it.
 
 export const config: TaskConfig = {
-  schedule: { cron: "5 0 * * *", zone: "Europe/Vienna" },
+  // The day that is compared below is the one in UTC.
+  schedule: { cron: "5 0 * * *", zone: "UTC" },
   scopes: ["users:read", "users:write", "sessions:end"],
   single_instance: true,
 };

@@ -16,10 +16,12 @@ export async function run(this: TaskContext) {
   if (!answer.ok) throw new Error(`the list of leavers: ${answer.status}`);
   const leavers = rows(await answer.text());
   let set = 0;
-  const unknown: string[] = [];
+  const [unknown, unreadable]: [string[], string[]] = [[], []];
   for (const { employee_number, last_day } of leavers) {
     if (!employee_number || !/^\d{4}-\d{2}-\d{2}$/.test(last_day ?? "")) {
-      throw new Error(`a line of the list cannot be read: ${employee_number},${last_day}`);
+      // The others must not wait for this one.
+      unreadable.push(`${employee_number},${last_day}`);
+      continue;
     }
     const user = await DB.user.where({ employee_number }).first();
     if (!user) {
@@ -41,6 +43,7 @@ export async function run(this: TaskContext) {
     else if (!put.ok) throw new Error(`${user.id}: ${put.status} ${await put.text()}`);
     else set += 1;
   }
+  if (unreadable.length > 0) throw new Error(`lines cannot be read: ${unreadable.join(" ")}`);
   if (unknown.length > 0) console.warn(`not known here: ${unknown.join(", ")}`);
   return { leavers: leavers.length, set, unknown: unknown.length };
 }

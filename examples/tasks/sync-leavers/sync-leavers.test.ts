@@ -17,9 +17,11 @@ test("leavers lose access after their last day", async () => {
   assert.equal((await tablet.check()).status, 200);
 });
 
-test("a list that cannot be read changes nobody", async () => {
-  const people = await lab.http(() => "employee_number,last_day\n17,soon\n");
+test("a line that cannot be read fails the run, and holds up no other", async () => {
+  const ann = await lab.user({ name: "Ann", employee_number: "17" });
+  const phone = await ann.signIn("phone");
+  const people = await lab.http(() => "employee_number,last_day\n18,soon\n17,2026-01-04\n");
   const done = await lab.run({}, { env: { LEAVERS_URL: people.url } });
-  assert.ok(done.error?.message.includes("cannot be read"), done.error?.message);
-  assert.equal((await lab.ledger("user.not_after_set")).length, 0);
+  assert.ok(done.error?.message.includes("18,soon"), done.error?.message);
+  assert.equal((await phone.check()).status, 401);
 });

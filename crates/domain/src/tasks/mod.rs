@@ -39,7 +39,7 @@ pub use schedule::Schedule;
 pub const TASKS_MAX: i64 = 1_000;
 const NAME_CHARS_MAX: usize = 64;
 /// A script is written by people; bundled libraries fit too.
-const SOURCE_BYTES_MAX: usize = 512 * 1024;
+pub const SOURCE_BYTES_MAX: usize = 512 * 1024;
 /// More files than these belong into a bundle.
 const FILES_MAX: usize = 50;
 const FILE_NAME_CHARS_MAX: usize = 200;
@@ -197,7 +197,8 @@ async fn write(
     Ok(())
 }
 
-fn check(definition: &Definition, held: Scopes) -> Result<()> {
+/// Whether a task can be what it is said to be, for someone who holds these scopes.
+pub fn check(definition: &Definition, held: Scopes) -> Result<()> {
     let name = &definition.name;
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(is_plain) {

@@ -272,7 +272,8 @@ async function fetch(input, init = undefined) {
   const { method, redirect } = request;
   const [headers, body] = [[...request.headers], Body._take(request) ?? new Uint8Array()];
   const json = () => {
-    return JSON.stringify({ method, url, headers, body: native.toBase64(binaryOf(body)), redirect });
+    const packed = native.toBase64(binaryOf(body));
+    return JSON.stringify({ method, url, headers, body: packed, redirect });
   };
   return new Promise((resolve, reject) => {
     const giveUp = () => {

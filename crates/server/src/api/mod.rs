@@ -10,7 +10,7 @@ mod objects;
 mod ops;
 pub(crate) mod policies;
 mod read;
-mod tasks;
+pub(crate) mod tasks;
 mod users;
 mod who;
 

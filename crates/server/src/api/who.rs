@@ -58,14 +58,17 @@ pub(crate) struct Backend<P> {
     pub(crate) state: App,
     pub(crate) scopes: Scopes,
     by: By,
+    secret: SecretHash,
     permission: PhantomData<P>,
 }
 
 impl<P: Permission> Backend<P> {
     /// Begins a change in this caller's name.
     pub(crate) async fn write(&self) -> Result<Tx, Answer> {
-        let tx = self.state.db.write(self.by.clone()).await?;
-        Ok(match self.rehearsal() {
+        // Asked before the writer is waited for: the run may end meanwhile.
+        let rehearsal = self.rehearsal();
+        let tx = self.write_for_good().await?;
+        Ok(match rehearsal {
             Some(rehearsal) => tx.rehearsed(&rehearsal.changes),
             None => tx,
         })
@@ -73,7 +76,12 @@ impl<P: Permission> Backend<P> {
 
     /// As `write`, even for a run that is rehearsed.
     pub(crate) async fn write_for_good(&self) -> Result<Tx, Answer> {
-        Ok(self.state.db.write(self.by.clone()).await?)
+        let tx = self.state.db.write(self.by.clone()).await?;
+        if self.run().is_some() {
+            // A run that was ended while it waited for the writer changes nothing any more.
+            self.state.db.live().admit(&self.secret, tx.now())?.map_err(refused)?;
+        }
+        Ok(tx)
     }
 
     /// The run whose token this is.
@@ -106,7 +114,7 @@ impl<P: Permission> FromRequestParts<App> for Backend<P> {
 
     async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
         let app = app_in_path(parts, state).await?;
-        let admitted = admit(state, &parts.headers, Some(app))?;
+        let (admitted, secret) = admit(state, &parts.headers, Some(app))?;
         if !P::OR.is_some_and(|scope| admitted.scopes.allow(scope)) {
             require(admitted.scopes, P::SCOPE)?;
         }
@@ -115,6 +123,7 @@ impl<P: Permission> FromRequestParts<App> for Backend<P> {
             state: state.clone(),
             scopes: admitted.scopes,
             by: admitted.by,
+            secret,
             permission: PhantomData,
         })
     }
@@ -141,7 +150,7 @@ impl FromRequestParts<App> for Operator {
     type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &App) -> Result<Self, Answer> {
-        let admitted = admit(state, &parts.headers, None)?;
+        let (admitted, _) = admit(state, &parts.headers, None)?;
         require(admitted.scopes, Scope::Operator)?;
         Ok(Self { state: state.clone(), by: admitted.by })
     }
@@ -170,7 +179,11 @@ async fn app_in_path(parts: &mut Parts, state: &App) -> Result<AppId, Answer> {
 }
 
 /// The holder of the token, if the decision lets it be used, for this app.
-fn admit(state: &App, headers: &HeaderMap, app: Option<AppId>) -> Result<Admitted, Answer> {
+fn admit(
+    state: &App,
+    headers: &HeaderMap,
+    app: Option<AppId>,
+) -> Result<(Admitted, SecretHash), Answer> {
     let token = credential(headers, app)?;
     let kind = kind_of_secret(&token);
     let is_ours = matches!(kind, Some(SecretKind::Api | SecretKind::Operator | SecretKind::Run));
@@ -178,13 +191,13 @@ fn admit(state: &App, headers: &HeaderMap, app: Option<AppId>) -> Result<Admitte
         let detail = "this is no API token: check that it was copied whole";
         return Err(Answer::new(Kind::AuthenticationFailed, detail));
     }
-    let admitted =
-        state.db.live().admit(&SecretHash::of(&token), state.db.now())?.map_err(refused)?;
+    let secret = SecretHash::of(&token);
+    let admitted = state.db.live().admit(&secret, state.db.now())?.map_err(refused)?;
     let is_here = match (admitted.app, app) {
         (None, _) | (Some(_), None) => true,
         (Some(its), Some(wanted)) => its == wanted,
     };
-    if is_here { Ok(admitted) } else { Err(refused(Because::Unknown)) }
+    if is_here { Ok((admitted, secret)) } else { Err(refused(Because::Unknown)) }
 }
 
 fn refused(because: Because) -> Answer {

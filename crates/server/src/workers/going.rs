@@ -23,20 +23,21 @@ pub(crate) struct Run {
     pub(crate) rehearsal: Option<Rehearsed>,
 }
 
-/// A run is among those that are going as long as this is there.
-pub(crate) struct Entered<'a> {
-    going: &'a Going,
+/// A run is among those that are going as long as this is there: from before its token is known
+/// until after its token is dead. So what a rehearsed run asks is never done.
+pub(crate) struct Entered {
+    going: Arc<Going>,
     id: RunId,
     pub(crate) run: Arc<Run>,
 }
 
 impl Going {
     /// Begins to carry out a run.
-    pub(crate) fn enter(&self, id: RunId, rehearsal: Option<Rehearsed>) -> Entered<'_> {
+    pub(crate) fn enter(self: &Arc<Self>, id: RunId, rehearsal: Option<Rehearsed>) -> Entered {
         let (log, cancelled) = (Mutex::default(), watch::Sender::new(false));
         let run = Arc::new(Run { log, cancelled, rehearsal });
         self.all().insert(id, Arc::clone(&run));
-        Entered { going: self, id, run }
+        Entered { going: Arc::clone(self), id, run }
     }
 
     /// The run with this id, if it is going here.
@@ -77,7 +78,14 @@ impl Run {
     }
 }
 
-impl Drop for Entered<'_> {
+impl Entered {
+    /// The run's end could not be written down: its token may live on, and stays what it was.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Entered {
     fn drop(&mut self) {
         self.going.all().remove(&self.id);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Claim, Claimed, Ending, Finished, LogRow, RunState};
-use reauth_domain::{Result, Span};
+use reauth_domain::{Result, RunId, Span};
 use reauth_sandbox::{
     Backend, Call, Job, Limits, LogLine, Module, Outcome, Report, RunFacts, Script, WebRequest,
     WebResponse,
@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::egress::AllowedHost;
-use super::going;
+use super::going::{self, Entered};
 use super::reach::Reach;
 use crate::app::App;
 use crate::simulation::Rehearsed;
@@ -29,8 +29,32 @@ const GRACE: Span = Span::seconds(5);
 const LEASE: Span = Span::minutes(1);
 /// So often it gives one: several may be lost.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// The longest text of an error that is kept: it is read by people.
+const ERROR_BYTES_MAX: usize = 16 * 1024;
 /// A rehearsal shows this many changes; further ones are only counted.
 const CHANGES_MAX: usize = 1_000;
+
+/// A run that has been claimed or begun, and is among those that are going.
+pub(crate) struct Ready {
+    claimed: Claimed,
+    entered: Entered,
+}
+
+impl Ready {
+    /// To be made before the claim is committed, so that nobody meets a run that is going and
+    /// cannot be ended.
+    pub(crate) fn new(app: &App, claimed: Claimed) -> Self {
+        let own = claimed.is_rehearsed.then(Rehearsed::default);
+        let rehearsal = own.or_else(|| app.rehearsal.clone());
+        let entered = app.going.enter(claimed.id, rehearsal);
+        Self { claimed, entered }
+    }
+
+    /// The run.
+    pub(crate) fn id(&self) -> RunId {
+        self.claimed.id
+    }
+}
 
 /// Takes up the runs that were going when the server last died. A claim is a claim of this
 /// process: when it starts, none can be going.
@@ -55,7 +79,7 @@ async fn take_up(app: &App, all: bool) -> Result<()> {
 
 /// Keeps children ready, so that a run begins at once.
 pub(super) async fn keep_ready(app: App, mut stopped: watch::Receiver<bool>) {
-    let limits = limits(&app, app.config.tasks.wall);
+    let limits = usual_limits(&app);
     tokio::select! {
         () = app.sandbox.keep_ready(&limits, app.config.tasks.ready) => {}
         _ = stopped.changed() => {}
@@ -91,10 +115,10 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
         while going.try_join_next().is_some() {}
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             match claim(&app).await {
-                Ok(Some(claimed)) => {
+                Ok(Some(ready)) => {
                     let app = app.clone();
                     going.spawn(async move {
-                        carry_out(&app, claimed).await;
+                        carry_out(&app, ready).await;
                         drop(place);
                         app.run_wake.notify_one();
                     });
@@ -117,21 +141,22 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
 /// Carries out all that waits, one after the other; answers which task's run ended how.
 pub(crate) async fn carry_out_all(app: &App) -> Result<Vec<(String, RunState)>> {
     let mut ended = Vec::new();
-    while let Some(claimed) = claim(app).await? {
-        let task = claimed.task.definition.name.clone();
-        ended.extend(carry_out(app, claimed).await.map(|state| (task, state)));
+    while let Some(ready) = claim(app).await? {
+        let task = ready.claimed.task.definition.name.clone();
+        ended.extend(carry_out(app, ready).await.map(|state| (task, state)));
     }
     Ok(ended)
 }
 
-async fn claim(app: &App) -> Result<Option<Claimed>> {
-    if tasks::state_counts(&mut app.db.read().await?).await?.0 == 0 {
+async fn claim(app: &App) -> Result<Option<Ready>> {
+    if !tasks::has_due(&mut app.db.read().await?).await? {
         return Ok(None);
     }
     let mut tx = app.db.write(By::System).await?;
     let claimed = tasks::claim(&mut tx, claim_of(app, app.config.tasks.wall)).await?;
+    let ready = claimed.map(|claimed| Ready::new(app, claimed));
     tx.commit().await?;
-    Ok(claimed)
+    Ok(ready)
 }
 
 /// How this server claims a run that may take so long.
@@ -141,20 +166,20 @@ pub(crate) fn claim_of(app: &App, wall: Span) -> Claim {
 }
 
 /// None: its end could not be written down.
-pub(crate) async fn carry_out(app: &App, claimed: Claimed) -> Option<RunState> {
-    let call = Call::Run { params: claimed.params.clone() };
-    let done = execute(app, &claimed, (call, app.config.tasks.wall)).await;
-    finish(app, &claimed, done).await
+pub(crate) async fn carry_out(app: &App, ready: Ready) -> Option<RunState> {
+    let call = Call::Run { params: ready.claimed.params.clone() };
+    let done = execute(app, &ready, (call, app.config.tasks.wall)).await;
+    finish(app, ready, done).await
 }
 
 /// Carries out a web task's run. An error is what its log says; the caller is told less.
 pub(crate) async fn answer_web(
     app: &App,
-    claimed: Claimed,
+    ready: Ready,
     (params, request): (Value, WebRequest),
 ) -> Result<WebResponse, String> {
     let call = Call::Web { params, request };
-    let done = execute(app, &claimed, (call, app.config.tasks.web_wall)).await;
+    let done = execute(app, &ready, (call, app.config.tasks.web_wall)).await;
     let answer = match &done.outcome {
         Ok(value) => serde_json::from_value::<WebResponse>(value.clone())
             .map_err(|error| format!("the answer cannot be read: {error}")),
@@ -166,16 +191,15 @@ pub(crate) async fn answer_web(
         (Err(why), Ok(_)) => Err(("threw".to_owned(), why.clone())),
         (Err(_), failed) => failed,
     };
-    finish(app, &claimed, Finished { outcome, ..done }).await;
+    finish(app, ready, Finished { outcome, ..done }).await;
     answer
 }
 
 /// Lets the sandbox run it.
-async fn execute(app: &App, claimed: &Claimed, (call, wall): (Call, Span)) -> Finished {
+async fn execute(app: &App, ready: &Ready, (call, wall): (Call, Span)) -> Finished {
+    let Ready { claimed, entered } = ready;
     let definition = &claimed.task.definition;
-    let own = claimed.is_rehearsed.then(Rehearsed::default);
-    let rehearsal = own.or_else(|| app.rehearsal.clone());
-    let entered = app.going.enter(claimed.id, rehearsal.clone());
+    let rehearsal = entered.run.rehearsal.clone();
     let job = Job {
         script: script(&definition.file, &definition.script),
         call,
@@ -196,6 +220,7 @@ async fn execute(app: &App, claimed: &Claimed, (call, wall): (Call, Span)) -> Fi
     let host = Reach {
         app: app.clone(),
         task: definition.name.clone(),
+        own: (claimed.app, claimed.token.reveal().to_owned()),
         // What was read when the task was put is read again; what cannot be is not reached.
         allow_hosts: hosts.filter_map(|text| AllowedHost::parse(text).ok()).collect(),
         rehearsal: rehearsal.clone(),
@@ -225,14 +250,18 @@ fn script(file: &str, stored: &str) -> Script {
     })
 }
 
-async fn finish(app: &App, claimed: &Claimed, finished: Finished) -> Option<RunState> {
+async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState> {
+    let Ready { claimed, entered } = ready;
     let (task, id) = (claimed.task.definition.name.clone(), claimed.id);
     let written = async {
         let mut tx = app.db.write(By::System).await?;
-        let state = tasks::finish(&mut tx, claimed, finished).await?;
+        let state = tasks::finish(&mut tx, &claimed, finished).await?;
         tx.commit().await.map(|_| state)
     };
     let written = written.await;
+    if written.is_err() {
+        entered.keep();
+    }
     match &written {
         Ok(Some(state)) => {
             tracing::info!(task, run = %id, %state, "a run ended");
@@ -243,6 +272,11 @@ async fn finish(app: &App, claimed: &Claimed, finished: Finished) -> Option<RunS
     }
     app.run_ended.send_replace(());
     written.ok().flatten()
+}
+
+/// As most runs have them: children that wait have these.
+pub(crate) fn usual_limits(app: &App) -> Limits {
+    limits(app, app.config.tasks.wall)
 }
 
 fn limits(app: &App, wall: Span) -> Limits {
@@ -258,7 +292,11 @@ fn limits(app: &App, wall: Span) -> Limits {
 }
 
 fn finished(report: Report) -> Finished {
-    let failed = |kind: &str, text: String| Err((kind.to_owned(), text));
+    let failed = |kind: &str, mut text: String| {
+        let end = (0..=ERROR_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        Err((kind.to_owned(), text))
+    };
     let ending = match report.outcome {
         Outcome::TimedOut | Outcome::Crashed { .. } => Ending::NoAnswer,
         _ => Ending::Answered,

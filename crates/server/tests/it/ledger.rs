@@ -72,8 +72,11 @@ const BATCH: &str = r#"{"operations":[
     {"method":"post","object":{"type":"user","name":"two"}}]}"#;
 
 /// What has no entry of its own: activity is noted in batches, and a preview changes nothing.
-const WITHOUT_ENTRY: [&str; 2] =
-    ["post /device/{app}/connect", "post /api/v4/{app}/policies/preview"];
+const WITHOUT_ENTRY: [&str; 3] = [
+    "post /device/{app}/connect",
+    "post /api/v4/{app}/policies/preview",
+    "post /api/v4/{app}/objects/user/query",
+];
 
 /// Kinds that no operation makes: the beginning, and what the server notes by itself.
 const BY_ITSELF: [&str; 10] = [

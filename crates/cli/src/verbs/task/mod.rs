@@ -79,7 +79,7 @@ pub(crate) enum Verb {
         /// A folder of tasks, or one task
         #[arg(default_value = "tasks")]
         path: PathBuf,
-        /// A variable that the scripts read as process.env.NAME; several times
+        /// A variable that the script reads as process.env.NAME, for one task; several times
         #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
         variables: Vec<(String, String)>,
     },
@@ -286,6 +286,10 @@ async fn follow_logs(context: &Context, of: &str) -> Result<()> {
         if let Some((id, shown)) = &mut current {
             let run = app.task_run(id).await?;
             let log = run.log.as_deref().unwrap_or_default();
+            // Tried again: its log begins anew.
+            if log.len() < *shown {
+                *shown = 0;
+            }
             output::print(&output::plain_lines(&log_text(log.get(*shown..).unwrap_or_default())))?;
             *shown = log.len();
             if run.state.is_end() {

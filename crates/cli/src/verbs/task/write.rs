@@ -6,9 +6,9 @@ use std::process::Command;
 
 use clap::Args;
 use reauth_sdk::{NewTask, Schedule as WantedSchedule, Task, TaskConfig};
+use reauth_server::check_task;
 use reauth_server::domain::Clock;
 use reauth_server::domain::tasks::Schedule;
-use reauth_server::domain::tokens::Scopes;
 use serde_json::{Value, json};
 
 use super::files::{LocalTask, tasks_at};
@@ -124,6 +124,10 @@ pub(super) async fn deploy(
     for task in &local {
         checked(task)?;
     }
+    if local.len() > 1 && !variables.is_empty() {
+        let what = "--env would give its variables to each of these tasks";
+        return Err(Failure::usage(what).help("deploy the task that needs them by itself"));
+    }
     let app = context.app().await?;
     let mut put = Vec::new();
     for task in local {
@@ -167,8 +171,10 @@ pub(super) fn checked(task: &LocalTask) -> Result<Checked> {
         () if has("extractIdentity") => "sign-in hook",
         () => return Err(task.wrong("it exports neither run nor authenticate")),
     };
-    let scopes = Scopes::from_names(config.scopes.as_deref().unwrap_or_default());
-    scopes.map_err(|error| task.wrong(&error.to_string()))?;
+    let said = serde_json::to_value(&task.said).map_err(|error| task.wrong(&error.to_string()))?;
+    let said = said.as_object().cloned().unwrap_or_default();
+    let files = (task.entry.as_str(), task.files.clone());
+    check_task(&task.name, files, compiled, said).map_err(|why| task.wrong(&why))?;
     let mut fires = Vec::new();
     if let Some(plan) = &config.schedule {
         let wrong = |error: reauth_server::domain::Error| task.wrong(&error.to_string());

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::http::StatusCode;
 use reauth_domain::tasks::{self, Definition, Misfire, Options, Schedule, Task};
-use reauth_domain::tokens::Scopes;
+use reauth_domain::tokens::{Scope, Scopes};
 use reauth_domain::{Error, UserId};
+use reauth_sandbox::Compiled;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -17,7 +18,9 @@ use utoipa::ToSchema;
 use super::answer::{Answer, ErrorBody};
 use super::read::{Body, List, Page, PathOf, json_value};
 use super::who::{Backend, TasksRead, TasksWrite};
+use crate::app::App;
 use crate::workers::egress::AllowedHost;
+use crate::workers::run;
 
 /// A task.
 #[derive(Serialize, ToSchema)]
@@ -201,7 +204,7 @@ pub(crate) async fn put(
     PathOf((_, name)): PathOf<(String, String)>,
     Body(wanted): Body<PutTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Answer> {
-    let definition = definition(name, wanted)?;
+    let definition = definition(&who.state, name, wanted).await?;
     let mut tx = who.write().await?;
     let (task, is_new) = tasks::put(&mut tx, who.app, definition, who.scopes).await?;
     tx.commit().await?;
@@ -211,11 +214,46 @@ pub(crate) async fn put(
 }
 
 /// The task that is meant: its files compiled, its own config read, and what was said beside them.
-fn definition(name: String, wanted: PutTask) -> Result<Definition, Answer> {
+async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Definition, Answer> {
     let PutTask { file, source, mut files, config } = wanted;
     files.insert(file.clone(), source);
-    let compiled = reauth_sandbox::compile(&file, &files)
-        .map_err(|error| Error::invalid("source", error.to_string()))?;
+    let bytes: usize = files.values().map(String::len).sum();
+    if bytes > tasks::SOURCE_BYTES_MAX {
+        let why = format!("must be at most {} bytes in all", tasks::SOURCE_BYTES_MAX);
+        return Err(Error::invalid("source", why).into());
+    }
+    let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;
+    let compiled = compiled.map_err(|why| Error::invalid("source", why))?;
+    let compiled = compiled.map_err(|error| Error::invalid("source", error.to_string()))?;
+    described(name, (file, files), compiled, config)
+}
+
+/// Says whether a task is right, as `put` would for the operator. For those who look before they
+/// send: the text says what is wrong.
+pub fn check_task(
+    name: &str,
+    (file, files): (&str, BTreeMap<String, String>),
+    compiled: Compiled,
+    config: Map<String, Value>,
+) -> Result<(), String> {
+    let operator = Scopes::default().with(Scope::Operator);
+    let checked = described(name.to_owned(), (file.to_owned(), files), compiled, config)
+        .and_then(|definition| Ok(tasks::check(&definition, operator)?));
+    checked.map_err(|answer| answer.parts().2)
+}
+
+fn described(
+    name: String,
+    (file, mut files): (String, BTreeMap<String, String>),
+    compiled: Compiled,
+    config: Map<String, Value>,
+) -> Result<Definition, Answer> {
+    let own_scopes = compiled.config.as_ref().map_or(&Value::Null, |said| &said["scopes"]);
+    let unlock = Scope::UsersUnlock.name();
+    if own_scopes.as_array().is_some_and(|all| all.iter().any(|it| it == unlock)) {
+        let why = format!("{unlock} is given by the operator in the request, not by the script");
+        return Err(Error::invalid("scopes", why).into());
+    }
     let mut said = match compiled.config {
         None => Map::new(),
         Some(Value::Object(said)) => said,

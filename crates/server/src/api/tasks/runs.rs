@@ -135,6 +135,10 @@ pub(crate) async fn run(
     let mut tx = if is_called { who.write_for_good().await? } else { who.write().await? };
     let task = tasks::find(&mut tx, who.app, &name).await?;
     let mut order = order(wanted, tx.now())?;
+    if is_called && order.due_at.is_some() {
+        let why = "a run that another waits for begins at once: schedule it, and do not wait";
+        return Err(Error::invalid("at", why).into());
+    }
     if let Some(caller) = who.run() {
         order.trigger = Trigger::Task;
         order.depth = tasks::depth_of(&mut tx, caller).await? + 1;
@@ -213,16 +217,17 @@ async fn called(
     order: Order,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
     let Ok(place) = std::sync::Arc::clone(&who.state.call_places).try_acquire_owned() else {
-        let why = "too many tasks wait for each other".to_owned();
+        let why = "too many tasks wait for each other: try again, or schedule it".to_owned();
         return Err(Error::Busy { why, retry_after_s: 1 }.into());
     };
     let claim = run::claim_of(&who.state, who.state.config.tasks.wall);
     let claimed = tasks::begin(&mut tx, who.app, task, order, claim).await?;
-    let id = claimed.id;
+    let ready = run::Ready::new(&who.state, claimed);
+    let id = ready.id();
     tx.commit().await?;
     let app = who.state.clone();
     tokio::spawn(async move {
-        run::carry_out(&app, claimed).await;
+        run::carry_out(&app, ready).await;
         drop(place);
     });
     Ok(answered(wait_for(&who.state, who.app, id).await?))

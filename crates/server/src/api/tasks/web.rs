@@ -49,19 +49,19 @@ pub(crate) struct Place {
 /// Answers a request to a web task.
 pub(crate) async fn answer(
     State(state): State<App>,
-    PathOf(place): PathOf<Place>,
+    PathOf(address): PathOf<Place>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, Answer> {
-    let (app, task) = find(&state, &place).await?;
+    let (app, task) = find(&state, &address).await?;
     let query: BTreeMap<String, String> =
         serde_urlencoded::from_str::<Vec<(String, String)>>(uri.query().unwrap_or_default())
             .map_err(|why| unreadable_query(&why))?
             .into_iter()
             .collect();
-    let path = format!("/{}", place.path.unwrap_or_default());
+    let path = format!("/{}", address.path.clone().unwrap_or_default());
     let params: Map<String, Value> =
         query.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
     let request = WebRequest {
@@ -73,8 +73,8 @@ pub(crate) async fn answer(
         body: body.to_vec(),
     };
     let waited = tokio::time::timeout(WAIT, Arc::clone(&state.web_places).acquire_owned()).await;
-    let Ok(Ok(_place)) = waited else {
-        let why = "many requests to web tasks are being answered already".to_owned();
+    let Ok(Ok(place)) = waited else {
+        let why = "many requests to web tasks are being answered already: try again".to_owned();
         return Err(Error::Busy { why, retry_after_s: 2 }.into());
     };
     // The run keeps how it was asked, not what: a body may hold secrets.
@@ -83,12 +83,19 @@ pub(crate) async fn answer(
     let order = Order { params: Some(asked), ..Order::by(Trigger::Web) };
     let claim = run::claim_of(&state, state.config.tasks.web_wall);
     let claimed = tasks::begin(&mut tx, app, task, order, claim).await?;
+    let ready = run::Ready::new(&state, claimed);
     tx.commit().await?;
-    let id = claimed.id;
-    match run::answer_web(&state, claimed, (Value::Object(params), request)).await {
+    let (id, name) = (ready.id(), address.task);
+    // It runs to its end even if whoever asked goes away.
+    let answered = tokio::spawn(async move {
+        let answer = run::answer_web(&state, ready, (Value::Object(params), request)).await;
+        drop(place);
+        answer
+    });
+    match answered.await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(answer) => response(answer, &id.to_string()),
         Err(why) => {
-            tracing::warn!(run = %id, task = place.task, why, "a web task gave no answer");
+            tracing::warn!(run = %id, task = name, why, "a web task gave no answer");
             let detail = format!("the task gave no answer: its owner finds why in run {id}");
             Err(Answer::new(Kind::Internal, detail))
         }
@@ -115,6 +122,11 @@ fn text_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
+/// What a reverse proxy in front of us would obey: it reaches files of its own.
+fn is_for_proxies(name: &str) -> bool {
+    ["x-accel-", "x-sendfile", "x-lighttpd-", "x-litespeed-"].iter().any(|it| name.starts_with(it))
+}
+
 /// The script's answer, as far as it is a script's to give.
 fn response(answer: WebResponse, run: &str) -> Result<Response<Body>, Answer> {
     let broken = |what: &str| {
@@ -129,7 +141,7 @@ fn response(answer: WebResponse, run: &str) -> Result<Response<Body>, Answer> {
     for (name, value) in &answer.headers {
         let name = name.to_ascii_lowercase();
         let is_allowed = HEADERS.contains(&name.as_str())
-            || name.starts_with("x-")
+            || (name.starts_with("x-") && !is_for_proxies(&name))
             || name.starts_with("access-control-");
         if !is_allowed {
             continue;
