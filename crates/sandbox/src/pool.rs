@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 use crate::process::Running;
 use crate::{Limits, Sandbox};
 
+/// Between a child that was taken and the next that is made ready.
+const PAUSE: Duration = Duration::from_millis(3);
 /// When no child can be started, it is tried again after this.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -63,6 +65,8 @@ impl Sandbox {
                 }
             }
             pool.taken.notified().await;
+            // The run that has just begun comes first.
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! of the run.
 
 mod egress;
+mod guards;
 mod runs;
 mod starts;
 mod web;

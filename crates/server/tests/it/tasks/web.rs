@@ -88,12 +88,14 @@ async fn what_a_script_may_answer_is_bounded(lab: Lab) {
             if (params.type) response.headers.set('content-type', 'text/javascript');
             response.headers.set('set-cookie', 'session=stolen');
             response.headers.set('x-mine', 'yes');
+            response.headers.set('x-accel-redirect', '/etc/passwd');
             response.status = params.status ? Number(params.status) : 200;
             return 'text'; }";
     put(&lab, "hello", web(odd)).await;
     let plain = ask(&lab, Method::GET, "").send().await.expect("an answer");
     assert_eq!(plain.headers()["x-mine"], "yes");
     assert!(plain.headers().get("set-cookie").is_none(), "a script speaks for no origin");
+    assert!(plain.headers().get("x-accel-redirect").is_none(), "nor to the proxy");
     for rest in ["?type=1", "?status=99", "?status=1000"] {
         refused(ask(&lab, Method::GET, rest), 500, "INTERNAL_SERVER_ERROR").await;
     }
