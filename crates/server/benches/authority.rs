@@ -42,7 +42,7 @@ fn main() {
     match words.as_slice() {
         ["serve", dir] => serve(dir),
         ["--quick"] => bench(&[20_000]),
-        [] => bench(&[100_000, 1_000_000]),
+        [] => bench(&[100_000, 250_000, 1_000_000]),
         other => eprintln!("error: {other:?} is not known; wanted: --quick or nothing"),
     }
 }
