@@ -289,6 +289,17 @@ impl fmt::Display for Level {
     }
 }
 
+/// Why nothing came of compiling a script in a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uncompiled {
+    /// Something in it is wrong.
+    Wrong(CompileError),
+    /// It exhausts the compiler: what is known.
+    Exhausted(String),
+    /// No child could be started: why.
+    NoChild(String),
+}
+
 /// An HTTP request of a script.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {

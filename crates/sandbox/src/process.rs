@@ -22,8 +22,8 @@ use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::places::Places;
 use crate::pool::Pool;
 use crate::{
-    Call, CompileError, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Report, Request,
-    Script,
+    Call, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Report, Request, Script,
+    Uncompiled,
 };
 
 /// What a child may say on standard error before it dies: enough for a panic's text.
@@ -33,6 +33,10 @@ const DEATH: Duration = Duration::from_secs(1);
 /// JSON, base64 and names around a body.
 const FRAME_OVERHEAD: usize = 64 * 1024;
 
+/// The longest text of an error: people read it.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+/// So many lines of a log have their places told as they were written.
+const WRITTEN_MAX: usize = 1_000;
 /// Stands where a line was cut.
 const CUT: &str = "…";
 /// Frames that are read before they are looked at.
@@ -84,7 +88,10 @@ impl Sandbox {
         let run = self.run_within(job, limits, host, &mut said, &mut guards);
         let ended = tokio::time::timeout(limits.wall, run).await;
         let mut outcome = ended.unwrap_or(Outcome::TimedOut);
-        if let Outcome::Threw { stack, .. } = &mut outcome {
+        if let Outcome::Threw { message, stack } = &mut outcome {
+            for text in [&mut *message, &mut *stack] {
+                cut(text, ERROR_BYTES_MAX);
+            }
             *stack = Places::of(&job.script).written(stack);
         }
         Report {
@@ -143,15 +150,15 @@ impl Sandbox {
     }
 
     /// As [`compile()`](crate::compile()), in a child: a text that is made to exhaust the compiler
-    /// ends the child. The error says that there is no answer.
+    /// ends the child.
     pub async fn compile(
         &self,
         entry: &str,
         files: &BTreeMap<String, String>,
         limits: &Limits,
-    ) -> Result<Result<Compiled, CompileError>, String> {
+    ) -> Result<Compiled, Uncompiled> {
+        let mut running = self.child(limits).await.map_err(Uncompiled::NoChild)?;
         let compile = async {
-            let mut running = self.child(limits).await?;
             let wanted = ToChild::Compile { entry: entry.to_owned(), files: files.clone() };
             let told = send(&mut running.to_child, &wanted).await;
             let heard = match told {
@@ -159,14 +166,12 @@ impl Sandbox {
                 Err(_) => None,
             };
             match heard {
-                Some(Ok(ToParent::Compiled(compiled))) => Ok(compiled),
-                Some(Ok(_)) => Err("the child said something else".to_owned()),
-                Some(Err(why)) => Err(why),
-                None => Err(TOO_DEEP.to_owned()),
+                Some(Ok(ToParent::Compiled(compiled))) => compiled.map_err(Uncompiled::Wrong),
+                _ => Err(Uncompiled::Exhausted(TOO_DEEP.to_owned())),
             }
         };
         let compiled = tokio::time::timeout(COMPILE_WALL, compile).await;
-        compiled.unwrap_or_else(|_| Err("it takes too long to read".to_owned()))
+        compiled.unwrap_or_else(|_| Err(Uncompiled::Exhausted(TOO_DEEP.to_owned())))
     }
 
     /// One that waits, or a new one.
@@ -282,7 +287,7 @@ async fn converse(
             frame = frames.recv(), if waiting.bytes < HELD_BYTES_MAX => match frame {
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
                     let text = said.shortened(limits, text);
-                    let text = if text.contains("\n    at ") {
+                    let text = if text.contains("\n    at ") && said.log.len() < WRITTEN_MAX {
                         places.get_or_insert_with(|| Places::of(script)).written(&text)
                     } else {
                         text
@@ -292,7 +297,9 @@ async fn converse(
                     }
                 }
                 Some(Ok(ToParent::Fetch { id, request })) => {
-                    said.count_fetch(limits, &request)?;
+                    if let Some(what) = said.count_fetch(limits, &request) {
+                        return Ok(Outcome::TooLarge { what });
+                    }
                     waiting.add(id, request);
                 }
                 Some(Ok(ToParent::End(end))) => return Ok(outcome(end, limits)),
@@ -375,9 +382,8 @@ impl Said {
     fn shortened(&self, limits: &Limits, mut text: String) -> String {
         let room = limits.log_bytes.saturating_sub(self.log_bytes);
         if text.len() > room {
-            // One byte more than fits, so that it counts as too long.
-            let end = (0..=room.min(text.len() - 1)).rev().find(|at| text.is_char_boundary(*at));
-            text.truncate(end.unwrap_or(0));
+            // With the mark it is longer than fits, so that it counts as cut.
+            cut(&mut text, room);
             text.push_str(CUT);
         }
         text
@@ -394,15 +400,22 @@ impl Said {
         self.log.last()
     }
 
-    fn count_fetch(&mut self, limits: &Limits, request: &Request) -> Result<(), String> {
+    /// What is too large about this request, if anything.
+    fn count_fetch(&mut self, limits: &Limits, request: &Request) -> Option<String> {
         self.fetches += 1;
         if self.fetches > limits.fetches_max {
-            return Err(format!("the script made more than {} requests", limits.fetches_max));
+            return Some(format!("the number of requests, over {},", limits.fetches_max));
         }
-        if request.body.len() > limits.body_bytes {
-            return Err(format!("a request is longer than {} bytes", limits.body_bytes));
-        }
-        Ok(())
+        let is_long = request.body.len() > limits.body_bytes;
+        is_long.then(|| format!("a request of over {} bytes", limits.body_bytes))
+    }
+}
+
+/// Shortens a text to so many bytes, at the end of a character.
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let end = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
     }
 }
 

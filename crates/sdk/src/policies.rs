@@ -128,8 +128,8 @@ pub struct PolicyPreview {
     pub ended_users: u64,
     /// A hundred of those users at most, by their ids.
     pub who: Vec<String>,
-    /// The sign-ins that will be forced as it is.
-    pub before: Forecast,
+    /// The sign-ins that will be forced as it is; none if that takes too long to foresee.
+    pub before: Option<Forecast>,
     /// The same with the new set, and with those that it forces at once.
     pub after: Forecast,
 }

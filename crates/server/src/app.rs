@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::simulation::Rehearsed;
 use crate::workers;
 use crate::workers::going::Going;
+use crate::workers::places::Places;
 use crate::workers::reach::{FETCH_TIMEOUT, OWN_TIMEOUT, Resolver};
 
 /// The longest request: a run that is waited for, and a little.
@@ -90,9 +91,9 @@ pub struct Parts {
     /// The runs that are being carried out here.
     pub(crate) going: Arc<Going>,
     /// How many web tasks answer at once.
-    pub(crate) web_places: Arc<Semaphore>,
+    pub(crate) web_places: Places,
     /// How many runs are carried out at once for other runs that wait for them.
-    pub(crate) call_places: Arc<Semaphore>,
+    pub(crate) call_places: Places,
     /// Where what tasks change is kept instead of being done: see `simulation`.
     pub(crate) rehearsal: Option<Rehearsed>,
 }
@@ -216,13 +217,14 @@ async fn open(
         format!("cannot listen on {listen}: {error}; choose another address with --listen")
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let at_once = config.tasks.concurrency;
+    let (all, per_app) = (config.tasks.concurrency, config.tasks.concurrency_per_app);
+    let places = |times| Places::new(all.saturating_mul(times), per_app.saturating_mul(times));
     let names = Resolver::new(&config.tasks.networks_allowed);
     let app = App {
         parts: Arc::new(Parts {
             going: Arc::default(),
-            web_places: Arc::new(Semaphore::new(at_once.saturating_mul(WEB_TIMES))),
-            call_places: Arc::new(Semaphore::new(at_once.saturating_mul(CALL_TIMES))),
+            web_places: places(WEB_TIMES),
+            call_places: places(CALL_TIMES),
             metrics: Metrics::new(&db),
             db,
             sandbox: Sandbox::new(child.program, child.args),

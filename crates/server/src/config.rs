@@ -141,7 +141,7 @@ impl Default for Requests {
 impl Default for Tasks {
     fn default() -> Self {
         Self {
-            concurrency: 2,
+            concurrency: 4,
             concurrency_per_app: 2,
             ready: 2,
             wall: Span::minutes(5),

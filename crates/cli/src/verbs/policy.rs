@@ -166,7 +166,7 @@ async fn preview(
     let now = app.client().now().await?;
     if let Some(path) = picture {
         let curves =
-            [("as it is", days(&found.before)), ("with these policies", days(&found.after))];
+            [("as it is", days_before(&found)), ("with these policies", days(&found.after))];
         chart::write(&path, "Forced sign-ins a day", now, &curves)?;
         context.output.remark(&format!("the forecast is in {}", path.display()));
     }
@@ -180,7 +180,7 @@ fn ended(found: &PolicyPreview) -> String {
 
 /// The answer of a preview for people.
 fn forecast(found: &PolicyPreview, now: Moment) -> String {
-    let (before, after) = (days(&found.before), days(&found.after));
+    let (before, after) = (days_before(found), days(&found.after));
     let most = before.iter().chain(&after).copied().max().unwrap_or(0);
     let cell = |count: u64| match count {
         0 => String::new(),
@@ -197,17 +197,27 @@ fn forecast(found: &PolicyPreview, now: Moment) -> String {
         format!("{peak_per_second} ({})", at_or(*peak_at, "none"))
     };
     let sum = |days: &[u64]| days.iter().sum::<u64>();
+    let sum_before = match &found.before {
+        Some(_) => sum(&before).to_string(),
+        None => "too many to foresee".to_owned(),
+    };
     let table = output::table(&["24 h from", "as it is", "with these policies"], rows.collect());
     format!(
         "Signed out at once: {}\n\
          Sign-ins forced in 90 days: {} as it is, {} with these policies\n\
          Most in one second: {} as it is, {} with these policies\n\n{table}",
         ended(found),
-        sum(&before),
+        sum_before,
         sum(&after),
-        peak(&found.before),
+        found.before.as_ref().map_or("too many to foresee".to_owned(), peak),
         peak(&found.after),
     )
+}
+
+/// As it is; none a day, if that cannot be foreseen.
+fn days_before(found: &PolicyPreview) -> Vec<u64> {
+    let none = || vec![0; days(&found.after).len()];
+    found.before.as_ref().map_or_else(none, days)
 }
 
 fn days(forecast: &Forecast) -> Vec<u64> {
@@ -348,7 +358,7 @@ mod tests {
             ended_sessions: 4,
             ended_users: 2,
             who: Vec::new(),
-            before: forecast_of(30, 2),
+            before: Some(forecast_of(30, 2)),
             after: forecast_of(0, 4),
         };
         let text = forecast(&found, "2026-05-03T08:12:00Z".parse().expect("a moment"));

@@ -104,6 +104,11 @@ pub async fn look(db: &Db, app: &App, filter: Filter, wipes: bool) -> Result<Loo
     found_by(db, app.id, looked, now).await
 }
 
+/// Whether so much has changed since that a second look is as long as the first.
+pub async fn is_far_behind(read: &mut Read, app: AppId, looked: &Looked) -> Result<bool> {
+    Ok(ledger::users_since(read, app, &looked.head, AGAIN_MAX).await?.is_none())
+}
+
 /// Looks again at what has changed since, within the change: whoever the ledger names, or all if
 /// it names too many.
 pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Looked> {

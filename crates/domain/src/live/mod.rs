@@ -203,8 +203,8 @@ pub struct Preview {
     pub ended_users: usize,
     /// Some of those users.
     pub who: Vec<UserId>,
-    /// The sign-ins that will be forced as it is.
-    pub before: Forecast,
+    /// The sign-ins that will be forced as it is; none if that takes too long to foresee.
+    pub before: Option<Forecast>,
     /// The same with the new set, and with those that it forces at once.
     pub after: Forecast,
 }

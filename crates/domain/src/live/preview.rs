@@ -75,7 +75,8 @@ impl Live {
             ended_sessions: all.ended_sessions,
             ended_users: all.ended_users.len(),
             who,
-            before: before?,
+            // What holds now must not keep anyone from seeing what would be better.
+            before: before.ok(),
             after: after?,
         })
     }

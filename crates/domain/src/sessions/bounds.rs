@@ -52,7 +52,8 @@ pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
     let mut list: Vec<Access> =
         sessions.map(|(id, ends)| Access { session: Some(id), ends }).collect();
     let sql = "select created_at, expires_at, ended_at, ended_by, traits from enrolments
-               where user_id = $1 and ended_at is null and expires_at > $2 limit $3";
+               where user_id = $1 and ended_at is null and expires_at > $2
+               order by expires_at desc limit $3";
     for row in read.rows(sql, args![user, now, OF_USER_MAX]).await? {
         let times = (row.time(0)?, row.time(1)?);
         let written = live::written_end(&row, 2)?;

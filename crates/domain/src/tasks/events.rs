@@ -84,8 +84,14 @@ pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
             looked.places.insert(key, through);
             continue;
         }
-        // Deleted just now: the next look does not see it.
-        let Ok(task) = super::find(&mut read, app, &key.1).await else { continue };
+        let task = match super::find(&mut read, app, &key.1).await {
+            Ok(task) => task,
+            // Deleted just now, or unreadable: the others do not wait for that.
+            Err(error) => {
+                tracing::warn!(task = key.1, %error, "it is not known what starts this task");
+                continue;
+            }
+        };
         let met: Vec<Stored> = entries.into_iter().filter(|it| meets(&task, it)).collect();
         if met.is_empty() && through - written < BEHIND_MAX {
             looked.places.insert(key, through);
@@ -98,10 +104,10 @@ pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
         match fire(db, app, &task, met, places).await {
             Ok(()) => is_more = true,
             // When there is room, all of it comes again; others do not wait for that.
-            Err(Error::Busy { why, .. }) => {
-                tracing::warn!(task = task.definition.name, why, "events wait");
+            Err(error @ (Error::Unavailable(_) | Error::InDoubt(_))) => return Err(error),
+            Err(error) => {
+                tracing::warn!(task = task.definition.name, %error, "its events wait");
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(is_more)

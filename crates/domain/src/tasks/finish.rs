@@ -47,7 +47,7 @@ pub struct Finished {
 pub async fn finish(
     tx: &mut Tx,
     claimed: &Claimed,
-    finished: Finished,
+    finished: &Finished,
 ) -> Result<Option<RunState>> {
     let is_asked = claimed.task.definition.options.retries.is_some();
     let is_retried = claimed.tries_left > 0
@@ -57,7 +57,7 @@ pub async fn finish(
             Ending::Cancelled => false,
         }
         && is_there(tx, claimed.app, &claimed.task.definition.name).await?;
-    let (state, result, kind, error) = match finished.outcome {
+    let (state, result, kind, error) = match &finished.outcome {
         Ok(result) => (RunState::Succeeded, Some(result.to_string()), None, None),
         Err((kind, text)) => {
             let state = match finished.ending {
@@ -66,7 +66,7 @@ pub async fn finish(
                 Ending::Answered | Ending::NoAnswer => RunState::Failed,
                 Ending::Cancelled => RunState::Cancelled,
             };
-            (state, None, Some(kind), Some(text))
+            (state, None, Some(kind.clone()), Some(text.clone()))
         }
     };
     let log = serde_json::to_string(&finished.log)
@@ -87,7 +87,7 @@ pub async fn finish(
                 kind,
                 error,
                 log,
-                finished.changes.map(|changes| changes.to_string()),
+                finished.changes.as_ref().map(Value::to_string),
                 next_at,
                 claimed.id,
                 claimed.attempt

@@ -317,7 +317,7 @@ pub async fn delete(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
     let now = tx.now();
     tx.change(
         "update runs set state = 'failed', finished_at = $1, error_kind = 'deleted',
-         error = 'the task was deleted before the run began'
+         error = 'the task was deleted while the run waited'
          where app_id = $2 and task = $3 and state = 'queued'",
         args![now, app, name],
     )

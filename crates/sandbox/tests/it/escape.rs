@@ -93,7 +93,7 @@ async fn what_is_too_large_is_cut_or_refused() {
         for (;;) await fetch('http://api.test/nothing') }";
     let outcome = run_within(source, &eager).await.outcome;
     assert!(
-        matches!(&outcome, Outcome::Crashed { why } if why.contains("3 requests")),
+        matches!(&outcome, Outcome::TooLarge { what } if what.contains("over 3,")),
         "{outcome:?}"
     );
 }
@@ -259,11 +259,11 @@ async fn a_text_that_exhausts_the_compiler_ends_a_child_only() {
             let source = format!("export const x = {}{rest}", open.repeat(100_000));
             let files = BTreeMap::from([(language.to_owned(), source)]);
             let compiled = sandbox.compile(language, &files, &limits()).await;
-            assert!(!matches!(compiled, Ok(Ok(_))), "{open} {language}");
+            assert!(compiled.is_err(), "{open} {language}");
         }
     }
     let files = BTreeMap::from([("a.ts".to_owned(), "export const run = (): number => 1".into())]);
-    let compiled = sandbox.compile("a.ts", &files, &limits()).await.expect("an answer");
+    let compiled = sandbox.compile("a.ts", &files, &limits()).await;
     assert_eq!(compiled.expect("it compiles").exports, ["run"]);
 }
 

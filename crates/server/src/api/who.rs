@@ -66,7 +66,7 @@ impl<P: Permission> Backend<P> {
     /// Begins a change in this caller's name.
     pub(crate) async fn write(&self) -> Result<Tx, Answer> {
         // Asked before the writer is waited for: the run may end meanwhile.
-        let rehearsal = self.rehearsal();
+        let rehearsal = self.rehearsal()?;
         let tx = self.write_for_good().await?;
         Ok(match rehearsal {
             Some(rehearsal) => tx.rehearsed(&rehearsal.changes),
@@ -94,13 +94,19 @@ impl<P: Permission> Backend<P> {
 
     /// Whether this caller's changes are only noted.
     pub(crate) fn is_rehearsed(&self) -> bool {
-        self.rehearsal().is_some()
+        self.rehearsal().is_ok_and(|rehearsal| rehearsal.is_some())
     }
 
-    /// In a simulation only tasks ask, by whichever token; else it is a matter of the run.
-    fn rehearsal(&self) -> Option<Rehearsed> {
-        let of_run = || self.state.going.run(self.run()?)?.rehearsal.clone();
-        self.state.rehearsal.clone().or_else(of_run)
+    /// In a simulation only tasks ask, by whichever token; else it is a matter of the run. Of one
+    /// that is not going here it is not known: it may change nothing.
+    fn rehearsal(&self) -> Result<Option<Rehearsed>, Answer> {
+        let Some(run) = self.run().filter(|_| self.state.rehearsal.is_none()) else {
+            return Ok(self.state.rehearsal.clone());
+        };
+        match self.state.going.run(run) {
+            Some(going) => Ok(going.rehearsal.clone()),
+            None => Err(refused(Because::Revoked)),
+        }
     }
 
     /// Requires one more scope than `P`.

@@ -1,6 +1,7 @@
 //! The runs that this server is carrying out now: what each has said so far, and how to end one.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reauth_domain::RunId;
@@ -19,6 +20,8 @@ pub(crate) struct Going {
 pub(crate) struct Run {
     log: Mutex<Vec<LogRow>>,
     cancelled: watch::Sender<bool>,
+    /// Its end could not be written down: nobody carries it out, and its token may still be known.
+    is_over: AtomicBool,
     /// Where its changes are kept instead of being done.
     pub(crate) rehearsal: Option<Rehearsed>,
 }
@@ -35,7 +38,7 @@ impl Going {
     /// Begins to carry out a run.
     pub(crate) fn enter(self: &Arc<Self>, id: RunId, rehearsal: Option<Rehearsed>) -> Entered {
         let (log, cancelled) = (Mutex::default(), watch::Sender::new(false));
-        let run = Arc::new(Run { log, cancelled, rehearsal });
+        let run = Arc::new(Run { log, cancelled, is_over: AtomicBool::new(false), rehearsal });
         self.all().insert(id, Arc::clone(&run));
         Entered { going: Arc::clone(self), id, run }
     }
@@ -45,9 +48,10 @@ impl Going {
         self.all().get(&id).cloned()
     }
 
-    /// All of them.
+    /// All that are really carried out.
     pub(crate) fn ids(&self) -> Vec<RunId> {
-        self.all().keys().copied().collect()
+        let is_over = |run: &Arc<Run>| run.is_over.load(Ordering::Relaxed);
+        self.all().iter().filter(|(_, run)| !is_over(run)).map(|(id, _)| *id).collect()
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Arc<Run>>> {
@@ -79,14 +83,20 @@ impl Run {
 }
 
 impl Entered {
-    /// The run's end could not be written down: its token may live on, and stays what it was.
+    /// The run's end could not be written down: its lease passes, and it is taken up again. Until
+    /// then its token may be known, and stays what it was.
     pub(crate) fn keep(self) {
+        self.run.is_over.store(true, Ordering::Relaxed);
         std::mem::forget(self);
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.going.all().remove(&self.id);
+        let mut all = self.going.all();
+        // The next try may have entered already.
+        if all.get(&self.id).is_some_and(|run| Arc::ptr_eq(run, &self.run)) {
+            all.remove(&self.id);
+        }
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod anchor;
 pub(crate) mod egress;
 pub(crate) mod going;
+pub(crate) mod places;
 mod pulse;
 pub(crate) mod reach;
 pub(crate) mod run;

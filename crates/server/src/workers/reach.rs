@@ -90,8 +90,7 @@ impl Reach {
         for _ in 0..=REDIRECTS_MAX {
             // In a rehearsal nothing is asked of the world that could change it (RFC 9110, 9.2.1).
             if let Some(rehearsal) = &self.rehearsal
-                && !hop.method.is_safe()
-                && !self.is_rehearsed_there(&hop, &peer)
+                && !self.changes_nothing(&hop, &peer)
             {
                 rehearsal.note_request(&self.task, format!("{} {}", hop.method, origin(&hop.url)));
                 return Ok(not_sent(&hop.url));
@@ -118,10 +117,14 @@ impl Reach {
         Err(format!("the answer leads on more than {REDIRECTS_MAX} times"))
     }
 
-    /// Whether a request is a rehearsal where it arrives: at the API of the run's own app, with its
-    /// own token. Any other one would really be done.
-    fn is_rehearsed_there(&self, hop: &Hop, peer: &Peer) -> bool {
-        let Peer::Own(url) = peer else { return false };
+    /// Whether a request changes nothing where it arrives: because of its method, or because it is
+    /// a rehearsal there too, at the API of the run's own app with the run's own token. A web task
+    /// of ours may change something whatever the method.
+    fn changes_nothing(&self, hop: &Hop, peer: &Peer) -> bool {
+        let Peer::Own(url) = peer else { return hop.method.is_safe() };
+        if hop.method.is_safe() {
+            return !url.path().starts_with("/tasks/");
+        }
         let (app, token) = &self.own;
         let header = hop.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let is_own_token = header.and_then(|it| it.split_once(' ')).is_some_and(|(_, rest)| {

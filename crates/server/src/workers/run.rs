@@ -31,6 +31,9 @@ const LEASE: Span = Span::minutes(1);
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// The longest text of an error that is kept: it is read by people.
 const ERROR_BYTES_MAX: usize = 16 * 1024;
+/// When an end cannot be written down it is tried again after these; then its lease passes.
+const END_PAUSES: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
 /// A rehearsal shows this many changes; further ones are only counted.
 const CHANGES_MAX: usize = 1_000;
 
@@ -253,12 +256,13 @@ fn script(file: &str, stored: &str) -> Script {
 async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState> {
     let Ready { claimed, entered } = ready;
     let (task, id) = (claimed.task.definition.name.clone(), claimed.id);
-    let written = async {
-        let mut tx = app.db.write(By::System).await?;
-        let state = tasks::finish(&mut tx, &claimed, finished).await?;
-        tx.commit().await.map(|_| state)
-    };
-    let written = written.await;
+    let mut written = write_end(app, &claimed, &finished).await;
+    for pause in END_PAUSES {
+        let Err(error) = &written else { break };
+        tracing::warn!(task, run = %id, %error, "a run's end is written down later");
+        tokio::time::sleep(pause).await;
+        written = write_end(app, &claimed, &finished).await;
+    }
     if written.is_err() {
         entered.keep();
     }
@@ -272,6 +276,16 @@ async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState>
     }
     app.run_ended.send_replace(());
     written.ok().flatten()
+}
+
+async fn write_end(
+    app: &App,
+    claimed: &Claimed,
+    finished: &Finished,
+) -> Result<Option<RunState>> {
+    let mut tx = app.db.write(By::System).await?;
+    let state = tasks::finish(&mut tx, claimed, finished).await?;
+    tx.commit().await.map(|_| state)
 }
 
 /// As most runs have them: children that wait have these.
@@ -298,7 +312,7 @@ fn finished(report: Report) -> Finished {
         Err((kind.to_owned(), text))
     };
     let ending = match report.outcome {
-        Outcome::TimedOut | Outcome::Crashed { .. } => Ending::NoAnswer,
+        Outcome::TimedOut | Outcome::Crashed { .. } | Outcome::Refused { .. } => Ending::NoAnswer,
         _ => Ending::Answered,
     };
     let outcome = match report.outcome {

@@ -28,6 +28,8 @@ use crate::api::who::{AppAdmin, Backend, UsersRead};
 
 /// What looks at every session does so one at a time, while others go on.
 pub(super) static LOOKS: Semaphore = Semaphore::const_new(1);
+/// Revocations do not wait for forecasts.
+pub(super) static REVOCATION_LOOKS: Semaphore = Semaphore::const_new(1);
 
 /// A rule about how long sign-ins last. All that apply to a session hold: the strictest decides.
 #[derive(Deserialize, Serialize, ToSchema)]
@@ -276,8 +278,8 @@ pub(crate) struct PreviewView {
     ended_users: usize,
     /// A hundred of those users at most.
     who: Vec<String>,
-    /// The sign-ins that will be forced as it is.
-    before: ForecastView,
+    /// The sign-ins that will be forced as it is; null if that takes too long to foresee.
+    before: Option<ForecastView>,
     /// The same with the new set, and with those that it forces at once.
     after: ForecastView,
 }
@@ -309,7 +311,7 @@ impl PreviewView {
             ended_sessions: found.ended_sessions,
             ended_users: found.ended_users,
             who: found.who.iter().map(ToString::to_string).collect(),
-            before: ForecastView::new(found.before),
+            before: found.before.map(ForecastView::new),
             after: ForecastView::new(found.after),
         }
     }

@@ -10,16 +10,18 @@ use reauth_domain::access::{Assurance, CutOffScope, Methods};
 use reauth_domain::apps::selectors::Selector;
 use reauth_domain::apps::{self, App};
 use reauth_domain::cutoffs::revocations::Looked;
+use reauth_domain::cutoffs::revocations::{Filter, Looked};
 use reauth_domain::cutoffs::{self, revocations};
 use reauth_domain::{AppId, Error, Result, SessionId, Span, Time, UserId, users};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::LOOKS;
+use super::REVOCATION_LOOKS;
 use crate::api::answer::{Answer, ErrorBody};
 use crate::api::read::{Body, List, Page, PageQuery, PathOf, why};
 use crate::api::who::{Backend, SessionsEnd, UsersRead};
+use crate::app::App as State;
 
 /// So many previews are remembered, of all apps, and in them so many sessions (32 bytes each); the
 /// newest is always kept.
@@ -27,6 +29,8 @@ const PREVIEWS_MAX: usize = 16;
 const SESSIONS_MAX: usize = 2_000_000;
 /// A set that was looked at longer ago has to be looked at again.
 const PREVIEW_LIFE: Span = Span::minutes(15);
+/// A busy app is looked at so often before the writer is taken all the same.
+const LOOKS_MAX: usize = 3;
 /// Users that are named at once; the others come page by page.
 const NAMED_MAX: usize = 100;
 
@@ -224,6 +228,23 @@ enum Scope {
     User(String),
 }
 
+/// Looks whom it would end; again, if much has changed meanwhile: what is left to look at under the
+/// writer is short then.
+async fn look(state: &State, app: &App, (filter, wipes): (&Filter, bool)) -> Result<Looked> {
+    let turn = REVOCATION_LOOKS.acquire().await;
+    let _turn = turn.map_err(|error| Error::Internal(error.to_string()))?;
+    let mut looked = revocations::look(&state.db, app, filter.clone(), wipes).await?;
+    for _ in 1..LOOKS_MAX {
+        let mut read = state.db.read().await?;
+        if !revocations::is_far_behind(&mut read, app.id, &looked).await? {
+            break;
+        }
+        drop(read);
+        looked = revocations::look(&state.db, app, filter.clone(), wipes).await?;
+    }
+    Ok(looked)
+}
+
 /// Makes whoever meets the filter sign in again, or wipe their data: from the answer on no check
 /// accepts one of their sessions. Scope: `sessions:end`.
 #[utoipa::path(post, path = "/api/v4/{app}/revocations", tag = "policies",
@@ -247,8 +268,7 @@ pub(crate) async fn revoke(
     let is_looked_at = dry_run || scope.is_none() || expect.is_some() || is_guarded(&app);
     // Before the writer: nobody else is to wait for it.
     let looked = if is_looked_at {
-        let _turn = LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
-        Some(revocations::look(&who.state.db, &app, filter, wipes).await?)
+        Some(look(&who.state, &app, (&filter, wipes)).await?)
     } else {
         None
     };

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use reauth_domain::tasks::{self, Definition, Misfire, Options, Schedule, Task};
 use reauth_domain::tokens::{Scope, Scopes};
 use reauth_domain::{Error, UserId};
-use reauth_sandbox::Compiled;
+use reauth_sandbox::{Compiled, Uncompiled};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -223,8 +223,11 @@ async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Defini
         return Err(Error::invalid("source", why).into());
     }
     let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;
-    let compiled = compiled.map_err(|why| Error::invalid("source", why))?;
-    let compiled = compiled.map_err(|error| Error::invalid("source", error.to_string()))?;
+    let compiled = compiled.map_err(|why| match why {
+        Uncompiled::Wrong(error) => Error::invalid("source", error.to_string()),
+        Uncompiled::Exhausted(why) => Error::invalid("source", why),
+        Uncompiled::NoChild(why) => Error::Unavailable(why),
+    })?;
     described(name, (file, files), compiled, config)
 }
 

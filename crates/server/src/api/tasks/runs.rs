@@ -216,7 +216,7 @@ async fn called(
     task: Task,
     order: Order,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
-    let Ok(place) = std::sync::Arc::clone(&who.state.call_places).try_acquire_owned() else {
+    let Some(place) = who.state.call_places.take(who.app) else {
         let why = "too many tasks wait for each other: try again, or schedule it".to_owned();
         return Err(Error::Busy { why, retry_after_s: 1 }.into());
     };

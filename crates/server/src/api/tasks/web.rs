@@ -2,7 +2,6 @@
 //! the script's own `authenticate`, which is mandatory.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -72,8 +71,8 @@ pub(crate) async fn answer(
         query,
         body: body.to_vec(),
     };
-    let waited = tokio::time::timeout(WAIT, Arc::clone(&state.web_places).acquire_owned()).await;
-    let Ok(Ok(place)) = waited else {
+    let waited = tokio::time::timeout(WAIT, state.web_places.wait(app)).await;
+    let Ok(Some(place)) = waited else {
         let why = "many requests to web tasks are being answered already: try again".to_owned();
         return Err(Error::Busy { why, retry_after_s: 2 }.into());
     };

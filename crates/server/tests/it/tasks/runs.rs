@@ -323,7 +323,7 @@ async fn a_run_of_a_server_that_gives_no_sign_of_life_is_taken_up(lab: Lab) {
         retry_after: Span::seconds(1),
     };
     let mut tx = db.write(By::System).await.expect("a change");
-    assert_eq!(tasks::finish(&mut tx, &claimed, late).await.expect("no error"), None);
+    assert_eq!(tasks::finish(&mut tx, &claimed, &late).await.expect("no error"), None);
     tx.commit().await.expect("a commit");
     assert_eq!(lab.get(&format!("/runs/{id}")).await["result"], 2);
 }
