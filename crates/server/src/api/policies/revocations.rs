@@ -9,7 +9,6 @@ use ipnet::{IpNet, Ipv4Net};
 use reauth_domain::access::{Assurance, CutOffScope, Methods};
 use reauth_domain::apps::selectors::Selector;
 use reauth_domain::apps::{self, App};
-use reauth_domain::cutoffs::revocations::Looked;
 use reauth_domain::cutoffs::revocations::{Filter, Looked};
 use reauth_domain::cutoffs::{self, revocations};
 use reauth_domain::{AppId, Error, Result, SessionId, Span, Time, UserId, users};
