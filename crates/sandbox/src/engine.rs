@@ -144,6 +144,9 @@ fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent
             Failure::Threw { message, stack } => format!("the prelude: {message}\n{stack}"),
             Failure::Broken(why) => why,
         })?;
+        // What is used for the first time is slow: that is over before anybody waits for it.
+        let warm = ctx.json_parse("{}").and_then(|_| warm_up(&ctx));
+        warm.map_err(|error| format!("the engine: {error}"))?;
         socket.send(&ToParent::Ready(guards))?;
         match socket.receive(FROM_PARENT_MAX)? {
             ToChild::Start(job) => {
@@ -206,6 +209,15 @@ fn evaluate<'js>(
     }
     let value = serde_json::from_str(&json);
     value.map(End::Done).map_err(|error| Failure::Broken(format!("no JSON: {error}")))
+}
+
+/// A script that does what most do, and leaves nothing behind.
+fn warm_up(ctx: &Ctx<'_>) -> Result<(), Error> {
+    let source = "export const run = async () => JSON.stringify({ a: [1, 'b'] });
+        await run().then((text) => JSON.parse(text));";
+    let (_, done) = Module::declare(ctx.clone(), "reauth:warm-up", source)?.eval()?;
+    while ctx.execute_pending_job() {}
+    done.finish()
 }
 
 /// Makes the globals.

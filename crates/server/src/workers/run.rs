@@ -278,11 +278,7 @@ async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState>
     written.ok().flatten()
 }
 
-async fn write_end(
-    app: &App,
-    claimed: &Claimed,
-    finished: &Finished,
-) -> Result<Option<RunState>> {
+async fn write_end(app: &App, claimed: &Claimed, finished: &Finished) -> Result<Option<RunState>> {
     let mut tx = app.db.write(By::System).await?;
     let state = tasks::finish(&mut tx, claimed, finished).await?;
     tx.commit().await.map(|_| state)

@@ -266,11 +266,8 @@ pub(crate) async fn revoke(
     filter.check()?;
     let is_looked_at = dry_run || scope.is_none() || expect.is_some() || is_guarded(&app);
     // Before the writer: nobody else is to wait for it.
-    let looked = if is_looked_at {
-        Some(look(&who.state, &app, (&filter, wipes)).await?)
-    } else {
-        None
-    };
+    let looked =
+        if is_looked_at { Some(look(&who.state, &app, (&filter, wipes)).await?) } else { None };
     let mut looked = match looked {
         Some(looked) if dry_run => {
             let now = who.state.db.now();

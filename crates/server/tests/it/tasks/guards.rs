@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use reauth_server::domain::Span;
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{ended_runs, put, run, task};
 use crate::both;
