@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::answer::{Answer, ErrorBody};
+use super::answer::{Answer, ErrorBody, Kind};
 use super::read::{Body, List, Page, PathOf, json_value};
 use super::who::{Backend, TasksRead, TasksWrite};
 use crate::app::App;
@@ -224,9 +224,14 @@ async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Defini
     }
     let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;
     let compiled = compiled.map_err(|why| match why {
-        Uncompiled::Wrong(error) => Error::invalid("source", error.to_string()),
-        Uncompiled::Exhausted(why) => Error::invalid("source", why),
-        Uncompiled::NoChild(why) => Error::Unavailable(why),
+        Uncompiled::Wrong(error) => Error::invalid("source", error.to_string()).into(),
+        Uncompiled::Exhausted(why) => Error::invalid("source", why).into(),
+        Uncompiled::NoChild(why) => {
+            tracing::error!(why, "no script can be read");
+            let detail = "no child for scripts can be started: nothing was changed; let the \
+                          operator look at `reauth doctor`";
+            Answer::new(Kind::Unavailable, detail)
+        }
     })?;
     described(name, (file, files), compiled, config)
 }
