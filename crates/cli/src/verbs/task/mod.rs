@@ -228,7 +228,8 @@ async fn ended(app: &InApp, name: &str, wanted: &RunRequest) -> Result<Run> {
 fn show_result(context: &Context, run: &Run) -> Result<()> {
     context.output.remark(&summary(run));
     if let Some(changes) = &run.changes {
-        context.output.tell(&changed(changes))?;
+        // The result alone is the answer: programs read it.
+        changed(changes).lines().for_each(|line| context.output.remark(line));
     }
     if run.state == RunState::Succeeded {
         let result = serde_json::to_string_pretty(&run.result);
@@ -241,7 +242,10 @@ fn show_result(context: &Context, run: &Run) -> Result<()> {
 
 /// What a dry run would have changed.
 fn changed(changes: &[Value]) -> String {
-    let mut lines = vec![format!("it would have made {} change(s):", changes.len())];
+    if changes.is_empty() {
+        return "it would have changed nothing".to_owned();
+    }
+    let mut lines = vec!["it would have changed:".to_owned()];
     for one in changes {
         let user = one["user"].as_str().map(|user| format!(" of user {user}")).unwrap_or_default();
         let mut rest = one["change"].as_object().cloned().unwrap_or_default();
@@ -438,7 +442,8 @@ mod tests {
             json!({ "request": "POST https://mail.example" }),
             json!({ "more": 7 }),
         ];
-        let wanted = "it would have made 3 change(s):\n  user.locked of user u1 {\"ended\":[]}\n  \
+        assert_eq!(changed(&[]), "it would have changed nothing");
+        let wanted = "it would have changed:\n  user.locked of user u1 {\"ended\":[]}\n  \
                       request POST https://mail.example\n  and 7 more";
         assert_eq!(changed(&changes), wanted);
     }
