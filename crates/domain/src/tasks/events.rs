@@ -75,10 +75,10 @@ pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
         let wanted =
             Wanted { after: from, app: Some(app), limit: ENTRIES_MAX, ..Wanted::default() };
         let (entries, more) = ledger::page(&mut read, wanted).await?;
-        let through = match entries.last() {
-            Some(last) if more => last.entry.seq,
-            _ => head,
-        };
+        // Each statement sees what is there when it begins: there may be entries after `head`, and
+        // they must not be met again.
+        let last = entries.last().map_or(0, |last| last.entry.seq);
+        let through = if more { last } else { last.max(head) };
         is_more |= more;
         if entries.is_empty() && through - written < BEHIND_MAX {
             looked.places.insert(key, through);

@@ -99,8 +99,9 @@ async fn what_a_script_may_answer_is_bounded(lab: Lab) {
     for rest in ["?type=1", "?status=99", "?status=1000"] {
         refused(ask(&lab, Method::GET, rest), 500, "INTERNAL_SERVER_ERROR").await;
     }
-    let long = ask(&lab, Method::POST, "").body("x".repeat((5 << 20) + 1));
-    refused(long, 413, "PAYLOAD_TOO_LARGE").await;
+    // Who is refused while it is still sending may hear of it, or of a connection that is gone.
+    let sent = ask(&lab, Method::POST, "").body("x".repeat((5 << 20) + 1)).send().await;
+    assert!(sent.is_err() || sent.is_ok_and(|answer| answer.status() == 413));
 }
 
 async fn a_web_task_without_authenticate_is_broken_and_says_so_in_its_run(lab: Lab) {
