@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Response};
+use axum::http::{HeaderValue, Request, Response, header};
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
@@ -354,7 +354,14 @@ async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Respo
     let whole = async {
         let request = match whole_request(app, request).await {
             Ok(request) => request,
-            Err(answer) => return answer.into_response(),
+            Err(answer) => {
+                let mut response = answer.into_response();
+                // The rest of the body is not read: no other request can come after it (RFC 9112,
+                // section 9.6).
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+                return response;
+            }
         };
         match router.oneshot(request).await {
             Ok(response) => response,
