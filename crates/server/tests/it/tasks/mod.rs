@@ -14,6 +14,7 @@ use reauth_server::domain::Span;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use self::runs::{NAP, noted};
 use crate::both;
 use crate::lab::{Lab, good, json_of, refused, text};
 
@@ -334,17 +335,7 @@ async fn failures_are_kept_with_their_reason_and_log(mut lab: Lab) {
 }
 
 async fn a_single_instance_never_runs_twice_at_once(lab: Lab) {
-    // What each run writes first and last is ordered by the server.
-    let nap = "async function note(name) {
-            const sent = await fetch(`${this.backend.url}/objects/user`, {
-                method: 'POST', headers: { Authorization: `Token ${this.backend.token}` },
-                body: JSON.stringify({ user: { name } }) });
-            if (!sent.ok) throw new Error(await sent.text());
-        }
-        export async function run() {
-            await note.call(this, 'from'); await new Promise((go) => setTimeout(go, 60));
-            await note.call(this, 'to'); }";
-    let mut single = task("t.js", nap, &["users:write"]);
+    let mut single = task("t.js", NAP, &["users:write"]);
     single["single_instance"] = json!(true);
     put(&lab, "single", single).await;
     for _ in 0..4 {
@@ -353,10 +344,7 @@ async fn a_single_instance_never_runs_twice_at_once(lab: Lab) {
     for run in ended_runs(&lab, "single", 4).await {
         assert_eq!(run["state"], "succeeded", "{run}");
     }
-    let noted = lab.get("/objects/user").await;
-    let names: Vec<_> =
-        noted["objects"].as_array().expect("a list").iter().map(|it| text(&it["name"])).collect();
-    assert_eq!(names, ["from", "to"].repeat(4));
+    assert_eq!(noted(&lab).await, ["from", "to"].repeat(4));
 }
 
 async fn a_run_that_lost_its_server_runs_again(mut lab: Lab) {

@@ -143,7 +143,7 @@ async fn a_run_knows_its_id_and_its_try(lab: Lab) {
 }
 
 /// Says when it begins and when it ends, by creating users: the server orders them.
-const NAP: &str = "async function note(name) {
+pub(super) const NAP: &str = "async function note(name) {
         const sent = await fetch(`${this.backend.url}/objects/user`, {
             method: 'POST', headers: { Authorization: `Token ${this.backend.token}` },
             body: JSON.stringify({ user: { name } }) });
@@ -153,7 +153,7 @@ const NAP: &str = "async function note(name) {
         await note.call(this, 'from'); await new Promise((go) => setTimeout(go, 60));
         await note.call(this, 'to'); }";
 
-async fn noted(lab: &Lab) -> Vec<String> {
+pub(super) async fn noted(lab: &Lab) -> Vec<String> {
     let users = lab.get("/objects/user").await;
     users["objects"].as_array().expect("a list").iter().map(|it| text(&it["name"])).collect()
 }
