@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use reauth_domain::{Clock, Db, Error};
 use reauth_sandbox::Sandbox;
@@ -35,6 +35,7 @@ use crate::api::answer::{Answer, Kind};
 use crate::api::policies::revocations::Previews;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::silence::Silence;
 use crate::simulation::Rehearsed;
 use crate::workers;
 use crate::workers::going::Going;
@@ -286,10 +287,16 @@ async fn accept(app: App, listener: TcpListener, mut stopped: watch::Receiver<bo
             },
             _ = stopped.changed() => break,
         };
-        let connection = graceful.watch(connection(&app, &router, (stream, peer)));
+        let silence = Arc::new(Silence::begin());
+        let connection = graceful.watch(connection(&app, &router, (stream, peer), &silence));
+        let read_timeout = Duration::from_millis(app.config.requests.read_timeout_ms);
         tokio::spawn(async move {
-            // A connection that breaks off is the client's affair.
-            let _ = connection.await;
+            tokio::select! {
+                biased;
+                // A connection that breaks off is the client's affair.
+                _ = connection => {}
+                () = silence.lasts(read_timeout) => {}
+            }
             drop(place);
         });
     }
@@ -304,16 +311,16 @@ fn connection(
     app: &App,
     router: &Router,
     (stream, peer): (TcpStream, SocketAddr),
+    silence: &Arc<Silence>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     // Without this, an answer waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let (app, router) = (app.clone(), router.clone());
-    let read_timeout = Duration::from_millis(app.config.requests.read_timeout_ms);
+    let (app, router, silence) = (app.clone(), router.clone(), Arc::clone(silence));
     // A request may have 100 headers, hyper's own limit: for another it would ask for memory anew.
-    let service = service_fn(move |request| answer(&app, &router, (request, peer)));
+    let service = service_fn(move |request| answer(&app, &router, &silence, (request, peer)));
     http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(read_timeout)
+        // One piece of memory costs the kernel less than a list of one or two.
+        .writev(false)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
 }
@@ -323,14 +330,20 @@ fn connection(
 fn answer(
     app: &App,
     router: &Router,
+    silence: &Arc<Silence>,
     (mut request, peer): (Request<Incoming>, SocketAddr),
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
     if request.uri().path() == "/check" {
-        return Either::Left(ready(Ok(api::check::answer(app, request.headers()))));
+        let response = api::check::answer(app, request.headers());
+        silence.answered();
+        return Either::Left(ready(Ok(response)));
     }
+    let answering = silence.asked();
     request.extensions_mut().insert(ConnectInfo(peer));
     let (app, router) = (app.clone(), router.clone());
-    Either::Right(Box::pin(async move { Ok(traced(&app, router, request).await) }))
+    Either::Right(Box::pin(
+        async move { Ok(answering.until_sent(traced(&app, router, request).await)) },
+    ))
 }
 
 /// With a request id, in the log and in the metrics.

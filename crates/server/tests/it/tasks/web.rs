@@ -1,7 +1,11 @@
 //! Web tasks: asked at their own address, by whom their `authenticate` lets in.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use super::{put, task};
 use crate::both;
@@ -12,6 +16,7 @@ both!(
     what_a_script_may_answer_is_bounded,
     a_web_task_without_authenticate_is_broken_and_says_so_in_its_run,
     only_web_tasks_have_an_address,
+    a_client_may_wait_for_longer_than_it_may_be_silent,
 );
 
 const HELLO: &str = "
@@ -133,4 +138,37 @@ async fn only_web_tasks_have_an_address(lab: Lab) {
     let path = "/tasks/000000000000000000000000/hello";
     refused(lab.bare(Method::GET, path), 404, "ROUTE_ERROR").await;
     assert_eq!(lab.get("/runs").await["total"], 0, "nobody's request is nobody's run");
+}
+
+async fn a_client_may_wait_for_longer_than_it_may_be_silent(mut lab: Lab) {
+    let slow = "export function authenticate({ access }) { return access.authorized() }
+        export async function get() {
+            await new Promise(done => setTimeout(done, 900));
+            return 'at last';
+        }";
+    put(&lab, "hello", web(slow)).await;
+    lab.config.requests.read_timeout_ms = 300;
+    lab.restart().await;
+    let connection = TcpStream::connect(lab.server().app().address).await.expect("a connection");
+    let mut connection = BufReader::new(connection);
+    let slow = format!("/tasks/{}/hello", lab.app);
+    for (path, status) in [(slow.as_str(), "200"), ("/check", "401")] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.expect("it is sent");
+        let mut first = String::new();
+        connection.read_line(&mut first).await.expect("an answer");
+        assert!(first.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {first}");
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(connection.read_line(&mut head).await.expect("a line"), 0, "{head}");
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.and_then(|length| length.parse().ok()).expect("a length");
+        let mut body = vec![0; length];
+        connection.read_exact(&mut body).await.expect("a body");
+    }
+    // Now it is for the client to speak.
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), connection.read_to_end(&mut rest));
+    assert_eq!(ended.await.expect("it is closed").expect("the end"), 0);
 }
