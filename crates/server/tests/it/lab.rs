@@ -98,11 +98,16 @@ impl Lab {
             users: Mutex::default(),
             dir,
         };
-        let settings = json!({ "multiple_devices_per_user": true });
-        let app = json!({ "name": "shop", "settings": settings });
-        lab.app = text(&lab.operator_post("/admin/apps", app).await["id"]);
-        lab.admin = lab.token(&["app:admin"]).await;
+        lab.enter_app("shop").await;
         lab
+    }
+
+    /// From here on the story is about a new app.
+    pub async fn enter_app(&mut self, name: &str) {
+        let settings = json!({ "multiple_devices_per_user": true });
+        let app = json!({ "name": name, "settings": settings });
+        self.app = text(&self.operator_post("/admin/apps", app).await["id"]);
+        self.admin = self.token(&["app:admin"]).await;
     }
 
     /// The server in this process.

@@ -1,6 +1,7 @@
 //! Policies and cut-offs: rules for some, and "everyone in this scope must sign in again".
 
 mod access;
+mod foreseen;
 mod revocations;
 mod selectors;
 mod simulation;

@@ -25,8 +25,12 @@ fn everyone(name: &str, limits: Value) -> Value {
     json!({ "name": name, "applies_to": { "everyone": true }, "limits": limits })
 }
 
-async fn simulate(lab: &Lab, days: u32, policies: Option<Value>) -> Result<Simulation, String> {
-    let wanted = Wanted { app: Some(lab.app.clone()), days, policies, allow_endless: false };
+pub(super) async fn simulate(
+    lab: &Lab,
+    days: u32,
+    policies: Option<Value>,
+) -> Result<Simulation, String> {
+    let wanted = Wanted { app: Some(lab.app.clone()), days, policies, allow_endless: true };
     let clock = Clock::manual(lab.clock.now());
     reauth_server::simulate(&lab.config, clock, child(), wanted, |_| {}).await
 }
