@@ -22,6 +22,8 @@ use crate::values::time::Time;
 const FORM: u32 = 1;
 /// One page of entries is read and hashed in a few milliseconds.
 pub const PAGE_ROWS_MAX: i64 = 1_000;
+/// If more users have changed since something was looked at, all is looked at anew.
+const AGAIN_MAX: i64 = 100;
 
 /// Who changed something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -433,23 +435,22 @@ pub(crate) async fn users_since(
     read: &mut Read,
     app: AppId,
     head: &Head,
-    users_max: i64,
 ) -> Result<Option<Vec<UserId>>> {
     // Live may have come up to the change before the last only: the last is one transaction.
     let sql = "select coalesce(min(seq), 0) from ledger where seq > $1 and at >= $2";
     let first = read.count(sql, args![head.seq - PAGE_ROWS_MAX, head.at]).await?;
     let of_all = "select count(*) from ledger where seq >= $1 and user_id is null
                   and (app_id = $2 or app_id is null) and kind in ('policies.set', 'limits.set',
-                  'cut_off.set', 'revocation.set', 'store.fenced')";
+                  'app.changed', 'cut_off.set', 'revocation.set', 'store.fenced')";
     if read.count(of_all, args![first, app]).await? > 0 {
         return Ok(None);
     }
     let sql = "select distinct user_id from ledger
                where seq >= $1 and app_id = $2 and user_id is not null limit $3";
-    let rows = read.rows(sql, args![first, app, users_max + 1]).await?;
+    let rows = read.rows(sql, args![first, app, AGAIN_MAX + 1]).await?;
     let users: Result<Vec<UserId>> = rows.iter().map(|row| row.parsed(0)).collect();
     let users = users?;
-    Ok((users.len() as i64 <= users_max).then_some(users))
+    Ok((users.len() as i64 <= AGAIN_MAX).then_some(users))
 }
 
 pub(crate) fn stored(row: &Row) -> Result<Stored> {

@@ -147,13 +147,13 @@ async fn policies_at_work(data: &Path, sample: &Sample, size: usize) -> Result<(
         let set = if turn % 2 == 0 { &all } else { &all[1..] };
         let began = Instant::now(); // clock: measures
         let mut tx = db.write(By::System).await?;
-        policies::set(&mut tx, &app, set.to_vec(), true, None).await?;
+        policies::set(&mut tx, &app, (set.to_vec(), None), true, None).await?;
         tx.commit().await?;
         times.push(began.elapsed().as_micros());
     }
     times.sort_unstable();
     let mut tx = db.write(By::System).await?;
-    policies::set(&mut tx, &app, all, true, None).await?;
+    policies::set(&mut tx, &app, (all, None), true, None).await?;
     tx.commit().await?;
     // As the sweep leaves it, once a minute: nothing has ended here, so there is nothing to write.
     sweep::look(&db).await?.close(&db).await?;

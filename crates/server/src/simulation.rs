@@ -193,7 +193,7 @@ impl<'a> World<'a> {
         let valid = db.live().valid_sessions(app.id, start)?;
         let forecast = db.live().preview(app.id, (&all, &found), start, &Seen::default())?.after;
         let mut tx = db.write(By::System).await?;
-        policies::set(&mut tx, &app, all.clone(), true, None).await?;
+        policies::set(&mut tx, &app, (all.clone(), None), true, None).await?;
         let settings = Settings { max_idle: None, ..app.settings.clone() };
         let app = apps::change(&mut tx, &app, (&app.name, settings), true).await?;
         tx.commit().await?;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::selectors::{self, Selector};
+use super::selectors::{self, Looked, Selector};
 use super::{App, check_name};
 use crate::access::{Calendar, CutOffScope, Limits, Methods, time, weekday_and_time};
 use crate::cutoffs;
@@ -279,10 +279,11 @@ pub fn is_bounded(max_session_age: Option<Span>, policies: &[Policy]) -> bool {
 }
 
 /// States the whole set. Policies that are the same as before go on; the others end, or begin, now.
+/// Whom they are about may have been looked up before: see `selectors::look`.
 pub async fn set(
     tx: &mut Tx,
     app: &App,
-    policies: Vec<Policy>,
+    (policies, looked): (Vec<Policy>, Option<Looked>),
     may_be_endless: bool,
     why: Option<String>,
 ) -> Result<()> {
@@ -317,7 +318,10 @@ pub async fn set(
         )
         .await?;
     }
-    let found = selectors::find(tx, app, &policies).await?;
+    let found = match looked {
+        Some(looked) => selectors::find_again(tx, app, &policies, looked).await?,
+        None => selectors::find(tx, app, &policies).await?,
+    };
     for (group, members) in &found.groups {
         groups::keep(tx, app.id, group, members).await?;
     }

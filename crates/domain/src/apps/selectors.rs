@@ -12,13 +12,16 @@ use super::policies::Policy;
 use super::{App, check_name};
 use crate::access::{Assurance, Methods, platform};
 use crate::groups;
-use crate::store::{Read, args};
+use crate::ledger::{self, Head};
+use crate::store::{Db, Read, Tx, args};
 use crate::users::Indexed;
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 
 /// More is a group.
 const NAMED_MAX: usize = 1_000;
+/// So often it is looked, at most, before a change begins.
+const LOOKS_MAX: u32 = 3;
 /// A pattern is compared with a label of at most 200 characters.
 const PATTERN_CHARS_MAX: usize = 200;
 
@@ -155,8 +158,69 @@ pub struct Found {
     pub labels: Vec<(UserId, SessionId, String)>,
 }
 
+/// What was found before a change, and where the ledger ended then.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    found: Found,
+    head: Head,
+}
+
+/// As `find`, before the change that states the set, so that nobody waits for it; again, if much
+/// has changed meanwhile: what is left to look at within the change is short then.
+pub async fn look(db: &Db, app: &App, policies: &[Policy]) -> Result<Looked> {
+    let mut looks = 1;
+    loop {
+        let mut read = db.read().await?;
+        let head = ledger::head(&mut read).await?;
+        let found = find(&mut read, app, policies).await?;
+        let since = ledger::users_since(&mut read, app.id, &head).await?;
+        if since.is_some() || looks == LOOKS_MAX {
+            return Ok(Looked { found, head });
+        }
+        looks += 1;
+    }
+}
+
+/// Within the change: looks again at those whom the ledger has named since, or at all if it names
+/// too many.
+pub async fn find_again(
+    tx: &mut Tx,
+    app: &App,
+    policies: &[Policy],
+    Looked { mut found, head }: Looked,
+) -> Result<Found> {
+    let Some(users) = ledger::users_since(tx, app.id, &head).await? else {
+        return find(tx, app, policies).await;
+    };
+    found.labels.retain(|(user, ..)| !users.contains(user));
+    for (_, members) in &mut found.groups {
+        members.retain(|user| !users.contains(user));
+    }
+    for user in users {
+        let again = find_of(tx, app, policies, Some(user)).await?;
+        found.labels.extend(again.labels);
+        for (name, members) in again.groups {
+            let group = found.groups.iter_mut().find(|(group, _)| *group == name);
+            group
+                .map(|(_, all)| all.extend(members))
+                .ok_or_else(|| Error::Internal(format!("the group {name:?} was not looked at")))?;
+        }
+    }
+    Ok(found)
+}
+
 /// Looks up who meets what is named for the first time. It changes nothing.
 pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Found> {
+    find_of(read, app, policies, None).await
+}
+
+/// As `find`, of all users or of one.
+async fn find_of(
+    read: &mut Read,
+    app: &App,
+    policies: &[Policy],
+    only: Option<UserId>,
+) -> Result<Found> {
     let mut found = Found::default();
     for policy in policies {
         for (name, value) in policy.applies_to.attributes.iter().flatten() {
@@ -164,7 +228,7 @@ pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Fou
             let is_known = read.live().has_group(app.id, &group)?
                 || found.groups.iter().any(|(name, _)| *name == group);
             if !is_known {
-                let members = having(read, app, (name, value), None).await?;
+                let members = having(read, app, (name, value), only).await?;
                 found.groups.push((group, members));
             }
         }
@@ -176,7 +240,7 @@ pub async fn find(read: &mut Read, app: &App, policies: &[Policy]) -> Result<Fou
     patterns.sort_unstable();
     patterns.dedup();
     if !patterns.is_empty() {
-        found.labels = labelled(read, app.id, &patterns).await?;
+        found.labels = labelled(read, app.id, &patterns, only).await?;
     }
     Ok(found)
 }
@@ -205,17 +269,19 @@ pub(crate) async fn having(
     Ok(found)
 }
 
-/// The live sessions with patterns that their labels fit: to have none is to have an empty one.
+/// The live sessions, of all users or of one, with patterns that their labels fit: to have none is to have an empty one.
 pub(crate) async fn labelled(
     read: &mut Read,
     app: AppId,
     patterns: &[String],
+    only: Option<UserId>,
 ) -> Result<Vec<(UserId, SessionId, String)>> {
     let sql = "select s.user_id, s.id, coalesce(s.label, '')
                from sessions s join users u on u.id = s.user_id
-               where u.app_id = $1 and s.ended_at is null";
+               where u.app_id = $1 and s.ended_at is null
+               and (cast($2 as text) is null or u.id = $2)";
     let mut found = Vec::new();
-    read.each(sql, args![app], |row| {
+    read.each(sql, args![app, only], |row| {
         let (user, session, label) = (row.parsed(0)?, row.parsed(1)?, row.text(2)?);
         found.extend(fitting(patterns, &label).map(|pattern| (user, session, pattern.clone())));
         Ok(())

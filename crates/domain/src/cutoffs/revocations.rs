@@ -20,9 +20,6 @@ use crate::values::time::Time;
 /// Each is looked at by every check until the sweep has written its ends.
 const OPEN_MAX: i64 = 100;
 
-/// If more users have changed since it was looked at, all is looked at anew.
-const AGAIN_MAX: i64 = 100;
-
 /// Whose sessions: those that meet all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,14 +103,14 @@ pub async fn look(db: &Db, app: &App, filter: Filter, wipes: bool) -> Result<Loo
 
 /// Whether so much has changed since that a second look is as long as the first.
 pub async fn is_far_behind(read: &mut Read, app: AppId, looked: &Looked) -> Result<bool> {
-    Ok(ledger::users_since(read, app, &looked.head, AGAIN_MAX).await?.is_none())
+    Ok(ledger::users_since(read, app, &looked.head).await?.is_none())
 }
 
 /// Looks again at what has changed since, within the change: whoever the ledger names, or all if
 /// it names too many.
 pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Looked> {
     let (now, head) = (tx.now(), looked.head.clone());
-    let Some(users) = ledger::users_since(tx, app.id, &head, AGAIN_MAX).await? else {
+    let Some(users) = ledger::users_since(tx, app.id, &head).await? else {
         looked.met = find(tx, app, &looked.filter).await?;
         let db = tx.db().clone();
         return found_by(&db, app.id, looked, now).await;

@@ -49,7 +49,8 @@ enum Act {
     /// By which filter, whether it wipes, and what happens between a look at it and its statement.
     Revoke(u8, bool, Option<Box<Act>>),
     Limits(Option<i64>, Option<i64>, bool),
-    Policies(Vec<(u8, i64)>),
+    /// Which ones, and what happens between a look at whom they are about and their statement.
+    Policies(Vec<(u8, i64)>, Option<Box<Act>>),
     CreateToken,
     Pass(i64),
     Sweep,
@@ -68,7 +69,7 @@ impl Act {
                 self,
                 Self::SignIn { .. }
                     | Self::Limits(..)
-                    | Self::Policies(_)
+                    | Self::Policies(..)
                     | Self::SetNotAfter(..)
                     | Self::Leave(..)
                     | Self::ChangeTeam(..)
@@ -110,7 +111,9 @@ fn acts() -> impl Strategy<Value = Act> {
             .prop_map(|(filter, wipes, act)| Act::Revoke(filter, wipes, act.map(Box::new))),
         2 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
             .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
-        3 => proptest::collection::vec((0..14_u8, 2..40_i64), 0..4).prop_map(Act::Policies),
+        3 => (proptest::collection::vec((0..14_u8, 2..40_i64), 0..4),
+              proptest::option::weighted(0.3, meanwhile()))
+            .prop_map(|(chosen, act)| Act::Policies(chosen, act.map(Box::new))),
         1 => Just(Act::CreateToken),
         6 => (1..20_i64).prop_map(Act::Pass),
         3 => Just(Act::Sweep),
@@ -206,6 +209,14 @@ impl World {
                 }
                 self.revoke(seen).await?;
             }
+            Act::Policies(chosen, meanwhile) => {
+                let all = self.policies(chosen);
+                let seen = selectors::look(&self.db, &self.app, &all).await?;
+                if let Some(act) = meanwhile {
+                    self.change(act).await?;
+                }
+                self.state(all, seen).await?;
+            }
             Act::Check(at) => {
                 if let Some((.., token)) = self.device(*at) {
                     devices::check(&self.db, token)?;
@@ -224,6 +235,20 @@ impl World {
         let anew = revocations::look(&self.db, &self.app, filter, wipes).await?;
         assert_eq!(sorted(&again), sorted(&anew));
         revocations::set(&mut tx, self.app.id, again, None).await?;
+        tx.commit().await.map(|_| ())
+    }
+
+    /// The same for a set of policies.
+    async fn state(&self, all: Vec<Policy>, seen: selectors::Looked) -> Result<()> {
+        let mut tx = self.db.write(By::System).await?;
+        let again = selectors::find_again(&mut tx, &self.app, &all, seen.clone()).await?;
+        let anew = selectors::find(&mut tx, &self.app, &all).await?;
+        assert_eq!(in_order(again.labels), in_order(anew.labels));
+        let groups = |all: Vec<(String, Vec<UserId>)>| -> Vec<_> {
+            all.into_iter().map(|(name, members)| (name, in_order(members))).collect()
+        };
+        assert_eq!(groups(again.groups), groups(anew.groups));
+        policies::set(&mut tx, &self.app, (all, Some(seen)), true, None).await?;
         tx.commit().await.map(|_| ())
     }
 
@@ -263,9 +288,6 @@ impl World {
                     ..self.app.settings.clone()
                 };
                 self.app = apps::change(&mut tx, &self.app, ("world", settings), true).await?;
-            }
-            Act::Policies(chosen) => {
-                policies::set(&mut tx, &self.app, self.policies(chosen), true, None).await?;
             }
             Act::CreateToken => {
                 let scopes = tokens::Scopes::from_names(&["users:read"])?;
@@ -349,11 +371,12 @@ fn filter_of(kind: u8, now: Time) -> Filter {
 
 type Sorted = (Option<Vec<UserId>>, Option<Vec<SessionId>>, Vec<(UserId, SessionId)>);
 
+fn in_order<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list
+}
+
 fn sorted(Looked { met, found, .. }: &Looked) -> Sorted {
-    fn in_order<T: Ord>(mut list: Vec<T>) -> Vec<T> {
-        list.sort_unstable();
-        list
-    }
     let users = met.users.clone().map(in_order);
     let sessions = met.sessions.as_ref().map(|met| in_order(met.iter().copied().collect()));
     (users, sessions, in_order(found.clone()))
@@ -431,13 +454,13 @@ async fn sure_ends(world: &World) -> Result<HashMap<SessionId, Option<Time>>> {
 async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
     let fail = |error: Error| TestCaseError::fail(error.to_string());
     for act in acts {
-        if matches!(act, Act::Policies(_)) {
+        if matches!(act, Act::Policies(..)) {
             // Nothing else ends in the very moment that the change takes: others end after hours.
             world.clock.pass(Span::from_micros(1_000));
         }
         let (before, devices) = (sure_ends(world).await.map_err(fail)?, world.devices.len());
         let foreseen = match act {
-            Act::Policies(chosen) => Some(world.foreseen(chosen).await.map_err(fail)?),
+            Act::Policies(chosen, None) => Some(world.foreseen(chosen).await.map_err(fail)?),
             _ => None,
         };
         match world.carry_out(act).await {

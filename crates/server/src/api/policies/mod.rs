@@ -256,10 +256,14 @@ pub(crate) async fn put(
     who: Backend<AppAdmin>,
     Body(wanted): Body<PoliciesWanted>,
 ) -> Result<Json<PoliciesView>, Answer> {
+    let app = apps::find(&mut who.state.db.read().await?, who.app).await?;
+    let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
+    policies::check(&app, &all, wanted.allow_endless)?;
+    let looked = selectors::look(&who.state.db, &app, &all).await?;
     let mut tx = who.write().await?;
     let app = apps::find(&mut tx, who.app).await?;
-    let all = wanted.policies.into_iter().map(PolicyView::policy).collect();
-    policies::set(&mut tx, &app, all, wanted.allow_endless, wanted.reason).await?;
+    let set = (all, Some(looked));
+    policies::set(&mut tx, &app, set, wanted.allow_endless, wanted.reason).await?;
     let now = policies::all(&mut tx, who.app).await?;
     tx.commit().await?;
     Ok(Json(PoliciesView { policies: now.into_iter().map(PolicyView::new).collect() }))

@@ -55,7 +55,8 @@ impl Asked {
 
     fn policy(&self, at: usize, now: Time) -> Value {
         let Self { kind, hours, group, from, until } = self;
-        let zone = ["UTC", "Europe/Vienna", "America/New_York"][*hours as usize % 3];
+        let zones = ["UTC", "Europe/Vienna", "America/New_York"];
+        let zone = zones[usize::try_from(*hours).expect("it is small") % 3];
         let applies_to = match group {
             Some(group) => json!({ "groups": [format!("group {group}")] }),
             None => json!({ "everyone": true }),
