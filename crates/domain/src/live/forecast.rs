@@ -32,6 +32,9 @@ pub struct Forecast {
 const UNITS_MAX: u64 = 1_000_000_000;
 const STEP_UNITS: u64 = 32;
 
+/// Half a megabyte of counts.
+const BLOCK_SECONDS: usize = 1 << 17;
+
 /// Devices with the same limits, by the second from now at which they sign in next.
 type Class = BTreeMap<usize, u64>;
 
@@ -94,9 +97,11 @@ impl Forecaster {
         }
         let mut steady: Vec<((Rhythm, usize), u64)> = self.steady.into_iter().collect();
         steady.sort_unstable();
+        let mut beats = Vec::new();
         for class in steady.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
-            ahead.repeat(class)?;
+            ahead.repeat(class, &mut beats)?;
         }
+        ahead.beat(beats);
         Ok(ahead.told())
     }
 }
@@ -122,6 +127,14 @@ fn rhythm(eras: &[Era], now: Time) -> Option<Rhythm> {
         rhythm.until = rhythm.until.min(not_after.map_or(SECONDS, |end| second(end, now)));
     }
     Some(rhythm)
+}
+
+/// Devices of one rhythm that sign in next at the same second.
+struct Beat {
+    next: usize,
+    devices: u64,
+    period: usize,
+    until: usize,
 }
 
 /// The sign-ins that are counted so far.
@@ -152,9 +165,9 @@ impl Ahead {
         Ok(())
     }
 
-    /// The same for devices of one rhythm: one by one if they are few; else every second takes over
-    /// what was a period before it.
-    fn repeat(&mut self, class: &[((Rhythm, usize), u64)]) -> Result<()> {
+    /// The same for devices of one rhythm: one by one if they are few, and then later, together with
+    /// others; else every second takes over what was a period before it.
+    fn repeat(&mut self, class: &[((Rhythm, usize), u64)], beats: &mut Vec<Beat>) -> Result<()> {
         let Some(((Rhythm { period, until }, _), _)) = class.first().copied() else {
             return Ok(());
         };
@@ -163,11 +176,7 @@ impl Ahead {
         let (one_by_one, all_at_once) = (class.clone().map(sign_ins).sum(), 2 * until as u64);
         self.spend(all_at_once.min(one_by_one))?;
         if one_by_one <= all_at_once {
-            for (start, devices) in class {
-                for at in (start..until).step_by(period) {
-                    add(&mut self.seconds[at], devices);
-                }
-            }
+            beats.extend(class.map(|(next, devices)| Beat { next, devices, period, until }));
             return Ok(());
         }
         let mut seconds = vec![0_u32; until];
@@ -181,6 +190,20 @@ impl Ahead {
             *place = place.saturating_add(devices);
         }
         Ok(())
+    }
+
+    /// Each of these signs in again and again: block by block, so that what is counted stays in the
+    /// cache.
+    fn beat(&mut self, mut beats: Vec<Beat>) {
+        for block in (0..SECONDS).step_by(BLOCK_SECONDS) {
+            for Beat { next, devices, period, until } in &mut beats {
+                let until = (*until).min(block + BLOCK_SECONDS);
+                while *next < until {
+                    add(&mut self.seconds[*next], *devices);
+                    *next += *period;
+                }
+            }
+        }
     }
 
     fn spend(&mut self, units: u64) -> Result<()> {
