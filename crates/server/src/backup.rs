@@ -8,6 +8,7 @@ use reauth_domain::tokens::{self, Scope, Scopes};
 use reauth_domain::{Clock, Db, Error, Result, backup as files, cutoffs};
 
 use crate::config::Config;
+use crate::workers::anchor;
 
 /// Entries that are verified at once.
 const VERIFY_ROWS: i64 = 10_000;
@@ -69,6 +70,10 @@ pub async fn restore(
         let backup = Backup::new(&verified(&db).await?);
         let operator_token =
             if keeps_access { None } else { Some(raise(&db, "a backup was restored").await?) };
+        if config.anchor.is_some() {
+            // It knows the database that this one takes the place of, and would contradict it.
+            anchor::drop_anchor(config, &db).await?;
+        }
         drop(db);
         let kept = staged.put_in_place()?;
         Ok(Restored { backup, operator_token, kept })
@@ -78,8 +83,14 @@ pub async fn restore(
 
 /// Raises the fence on a store that no server uses; answers the new operator's token.
 pub async fn fence(config: &Config, why: &str) -> Result<String, String> {
-    let make = async { raise(&Db::open(config.place(), Clock::system()).await?, why).await };
-    make.await.map_err(|error| error.to_string())
+    let make = async {
+        let db = Db::open(config.place(), Clock::system()).await?;
+        let operator_token = raise(&db, why).await?;
+        // An older database than the anchor knows is fenced now: once is enough.
+        anchor::drop_anchor(config, &db).await?;
+        Ok(operator_token)
+    };
+    make.await.map_err(|error: Error| error.to_string())
 }
 
 /// All sessions and tokens are void; there is one new token, the operator's.

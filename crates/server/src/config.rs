@@ -19,6 +19,9 @@ pub struct Config {
     pub data: PathBuf,
     /// The URL of a PostgreSQL database; the embedded one is used without it.
     pub database: Option<String>,
+    /// The file that knows the ledger's end; `ledger.head` in `data` without it, if the embedded
+    /// database is used.
+    pub anchor: Option<PathBuf>,
     /// The URL under which others reach this server, without a slash at its end.
     pub public_url: Option<String>,
     /// The settings of new apps.
@@ -111,6 +114,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             data: PathBuf::from("reauth-data"),
             database: None,
+            anchor: None,
             public_url: None,
             apps: AppDefaults::default(),
             requests: Requests::default(),
@@ -215,6 +219,12 @@ impl Config {
             Some(url) => Place::Postgres(url.clone()),
             None => Place::Directory(self.data.clone()),
         }
+    }
+
+    /// The file that knows the ledger's end, if there is one.
+    pub fn anchor(&self) -> Option<PathBuf> {
+        let beside = || self.database.is_none().then(|| self.data.join("ledger.head"));
+        self.anchor.clone().or_else(beside)
     }
 
     /// The settings of a new app.

@@ -144,6 +144,7 @@ pub async fn simulate(
         listen: ([127, 0, 0, 1], 0).into(),
         data,
         database: None,
+        anchor: None,
         public_url: None,
         ..config.clone()
     };

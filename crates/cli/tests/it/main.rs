@@ -27,6 +27,7 @@ enum Kind {
 struct Shop {
     dir: tempfile::TempDir,
     database: Option<String>,
+    config: Option<PathBuf>,
     operator: String,
 }
 
@@ -54,7 +55,7 @@ impl Shop {
     fn new(kind: Kind) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let database = (kind == Kind::Postgres).then(postgres::database);
-        let mut shop = Self { dir, database, operator: String::new() };
+        let mut shop = Self { dir, database, config: None, operator: String::new() };
         let made = shop.store(reauth().arg("init")).output().expect("init runs");
         shop.operator = text(&json(&made)["operator_token"]);
         shop
@@ -72,6 +73,9 @@ impl Shop {
     /// The command with the place of the store.
     fn store<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.arg("--data").arg(self.data());
+        if let Some(file) = &self.config {
+            command.arg("--config").arg(file);
+        }
         match &self.database {
             Some(url) => command.args(["--database", url]),
             None => command,

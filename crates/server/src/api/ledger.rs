@@ -191,7 +191,7 @@ pub(crate) async fn verify(
     let mut read = who.state.db.read().await?;
     let mut found = ledger::verify(&mut read, after, limit).await?;
     if found.problem.is_none() && !found.more {
-        found.problem = crate::workers::anchor::contradicts(&who.state, &mut read).await?;
+        found.problem = crate::workers::anchor::contradicts(&who.state.config, &mut read).await?;
     }
     Ok(Json(VerifyView {
         ok: found.problem.is_none(),

@@ -1,24 +1,16 @@
-//! The anchor: the ledger's end, noted in a file beside the database. Whoever cuts the ledger and
-//! mends its stored end contradicts the anchor. It proves nothing by its absence.
-
-use std::path::PathBuf;
+//! The anchor: the ledger's end, noted in a file outside the database. Whoever cuts the ledger and
+//! mends its stored end contradicts the anchor, and so does an older database that was put back. It
+//! proves nothing by its absence.
 
 use reauth_domain::ledger::By;
-use reauth_domain::{Error, Place, Read, Result, cutoffs, ledger};
+use reauth_domain::{Db, Error, Read, Result, cutoffs, ledger};
 
-use crate::app::App;
-
-fn file(app: &App) -> Option<PathBuf> {
-    match app.db.place() {
-        Place::Directory(dir) => Some(dir.join("ledger.head")),
-        Place::Postgres(_) => None,
-    }
-}
+use crate::config::Config;
 
 /// Notes the ledger's end.
-pub(super) async fn drop_anchor(app: &App) -> Result<()> {
-    let Some(path) = file(app) else { return Ok(()) };
-    let head = ledger::head(&mut app.db.read().await?).await?;
+pub(crate) async fn drop_anchor(config: &Config, db: &Db) -> Result<()> {
+    let Some(path) = config.anchor() else { return Ok(()) };
+    let head = ledger::head(&mut db.read().await?).await?;
     let text = format!("{} {}\n", head.seq, head.hash_hex());
     if tokio::fs::read_to_string(&path).await.is_ok_and(|old| old == text) {
         return Ok(());
@@ -33,13 +25,13 @@ pub(super) async fn drop_anchor(app: &App) -> Result<()> {
 
 /// A database that is not the one beside which the anchor was left is a copy, or an older one: the
 /// restore fence is raised, so that nothing it knows lets anyone in.
-pub(super) async fn fence_if_older(app: &App) -> Result<()> {
-    let found = contradicts(app, &mut app.db.read().await?).await?;
+pub(super) async fn fence_if_older(config: &Config, db: &Db) -> Result<()> {
+    let found = contradicts(config, &mut db.read().await?).await?;
     let Some((_, why)) = found else { return Ok(()) };
-    let mut tx = app.db.write(By::System).await?;
+    let mut tx = db.write(By::System).await?;
     cutoffs::fence(&mut tx, Some(why.clone())).await?;
     tx.commit().await?;
-    drop_anchor(app).await?;
+    drop_anchor(config, db).await?;
     tracing::error!(
         why,
         "all sessions and tokens are void: `reauth init` makes a new operator's token"
@@ -48,8 +40,8 @@ pub(super) async fn fence_if_older(app: &App) -> Result<()> {
 }
 
 /// What the anchor says against the ledger, if anything.
-pub(crate) async fn contradicts(app: &App, read: &mut Read) -> Result<Option<(i64, String)>> {
-    let Some(path) = file(app) else { return Ok(None) };
+pub(crate) async fn contradicts(config: &Config, read: &mut Read) -> Result<Option<(i64, String)>> {
+    let Some(path) = config.anchor() else { return Ok(None) };
     let Ok(text) = tokio::fs::read_to_string(&path).await else { return Ok(None) };
     let mut words = text.split_whitespace();
     let seq = words.next().and_then(|word| word.parse::<i64>().ok());

@@ -26,7 +26,7 @@ pub(crate) async fn start(
     stopped: &watch::Receiver<bool>,
     done: &mut JoinSet<()>,
 ) -> std::result::Result<(), String> {
-    anchor::fence_if_older(app).await.map_err(|error| error.to_string())?;
+    anchor::fence_if_older(&app.config, &app.db).await.map_err(|error| error.to_string())?;
     let read = app.db.read().await.map_err(|error| error.to_string())?;
     if !tokens::has_operator(&read).map_err(|error| error.to_string())? {
         return Err("there is no operator's token that is valid: run `reauth init` first".into());

@@ -60,7 +60,7 @@ pub(crate) async fn flush(app: &App) {
 }
 
 async fn note_end(app: &App) {
-    if let Err(error) = anchor::drop_anchor(app).await {
+    if let Err(error) = anchor::drop_anchor(&app.config, &app.db).await {
         tracing::warn!(%error, "the ledger's anchor was not written");
     }
 }

@@ -29,19 +29,30 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// The URL of a new, empty database.
 pub fn database() -> String {
-    let server = SERVER.get_or_init(start);
-    let name = format!("story_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
-    let dir = server.dir.display();
-    let mut create = server.command("psql");
-    create.args(["-h", &dir.to_string(), "-U", "reauth", "-d", "postgres", "-q", "-c"]);
-    create.arg(format!("create database {name} template template0"));
-    let done = create.output().expect("psql runs");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let dir = dir.to_string().replace('/', "%2F");
-    format!("postgres://reauth@{dir}/{name}")
+    let server = SERVER.get_or_init(start_server);
+    let dir = server.dir.display().to_string().replace('/', "%2F");
+    format!("postgres://reauth@{dir}/{}", server.create("template0"))
+}
+
+/// The URL of a new database that is as this one is now. Nobody is connected to it meanwhile.
+#[allow(dead_code, reason = "not every test program that has this module copies one")]
+pub fn copy_of(url: &str) -> String {
+    let (start, template) = url.rsplit_once('/').expect("a database");
+    format!("{start}/{}", SERVER.get_or_init(start_server).create(template))
 }
 
 impl Server {
+    /// The name of a new database.
+    fn create(&self, template: &str) -> String {
+        let name = format!("story_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
+        let mut create = self.command("psql");
+        create.arg("-h").arg(&self.dir).args(["-U", "reauth", "-d", "postgres", "-q", "-c"]);
+        create.arg(format!("create database {name} template {template}"));
+        let done = create.output().expect("psql runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        name
+    }
+
     fn command(&self, program: &str) -> Command {
         let own = self.bin.join(program);
         let mut command = Command::new(if own.exists() { own } else { program.into() });
@@ -57,7 +68,7 @@ fn as_owner(command: &mut Command, owner: Option<(u32, u32)>) {
     }
 }
 
-fn start() -> Server {
+fn start_server() -> Server {
     let bin = binaries();
     let owner = owner();
     let dir = tempfile::Builder::new().prefix("reauth-postgres-").tempdir_in("/tmp");
