@@ -25,8 +25,8 @@ pub(crate) struct Answering(Arc<Silence>);
 
 impl Silence {
     pub(crate) fn begin() -> Self {
-        // clock: measures a length of time
-        Self { connected: Instant::now(), since_ms: AtomicU64::new(0) }
+        let connected = Instant::now(); // clock: measures
+        Self { connected, since_ms: AtomicU64::new(0) }
     }
 
     fn passed_ms(&self) -> u64 {

@@ -269,7 +269,8 @@ pub(crate) async fn having(
     Ok(found)
 }
 
-/// The live sessions, of all users or of one, with patterns that their labels fit: to have none is to have an empty one.
+/// The live sessions, of all users or of one, with patterns that their labels fit: to have none is
+/// to have an empty one.
 pub(crate) async fn labelled(
     read: &mut Read,
     app: AppId,

@@ -95,7 +95,7 @@ impl Forecaster {
         for (eras, class) in self.classes {
             ahead.step(&eras, class)?;
         }
-        let mut steady: Vec<((Rhythm, usize), u64)> = self.steady.into_iter().collect();
+        let mut steady: Vec<Steady> = self.steady.into_iter().collect();
         steady.sort_unstable();
         let mut beats = Vec::new();
         for class in steady.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
@@ -128,6 +128,9 @@ fn rhythm(eras: &[Era], now: Time) -> Option<Rhythm> {
     }
     Some(rhythm)
 }
+
+/// Devices with a rhythm, by it and the second at which they sign in next; how many.
+type Steady = ((Rhythm, usize), u64);
 
 /// Devices of one rhythm that sign in next at the same second.
 struct Beat {
@@ -167,7 +170,7 @@ impl Ahead {
 
     /// The same for devices of one rhythm: one by one if they are few, and then later, together with
     /// others; else every second takes over what was a period before it.
-    fn repeat(&mut self, class: &[((Rhythm, usize), u64)], beats: &mut Vec<Beat>) -> Result<()> {
+    fn repeat(&mut self, class: &[Steady], beats: &mut Vec<Beat>) -> Result<()> {
         let Some(((Rhythm { period, until }, _), _)) = class.first().copied() else {
             return Ok(());
         };

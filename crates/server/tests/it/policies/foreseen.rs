@@ -148,7 +148,7 @@ async fn lived(lab: &Lab, mut all: Vec<Used>, start: Time) -> Vec<u64> {
     hours
 }
 
-/// With a spread, a forecast takes ages as whole seconds, so that a sign-in may be told an hour late.
+/// With a spread, a forecast takes ages as whole seconds, so a sign-in may be told an hour late.
 fn agree(one: &[u64], other: &[u64], is_spread: bool) -> bool {
     let by = |hours: &[u64], hour: usize| hours.iter().take(hour).sum::<u64>();
     let is_near = |one: &[u64], other: &[u64]| {
@@ -178,7 +178,7 @@ async fn is_as_foreseen(
     }
     use_all(lab, &mut all, |_| panic!("nothing has ended yet")).await;
     let now = lab.clock.now();
-    // By a spread of less than a second, a sign-in might come just before a time of day or after it.
+    // By less than a second a sign-in might come before a time of day, or after it.
     let is_spread = asked.iter().any(|asked| asked.kind == 6);
     let asked = asked.iter().filter(|asked| !(is_spread && asked.is_calendar()));
     let set: Vec<Value> = asked.enumerate().map(|(at, asked)| asked.policy(at, now)).collect();
