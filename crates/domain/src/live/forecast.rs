@@ -168,7 +168,7 @@ impl Ahead {
         Ok(())
     }
 
-    /// The same for devices of one rhythm: one by one if they are few, and then later, together with
+    /// The same for devices of one rhythm: one by one if they are few, later and together with
     /// others; else every second takes over what was a period before it.
     fn repeat(&mut self, class: &[Steady], beats: &mut Vec<Beat>) -> Result<()> {
         let Some(((Rhythm { period, until }, _), _)) = class.first().copied() else {
