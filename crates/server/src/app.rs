@@ -168,6 +168,8 @@ impl Server {
         rehearsal: Option<Rehearsed>,
     ) -> Result<Self, String> {
         let (app, listener) = open(config, clock, child, rehearsal).await?;
+        // What was going when the copy was made is not going here: before anybody is answered.
+        workers::run::recover(&app).await.map_err(|error| error.to_string())?;
         let (mut done, (stop, stopped)) = (JoinSet::new(), watch::channel(false));
         done.spawn(accept(app.clone(), listener, stopped));
         Ok(Self { app, stop, done })

@@ -186,8 +186,6 @@ impl<'a> World<'a> {
         let db = &server.app().db;
         let app = chosen(db, wanted.app.as_deref()).await?;
         without_others_tasks(db, &app).await?;
-        // What was going when the copy was made is not going here.
-        run::recover(server.app()).await?;
         let all = in_use(db, &app, wanted).await?;
         let found = selectors::find(&mut db.read().await?, &app, &all).await?;
         let start = db.now();

@@ -14,7 +14,7 @@ use crate::cutoffs::revocations;
 use crate::store::{Read, Row, args};
 use crate::tokens::TokenKind;
 use crate::values::error::{Error, Result};
-use crate::values::ids::{AppId, SessionId, TokenId};
+use crate::values::ids::{AppId, RunId, SessionId, TokenId};
 use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
@@ -46,6 +46,7 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
         view.app_mut(one.app).ok_or_else(|| missing("an app"))?.rules.push(rule);
     }
     load_tokens(read, &mut view).await?;
+    load_run_tokens(read, &mut view).await?;
     Ok(view)
 }
 
@@ -273,6 +274,32 @@ async fn load_tokens(read: &mut Read, view: &mut View) -> Result<()> {
             ended: row.time_or_null(8)?.map(|at| Ended { at, because: Because::Revoked }),
             used_at: AtomicI64::new(used_at),
             flushed_at: AtomicI64::new(used_at),
+        };
+        view.tokens.insert(row.hash(4)?, token);
+        Ok(())
+    })
+    .await
+}
+
+/// The tokens of the runs that are going, as their `run.started` made them. Those of runs that died
+/// with their server are among them until `tasks::recover` ends them, before anybody is answered.
+async fn load_run_tokens(read: &mut Read, view: &mut View) -> Result<()> {
+    // A run from before the columns of its token was carried out by an older binary: it is lost.
+    let sql = "select id, app_id, task, secret_scopes, secret_hash, started_at, secret_expires_at
+               from runs where state = 'running' and secret_hash is not null
+               and secret_expires_at is not null";
+    read.each(sql, args![], |row| {
+        let token = Token {
+            id: row.parsed::<RunId>(0)?.uuid(),
+            kind: TokenKind::Run,
+            app: Some(row.parsed(1)?),
+            name: row.text(2)?,
+            scopes: row.parsed(3)?,
+            created_at: row.time(5)?,
+            expires_at: Some(row.time(6)?),
+            ended: None,
+            used_at: AtomicI64::new(0),
+            flushed_at: AtomicI64::new(0),
         };
         view.tokens.insert(row.hash(4)?, token);
         Ok(())

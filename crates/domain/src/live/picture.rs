@@ -58,7 +58,8 @@ impl View {
             lines.insert(format!("session {}", session.id), line);
         }
         for (secret, token) in &self.tokens {
-            let line = format!("{} {:?} {:?}", token.name, token.scopes, token.facts(&[]));
+            let holder = (token.kind, token.id, token.app, &token.name, token.scopes);
+            let line = format!("{holder:?} {:?}", token.facts(&[]));
             lines.insert(format!("token {secret:?}"), line);
         }
         Picture { lines }

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/001_start.sql"),
     include_str!("../../migrations/002_ended_policy.sql"),
     include_str!("../../migrations/003_tasks.sql"),
+    include_str!("../../migrations/004_run_tokens.sql"),
 ];
 
 const CREATE_VERSION: &str = "create table if not exists schema_version (version bigint not null)";

@@ -135,21 +135,31 @@ async fn refuse_excluded(tx: &mut Tx, app: AppId, task: &Task, queue: Option<&st
 }
 
 async fn start(tx: &mut Tx, claimed: &Claimed, claim: Claim) -> Result<()> {
-    let now = tx.now();
-    let hash = claimed.token.hash();
+    let (now, hash) = (tx.now(), claimed.token.hash());
+    let (scopes, expires_at) = (claimed.task.definition.scopes, now + claim.life);
     tx.change(
         "update runs set state = 'running', started_at = $1, attempt = $2, tries_left = $3,
-         lease_until = $4, secret_hash = $5 where id = $6",
-        args![now, claimed.attempt, claimed.tries_left, now + claim.lease, hash, claimed.id],
+         lease_until = $4, secret_hash = $5, secret_scopes = $6, secret_expires_at = $7
+         where id = $8",
+        args![
+            now,
+            claimed.attempt,
+            claimed.tries_left,
+            now + claim.lease,
+            hash,
+            scopes.to_string(),
+            expires_at,
+            claimed.id
+        ],
     )
     .await?;
     let change = Change::RunStarted {
         task: claimed.task.definition.name.clone(),
         run: claimed.id,
         attempt: claimed.attempt,
-        scopes: claimed.task.definition.scopes,
+        scopes,
         secret_sha256: hash,
-        expires_at: now + claim.life,
+        expires_at,
     };
     tx.record(Subject::app(claimed.app), None, change);
     Ok(())

@@ -1,7 +1,7 @@
 //! The Live view equals one that is rebuilt from the tables, and both lead to the same decisions,
 //! whatever happened before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
@@ -14,6 +14,7 @@ use reauth_server::domain::cutoffs::revocations::{self, Filter, Looked};
 use reauth_server::domain::devices::{self, Device, Proof};
 use reauth_server::domain::ledger::By;
 use reauth_server::domain::sessions::{bounds, sweep};
+use reauth_server::domain::tasks::{self, Claimed, Definition, Ending, Finished};
 use reauth_server::domain::{
     AppId, Checked, Clock, Db, Error, Place, Result, Seen, SessionId, Span, Time, Tx, UserId,
     cutoffs, groups, sessions, tokens, users,
@@ -52,6 +53,13 @@ enum Act {
     /// Which ones, and what happens between a look at whom they are about and their statement.
     Policies(Vec<(u8, i64)>, Option<Box<Act>>),
     CreateToken,
+    PutTask(bool),
+    DeleteTask,
+    BeginRun,
+    /// Which one, and whether it has said all.
+    EndRun(usize, bool),
+    /// The server that carries out all runs is gone.
+    LoseRuns,
     Pass(i64),
     Sweep,
 }
@@ -115,6 +123,13 @@ fn acts() -> impl Strategy<Value = Act> {
               proptest::option::weighted(0.3, meanwhile()))
             .prop_map(|(chosen, act)| Act::Policies(chosen, act.map(Box::new))),
         1 => Just(Act::CreateToken),
+        2 => any::<bool>().prop_map(Act::PutTask),
+        1 => Just(Act::DeleteTask),
+        6 => Just(Act::BeginRun),
+        3 => (0..9_usize, any::<bool>()).prop_map(|(run, is_answered)| {
+            Act::EndRun(run, is_answered)
+        }),
+        1 => Just(Act::LoseRuns),
         6 => (1..20_i64).prop_map(Act::Pass),
         3 => Just(Act::Sweep),
     ]
@@ -127,6 +142,7 @@ struct World {
     app: App,
     users: Vec<UserId>,
     devices: Vec<(UserId, SessionId, String)>,
+    runs: Vec<Claimed>,
 }
 
 impl World {
@@ -134,9 +150,11 @@ impl World {
         let mut tx = db.write(By::System).await?;
         let settings = Settings { multiple_devices_per_user: true, ..Settings::default() };
         let app = apps::create(&mut tx, ("world", settings), false).await?;
+        let admin = tokens::Scopes::from_names(&["app:admin"])?;
+        tasks::put(&mut tx, app.id, task(true)?, admin).await?;
         tx.commit().await?;
-        let (users, devices) = (Vec::new(), Vec::new());
-        Ok(Self { db: db.clone(), clock: clock.clone(), app, users, devices })
+        let (users, devices, runs) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { db: db.clone(), clock: clock.clone(), app, users, devices, runs })
     }
 
     fn user(&self, at: usize) -> Option<UserId> {
@@ -293,9 +311,40 @@ impl World {
                 let scopes = tokens::Scopes::from_names(&["users:read"])?;
                 tokens::create(&mut tx, Some(app), "t", scopes, Some(Span::hours(9))).await?;
             }
+            Act::PutTask(_) | Act::DeleteTask | Act::BeginRun | Act::EndRun(..) | Act::LoseRuns => {
+                self.change_task(&mut tx, act).await?;
+            }
             act => self.change_user(&mut tx, act).await?,
         }
         tx.commit().await.map(|_| ())
+    }
+
+    async fn change_task(&mut self, tx: &mut Tx, act: &Act) -> Result<()> {
+        let app = self.app.id;
+        match act {
+            Act::PutTask(is_wide) => {
+                let admin = tokens::Scopes::from_names(&["app:admin"])?;
+                tasks::put(tx, app, task(*is_wide)?, admin).await?;
+            }
+            Act::DeleteTask => tasks::delete(tx, app, "t").await?,
+            Act::BeginRun => {
+                let found = tasks::find(tx, app, "t").await?;
+                let order = tasks::Order::by(tasks::Trigger::Hand);
+                tasks::queue(tx, app, &found, order).await?;
+                let (life, lease) = (Span::hours(4), Span::minutes(1));
+                let claim = tasks::Claim { life, lease, per_app: 9 };
+                self.runs.extend(tasks::claim(tx, claim).await?);
+            }
+            Act::EndRun(at, is_answered) => {
+                if self.runs.is_empty() {
+                    return Ok(());
+                }
+                let claimed = self.runs.remove(at % self.runs.len());
+                tasks::finish(tx, &claimed, &ended(*is_answered)).await?;
+            }
+            _ => while tasks::recover(tx, true).await? {},
+        }
+        Ok(())
     }
 
     async fn change_user(&self, tx: &mut Tx, act: &Act) -> Result<()> {
@@ -335,6 +384,36 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A task, whose runs may do more or less.
+fn task(is_wide: bool) -> Result<Definition> {
+    let scopes = if is_wide { ["users:read", "sessions:end"] } else { ["users:read"; 2] };
+    Ok(Definition {
+        name: "t".into(),
+        file: "t.js".into(),
+        source: "export function run() {}".into(),
+        files: BTreeMap::new(),
+        script: String::new(),
+        scopes: tokens::Scopes::from_names(&scopes)?,
+        schedule: None,
+        params: json!({}),
+        env: BTreeMap::new(),
+        single_instance: false,
+        options: tasks::Options::default(),
+    })
+}
+
+/// A run has ended by itself, or is to be tried again.
+fn ended(is_answered: bool) -> Finished {
+    let failed = ("timed_out".to_owned(), "it took too long".to_owned());
+    let (outcome, ending) = if is_answered {
+        (Ok(Value::Null), Ending::Answered)
+    } else {
+        (Err(failed), Ending::NoAnswer)
+    };
+    let retry_after = Span::minutes(1);
+    Finished { outcome, ending, log: Vec::new(), changes: None, retry_after }
 }
 
 fn cut_off(scope: u8, app: AppId, user: UserId) -> CutOffScope {

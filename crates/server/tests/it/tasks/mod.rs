@@ -5,6 +5,7 @@ mod egress;
 mod guards;
 mod runs;
 mod starts;
+mod tokens;
 mod web;
 
 use std::collections::BTreeMap;

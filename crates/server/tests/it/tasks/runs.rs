@@ -28,7 +28,7 @@ both!(
 );
 
 /// Waits until a run is in this state.
-async fn until(lab: &Lab, id: &str, state: &str) -> Value {
+pub(super) async fn until(lab: &Lab, id: &str, state: &str) -> Value {
     let began = Instant::now(); // clock: measures
     loop {
         let run = lab.get(&format!("/runs/{id}")).await;
@@ -40,7 +40,7 @@ async fn until(lab: &Lab, id: &str, state: &str) -> Value {
     }
 }
 
-async fn begin(lab: &Lab, name: &str) -> String {
+pub(super) async fn begin(lab: &Lab, name: &str) -> String {
     text(&good(lab.api(Method::POST, &format!("/tasks/{name}/run"))).await["id"])
 }
 
