@@ -35,6 +35,7 @@ use crate::api::answer::{Answer, Kind};
 use crate::api::policies::revocations::Previews;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::rate::Rate;
 use crate::silence::Silence;
 use crate::simulation::Rehearsed;
 use crate::workers;
@@ -91,6 +92,8 @@ pub struct Parts {
     pub run_ended: watch::Sender<()>,
     /// The runs that are being carried out here.
     pub(crate) going: Arc<Going>,
+    /// How many requests to web tasks are answered a minute.
+    pub(crate) web_rate: Rate,
     /// How many web tasks answer at once.
     pub(crate) web_places: Places,
     /// How many runs are carried out at once for other runs that wait for them.
@@ -226,6 +229,7 @@ async fn open(
     let app = App {
         parts: Arc::new(Parts {
             going: Arc::default(),
+            web_rate: Rate::new(config.tasks.web_per_minute, db.clock()),
             web_places: places(WEB_TIMES),
             call_places: places(CALL_TIMES),
             metrics: Metrics::new(&db),

@@ -76,6 +76,8 @@ pub struct Tasks {
     pub wall: Span,
     /// The longest a web task may take to answer.
     pub web_wall: Span,
+    /// The most requests to the web tasks of one app that are answered a minute.
+    pub web_per_minute: u32,
     /// The most processor time a run may take.
     pub cpu: Span,
     /// The most memory a run may take, in bytes.
@@ -150,6 +152,7 @@ impl Default for Tasks {
             ready: 2,
             wall: Span::minutes(5),
             web_wall: Span::minutes(1),
+            web_per_minute: 600,
             cpu: Span::minutes(1),
             memory_bytes: 128 << 20,
             retry_after: Span::seconds(5),
@@ -241,6 +244,8 @@ impl Config {
 impl Tasks {
     /// More children than this wait for nothing.
     const READY_MAX: usize = 64;
+    /// More than these no ledger takes: it would be no bound.
+    const WEB_PER_MINUTE_MAX: u32 = 600_000;
 
     fn check(&self) -> Result<(), String> {
         let day = [
@@ -256,6 +261,10 @@ impl Tasks {
         }
         if self.web_wall > Span::minutes(1) {
             return Err("tasks.web_wall: must be at most \"1m\": somebody waits".into());
+        }
+        if !(1..=Self::WEB_PER_MINUTE_MAX).contains(&self.web_per_minute) {
+            let max = Self::WEB_PER_MINUTE_MAX;
+            return Err(format!("tasks.web_per_minute: must be between 1 and {max}"));
         }
         for (name, span) in
             [("tasks.keep_runs", self.keep_runs), ("tasks.keep_logs", self.keep_logs)]
@@ -311,6 +320,8 @@ mod tests {
             ("[tasks]\nconcurrency_per_app = 0", "tasks.concurrency_per_app"),
             ("[tasks]\nwall = \"0s\"", "tasks.wall"),
             ("[tasks]\nweb_wall = \"5m\"", "tasks.web_wall"),
+            ("[tasks]\nweb_per_minute = 0", "tasks.web_per_minute"),
+            ("[tasks]\nweb_per_minute = 1000000", "tasks.web_per_minute"),
             ("[tasks]\nretry_after = \"0s\"", "tasks.retry_after"),
             ("[tasks]\nkeep_logs = \"1m\"", "tasks.keep_logs"),
             ("[tasks]\nready = 1000", "tasks.ready"),

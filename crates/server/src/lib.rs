@@ -7,6 +7,7 @@ mod backup;
 mod config;
 mod metrics;
 mod peer;
+mod rate;
 mod silence;
 mod simulation;
 mod workers;

@@ -36,6 +36,7 @@ pub struct Metrics {
     endless_users: Gauge,
     runs: Family<ByState, Counter>,
     missed: Counter,
+    web_refused: Counter,
     db: Db,
 }
 
@@ -49,6 +50,9 @@ impl Metrics {
         let missed = Counter::default();
         let about = "Scheduled moments of tasks that passed without a run of their own";
         registry.register("task_runs_missed", about, missed.clone());
+        let web_refused = Counter::default();
+        let about = "Requests to web tasks that were refused: more than tasks.web_per_minute";
+        registry.register("web_requests_refused", about, web_refused.clone());
         let clock_jumps = Counter::default();
         registry.register("clock_jumps", "Times the clock was moved", clock_jumps.clone());
         let (sweeps, sweep_backlog) = (Counter::default(), Gauge::<i64>::default());
@@ -81,6 +85,7 @@ impl Metrics {
             endless_users,
             runs,
             missed,
+            web_refused,
             db,
         }
     }
@@ -121,6 +126,10 @@ impl Metrics {
 
     pub(crate) fn count_missed(&self, moments: u64) {
         self.missed.inc_by(moments);
+    }
+
+    pub(crate) fn count_web_refused(&self) {
+        self.web_refused.inc();
     }
 
     /// All counters, and what is known of the store at this moment.

@@ -71,6 +71,11 @@ pub(crate) async fn answer(
         query,
         body: body.to_vec(),
     };
+    state.web_rate.take(app).map_err(|retry_after_s| {
+        state.metrics.count_web_refused();
+        let why = "the web tasks of this app were asked too often in the last minute".to_owned();
+        Error::Busy { why, retry_after_s }
+    })?;
     let waited = tokio::time::timeout(WAIT, state.web_places.wait(app)).await;
     let Ok(Some(place)) = waited else {
         let why = "many requests to web tasks are being answered already: try again".to_owned();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reauth_server::domain::Span;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -9,13 +10,14 @@ use tokio::net::TcpStream;
 
 use super::{put, task};
 use crate::both;
-use crate::lab::{Lab, refused, text};
+use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_web_task_answers_whom_it_lets_in,
     what_a_script_may_answer_is_bounded,
     a_web_task_without_authenticate_is_broken_and_says_so_in_its_run,
     only_web_tasks_have_an_address,
+    who_asks_too_often_is_refused_before_anything_is_written,
     a_client_may_wait_for_longer_than_it_may_be_silent,
 );
 
@@ -138,6 +140,59 @@ async fn only_web_tasks_have_an_address(lab: Lab) {
     let path = "/tasks/000000000000000000000000/hello";
     refused(lab.bare(Method::GET, path), 404, "ROUTE_ERROR").await;
     assert_eq!(lab.get("/runs").await["total"], 0, "nobody's request is nobody's run");
+}
+
+async fn who_asks_too_often_is_refused_before_anything_is_written(mut lab: Lab) {
+    lab.config.tasks.web_per_minute = 2;
+    lab.restart().await;
+    put(&lab, "hello", web(HELLO)).await;
+    let other = lab.operator_post("/admin/apps", json!({ "name": "till" })).await;
+    let other = text(&other["id"]);
+    let path = format!("/api/v4/{other}/tasks/hello");
+    let request = lab.bare(Method::PUT, &path).bearer_auth(&lab.operator);
+    good(request.json(&web(HELLO))).await;
+    // Whom `authenticate` refuses is counted too: to hear it is a run.
+    for _ in 0..2 {
+        refused_by_task(ask(&lab, Method::GET, "")).await;
+    }
+    let head = lab.head().await;
+    for _ in 0..3 {
+        asks_too_often(&lab, "30").await;
+    }
+    // What starts no run counts for nothing.
+    let missing = format!("/tasks/{}/missing", lab.app);
+    refused(lab.bare(Method::GET, &missing), 404, "ROUTE_ERROR").await;
+    assert_eq!((lab.head().await, lab.get("/runs").await["total"].as_i64()), (head, Some(2)));
+    refused_by_task(lab.bare(Method::GET, &format!("/tasks/{other}/hello"))).await;
+    lab.pass(Span::seconds(29));
+    asks_too_often(&lab, "1").await;
+    lab.pass(Span::seconds(1));
+    refused_by_task(ask(&lab, Method::GET, "")).await;
+    asks_too_often(&lab, "30").await;
+    // Who waits for longer has saved up no more than the bound.
+    lab.pass(Span::hours(1));
+    for _ in 0..2 {
+        refused_by_task(ask(&lab, Method::GET, "")).await;
+    }
+    asks_too_often(&lab, "30").await;
+    let metrics = lab.bare(Method::GET, "/metrics").send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("a text");
+    assert!(metrics.contains("reauth_web_requests_refused_total 6"), "{metrics}");
+}
+
+/// Refused before the task has run; for so many seconds.
+async fn asks_too_often(lab: &Lab, seconds: &str) {
+    let answer = ask(lab, Method::GET, "").send().await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), answer.headers().get("reauth-run")), (429, None));
+    assert_eq!(answer.headers()["retry-after"], seconds);
+    assert_eq!(answer.json::<Value>().await.expect("JSON")["type"], "TOO_MANY_REQUESTS");
+}
+
+/// The task has run, and its `authenticate` said no.
+async fn refused_by_task(request: reqwest::RequestBuilder) {
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(answer.status(), 401);
+    assert!(answer.headers().contains_key("reauth-run"));
 }
 
 async fn a_client_may_wait_for_longer_than_it_may_be_silent(mut lab: Lab) {
