@@ -234,7 +234,8 @@ interface WebTaskAuthentication {
 
 /**
  * What `get`, `post`, `put`, `patch` and `delete` get (`export { remove as delete }`). What they
- * return is the body: a text as text/plain, all else as JSON; a `Response` is taken as it is.
+ * return is the body: a text as text/plain, all else as JSON; a `Response` is taken as it is. Of a
+ * generator (`export async function* get(…)`) each text is sent as soon as it is yielded.
  */
 interface WebTaskCall<AuthContext = any> {
   readonly params: Record<string, any>;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Guards;
-use crate::{CompileError, Compiled, Job, Level, Limits, Request, Response};
+use crate::{CompileError, Compiled, Job, Level, Limits, Request, Response, WebResponse};
 
 /// The first frame holds numbers only.
 pub(crate) const FIRST_BYTES_MAX: usize = 4_096;
@@ -33,6 +33,10 @@ pub(crate) enum ToParent {
     Log { at_ms: u64, level: Level, text: String },
     /// A request.
     Fetch { id: u32, request: Request },
+    /// A web task's answer begins, whose body comes in pieces.
+    Head(WebResponse),
+    /// The next piece.
+    Piece(#[serde(with = "base64_bytes")] Vec<u8>),
     /// What came of the compiling.
     Compiled(Result<Compiled, CompileError>),
     /// The end.

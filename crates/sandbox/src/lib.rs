@@ -129,6 +129,15 @@ pub struct WebResponse {
     pub body: Vec<u8>,
 }
 
+/// A part of what a web task answers piece by piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// First of all: all but the body.
+    Head(WebResponse),
+    /// What of the body comes next.
+    Piece(Vec<u8>),
+}
+
 /// What a script may know of its run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFacts {
@@ -353,4 +362,9 @@ pub trait Host: Send + Sync {
 
     /// Hears a line of the log as soon as it is said.
     fn hear(&self, _line: &LogLine) {}
+
+    /// Hands on what a web task answers piece by piece. The script waits meanwhile.
+    fn answer(&self, _part: Part) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }

@@ -38,7 +38,8 @@ pub(crate) fn natives<'js>(ctx: &Ctx<'js>, tell: Tell) -> Result<Object<'js>, Er
     Ok(native)
 }
 
-/// `begin`, `now`, `log` and `fetch`. Time counts from `begin`: a child may wait long for its job.
+/// `begin`, `now`, `log`, `fetch`, `head` and `piece`. Time counts from `begin`: a child may wait
+/// long for its job.
 fn add_time_and_parent<'js>(ctx: &Ctx<'js>, native: &Object<'js>, tell: Tell) -> Result<(), Error> {
     let set = |name: &str, function: Function<'js>| native.set(name, function);
     let began = Rc::new(Cell::new(Instant::now())); // clock: measures
@@ -62,13 +63,27 @@ fn add_time_and_parent<'js>(ctx: &Ctx<'js>, native: &Object<'js>, tell: Tell) ->
         told.map_err(|why| Exception::throw_internal(&ctx, &why))
     };
     set("log", Function::new(ctx.clone(), log)?)?;
+    let parent = Rc::clone(&tell);
     let fetch = move |ctx: Ctx<'_>, id: u32, json: String| {
         let request: Result<Request, _> = serde_json::from_str(&json);
         let request = request.map_err(|e| Exception::throw_type(&ctx, &e.to_string()))?;
-        let told = tell(&ToParent::Fetch { id, request });
+        let told = parent(&ToParent::Fetch { id, request });
         told.map_err(|why| Exception::throw_internal(&ctx, &why))
     };
-    set("fetch", Function::new(ctx.clone(), fetch)?)
+    set("fetch", Function::new(ctx.clone(), fetch)?)?;
+    let parent = Rc::clone(&tell);
+    let head = move |ctx: Ctx<'_>, json: String| {
+        let head = serde_json::from_str(&json);
+        let head = head.map_err(|e| Exception::throw_type(&ctx, &e.to_string()))?;
+        let told = parent(&ToParent::Head(head));
+        told.map_err(|why| Exception::throw_internal(&ctx, &why))
+    };
+    set("head", Function::new(ctx.clone(), head)?)?;
+    let piece = move |ctx: Ctx<'_>, binary: String| {
+        let told = tell(&ToParent::Piece(of_binary(&binary)));
+        told.map_err(|why| Exception::throw_internal(&ctx, &why))
+    };
+    set("piece", Function::new(ctx.clone(), piece)?)
 }
 
 /// Bytes come as a text of one character each: reading a script's buffer in place is not safe.

@@ -22,8 +22,7 @@ use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::places::Places;
 use crate::pool::Pool;
 use crate::{
-    Call, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Report, Request, Script,
-    Uncompiled,
+    Call, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Part, Report, Request, Uncompiled,
 };
 
 /// What a child may say on standard error before it dies: enough for a panic's text.
@@ -133,7 +132,7 @@ impl Sandbox {
         sent.script.modules.iter_mut().for_each(|module| module.map = None);
         let start = ToChild::Start(Box::new(sent));
         let ended = match send(&mut running.to_child, &start).await {
-            Ok(()) => converse(&mut running, limits, host, (said, &job.script)).await,
+            Ok(()) => converse(&mut running, limits, host, (said, job)).await,
             Err(why) => Err(why),
         };
         match ended {
@@ -256,13 +255,15 @@ async fn converse(
     running: &mut Running,
     limits: &Limits,
     host: &impl Host,
-    (said, script): (&mut Said, &Script),
+    (said, job): (&mut Said, &Job),
 ) -> Result<Outcome, String> {
     // Made when first needed: most runs log no place.
     let mut places = None;
     let (mut waiting, mut unread) = (Waiting::default(), Unread::default());
     let mut open = FuturesUnordered::new();
     let Running { to_child, frames, .. } = running;
+    // Whether an answer may come in pieces, and whether its first part has come.
+    let (is_web, mut is_begun) = (matches!(job.call, Call::Web { .. }), false);
     loop {
         while open.len() < limits.fetches_at_once
             && unread.bytes < HELD_BYTES_MAX
@@ -288,7 +289,7 @@ async fn converse(
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
                     let text = said.shortened(limits, text);
                     let text = if text.contains("\n    at ") && said.log.len() < WRITTEN_MAX {
-                        places.get_or_insert_with(|| Places::of(script)).written(&text)
+                        places.get_or_insert_with(|| Places::of(&job.script)).written(&text)
                     } else {
                         text
                     };
@@ -302,10 +303,15 @@ async fn converse(
                     }
                     waiting.add(id, request);
                 }
-                Some(Ok(ToParent::End(end))) => return Ok(outcome(end, limits)),
-                Some(Ok(ToParent::Ready(_) | ToParent::Compiled(_))) => {
-                    return Err("the child said what was not asked".to_owned());
+                Some(Ok(ToParent::Head(head))) if is_web && !is_begun => {
+                    is_begun = true;
+                    host.answer(Part::Head(head)).await;
                 }
+                Some(Ok(ToParent::Piece(piece))) if is_begun => {
+                    host.answer(Part::Piece(piece)).await;
+                }
+                Some(Ok(ToParent::End(end))) => return Ok(outcome(end, limits)),
+                Some(Ok(_)) => return Err("the child said what was not asked".to_owned()),
                 Some(Err(why)) => return Err(why),
                 None => return Err(String::new()),
             }

@@ -110,6 +110,7 @@ async function answerWeb(namespace, self, call) {
   const { authContext } = decision;
   const value = await namespace[handler].call(self, { params, request, response, authContext });
   if (value instanceof Response) return webResponse(value);
+  if (isGenerator(value)) return await webPieces(value, response);
   return webAnswer(value === undefined ? response.body : value, response.status, response.headers);
 }
 
@@ -138,14 +139,51 @@ function webAnswer(value, status, init = undefined) {
   return webBytes(native.encode(text.toWellFormed()), status, headers);
 }
 
+function isGenerator(value) {
+  return typeof value?.next === "function"
+    && (Symbol.asyncIterator in value || Symbol.iterator in value);
+}
+
+// So many bytes of a piece are sent at once.
+const PIECE_BYTES = 262144;
+
+// The answer of a generator: each piece is sent as soon as it is there. What it sets before the
+// first one counts.
+async function webPieces(pieces, response) {
+  let answer = null;
+  for await (const piece of pieces) {
+    answer ??= webBegin(response);
+    const isText = typeof piece === "string";
+    const bytes = isText ? native.encode(piece.toWellFormed()) : bytesOf(piece);
+    for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+      native.piece(binaryOf(bytes.subarray(at, at + PIECE_BYTES)));
+    }
+  }
+  return answer ?? webBegin(response);
+}
+
+function webBegin({ status, headers: given }) {
+  if (hasNoBody(status)) throw new RangeError(`an answer ${status} has no body`);
+  const headers = new Headers(given);
+  if (contentType(headers) === "") headers.set("content-type", "text/plain");
+  const answer = webHead(status, headers);
+  native.head(JSON.stringify(answer));
+  return answer;
+}
+
 function webBytes(bytes, status, headers) {
+  const isEmpty = bytes.length === 0 || hasNoBody(status);
+  if (isEmpty) headers.delete("content-type");
+  const answer = webHead(status, headers, isEmpty);
+  return isEmpty ? answer : { ...answer, body: native.toBase64(binaryOf(bytes)) };
+}
+
+// An answer without its body.
+function webHead(status, headers, isEmpty = false) {
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     throw new RangeError(`an answer has a status from 200 to 599, not ${shown(status)}`);
   }
-  if (bytes.length === 0 || hasNoBody(status)) {
-    headers.delete("content-type");
-    return { status, headers: [...headers], body: "" };
-  }
+  if (isEmpty) return { status, headers: [...headers], body: "" };
   const type = contentType(headers);
   if (!CONTENT_TYPES.includes(type)) {
     const known = CONTENT_TYPES.join(", ");
@@ -155,7 +193,7 @@ function webBytes(bytes, status, headers) {
   if (type.startsWith("text/") && !/;\s*charset=/i.test(given)) {
     headers.set("content-type", `${given}; charset=utf-8`);
   }
-  return { status, headers: [...headers], body: native.toBase64(binaryOf(bytes)) };
+  return { status, headers: [...headers], body: "" };
 }
 
 // Which user an identity is, as the sign-in hook decides.

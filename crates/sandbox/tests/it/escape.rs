@@ -244,6 +244,13 @@ lies! {
     a_child_begins_once: |socket| {
         say(socket, &serde_json::json!({ "Ready": Guards::default() }));
     };
+    what_is_no_web_task_answers_in_no_pieces: |socket| {
+        let head = serde_json::json!({ "status": 200, "headers": [], "body": "" });
+        say(socket, &serde_json::json!({ "Head": head }));
+    };
+    a_piece_has_a_head_before_it: |socket| {
+        say(socket, &serde_json::json!({ "Piece": "aGVsbG8=" }));
+    };
     a_child_that_aborts_is_a_crash: |_| std::process::abort();
     a_child_that_breaks_off_is_a_crash: |socket| {
         socket.write_all(&[200, 0, 0, 0, b'{']).expect("it is heard");

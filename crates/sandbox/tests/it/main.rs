@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use reauth_sandbox::{
-    Backend, Call, Host, Job, Limits, Outcome, Report, Request, Response, RunFacts, Sandbox,
+    Backend, Call, Host, Job, Limits, Outcome, Part, Report, Request, Response, RunFacts, Sandbox,
     compile,
 };
 use serde_json::{Value, json};
@@ -33,9 +33,14 @@ fn sandbox(entry: &str) -> Sandbox {
 #[derive(Default)]
 struct World {
     asked: Mutex<Vec<Request>>,
+    parts: Mutex<Vec<Part>>,
 }
 
 impl Host for World {
+    async fn answer(&self, part: Part) {
+        self.parts.lock().expect("the list").push(part);
+    }
+
     async fn fetch(&self, request: Request) -> Result<Response, String> {
         self.asked.lock().expect("the list").push(request.clone());
         let answer = |status: u16, text: &str, body: &str| Response {

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use reauth_sandbox::{Job, Outcome};
+use reauth_sandbox::{Job, Outcome, Part};
 use serde_json::{Value, json};
 
 use super::{World, job, limits, sandbox};
@@ -242,6 +242,52 @@ async fn the_identity_hook_names_a_user_or_refuses() {
         let outcome = outcome(&source, call).await;
         let Outcome::Threw { message, .. } = &outcome else { panic!("{outcome:?}: {source}") };
         assert!(message.contains(wanted), "{message}: {source}");
+    }
+}
+
+/// What came in pieces: the head's type, then the texts.
+fn told(world: &World) -> Vec<String> {
+    let parts = world.parts.lock().expect("the list");
+    let text = |part: &Part| match part {
+        Part::Head(head) => format!("{} {:?}", head.status, head.headers),
+        Part::Piece(bytes) => String::from_utf8(bytes.clone()).expect("text"),
+    };
+    parts.iter().map(text).collect()
+}
+
+#[tokio::test]
+async fn what_a_generator_yields_is_answered_piece_by_piece() {
+    let head = "201 [(\"content-type\", \"text/html; charset=utf-8\")]";
+    for (code, wanted, is_done) in [
+        (
+            "yield '<p>'; await 0; yield new TextEncoder().encode('é'); yield ''",
+            vec!["<p>", "é"],
+            true,
+        ),
+        ("", vec![], true),
+        ("yield 'one'; throw new Error('no more')", vec!["one"], false),
+        ("yield 'one'; yield 2", vec!["one"], false),
+    ] {
+        let source = open(&format!(
+            "export async function* get({{ response }}) {{
+                 response.status = 201;
+                 response.headers.set('content-type', 'text/html');
+                 {code} }}"
+        ));
+        let world = World::default();
+        let job = job_of(&source, GET.call());
+        let outcome = sandbox("sandbox_child").run(&job, &limits(), &world).await.outcome;
+        assert_eq!(matches!(outcome, Outcome::Done(_)), is_done, "{outcome:?}: {code}");
+        let wanted: Vec<&str> = std::iter::once(head).chain(wanted).collect();
+        assert_eq!(told(&world), wanted, "{code}");
+    }
+    for (code, wanted) in [
+        ("response.status = 204; yield ''", "an answer 204 has no body"),
+        ("response.headers.set('content-type', 'image/png'); yield ''", "a web task answers with"),
+        ("throw new Error('nothing yet')", "nothing yet"),
+    ] {
+        let source = open(&format!("export function* get({{ response }}) {{ {code} }}"));
+        GET.must_throw(&source, wanted).await;
     }
 }
 

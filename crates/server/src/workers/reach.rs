@@ -10,9 +10,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use bytes::Bytes;
 use ipnet::IpNet;
 use reauth_domain::AppId;
-use reauth_sandbox::{Host, LogLine, Redirect, Request, Response};
+use reauth_sandbox::{Host, LogLine, Part, Redirect, Request, Response};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::simulation::Rehearsed;
@@ -56,6 +57,8 @@ pub(crate) struct Reach {
     pub(crate) rehearsal: Option<Rehearsed>,
     /// Who hears what it says.
     pub(crate) run: Arc<going::Run>,
+    /// Where a web task's answer goes that comes in pieces.
+    pub(crate) parts: Option<mpsc::Sender<Part>>,
 }
 
 impl Host for Reach {
@@ -63,13 +66,20 @@ impl Host for Reach {
         let is_own =
             Url::parse(&request.url).is_ok_and(|url| matches!(self.peer(&url), Ok(Peer::Own(_))));
         let limit = if is_own { OWN_TIMEOUT } else { FETCH_TIMEOUT };
-        let answer = tokio::time::timeout(limit, self.answer(request)).await;
+        let answer = tokio::time::timeout(limit, self.ask(request)).await;
         let too_long = || format!("there was no whole answer within {limit:?}");
         answer.unwrap_or_else(|_| Err(too_long()))
     }
 
     fn hear(&self, line: &LogLine) {
         self.run.hear(run::log_row(line.clone()));
+    }
+
+    async fn answer(&self, part: Part) {
+        if let Some(parts) = &self.parts {
+            // Whoever asked may have gone away: the run goes on.
+            let _ = parts.send(part).await;
+        }
     }
 }
 
@@ -83,7 +93,7 @@ enum Peer {
 }
 
 impl Reach {
-    async fn answer(&self, request: Request) -> Result<Response, String> {
+    async fn ask(&self, request: Request) -> Result<Response, String> {
         let redirect = request.redirect;
         let mut hop = Hop::first(request)?;
         let mut peer = self.peer(&hop.url)?;

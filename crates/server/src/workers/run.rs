@@ -8,11 +8,11 @@ use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Claim, Claimed, Ending, Finished, LogRow, RunState};
 use reauth_domain::{Result, RunId, Span};
 use reauth_sandbox::{
-    Backend, Call, Job, Limits, LogLine, Module, Outcome, Report, RunFacts, Script, WebRequest,
-    WebResponse,
+    Backend, Call, Job, Limits, LogLine, Module, Outcome, Part, Report, RunFacts, Script,
+    WebRequest, WebResponse,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::egress::AllowedHost;
@@ -171,18 +171,20 @@ pub(crate) fn claim_of(app: &App, wall: Span) -> Claim {
 /// None: its end could not be written down.
 pub(crate) async fn carry_out(app: &App, ready: Ready) -> Option<RunState> {
     let call = Call::Run { params: ready.claimed.params.clone() };
-    let done = execute(app, &ready, (call, app.config.tasks.wall)).await;
+    let done = execute(app, &ready, (call, app.config.tasks.wall), None).await;
     finish(app, ready, done).await
 }
 
-/// Carries out a web task's run. An error is what its log says; the caller is told less.
+/// Carries out a web task's run. An error is what its log says; the caller is told less. What is
+/// answered piece by piece goes to `parts`, and the answer then has no body.
 pub(crate) async fn answer_web(
     app: &App,
     ready: Ready,
     (params, request): (Value, WebRequest),
+    parts: mpsc::Sender<Part>,
 ) -> Result<WebResponse, String> {
     let call = Call::Web { params, request };
-    let done = execute(app, &ready, (call, app.config.tasks.web_wall)).await;
+    let done = execute(app, &ready, (call, app.config.tasks.web_wall), Some(parts)).await;
     let answer = match &done.outcome {
         Ok(value) => serde_json::from_value::<WebResponse>(value.clone())
             .map_err(|error| format!("the answer cannot be read: {error}")),
@@ -199,7 +201,12 @@ pub(crate) async fn answer_web(
 }
 
 /// Lets the sandbox run it.
-async fn execute(app: &App, ready: &Ready, (call, wall): (Call, Span)) -> Finished {
+async fn execute(
+    app: &App,
+    ready: &Ready,
+    (call, wall): (Call, Span),
+    parts: Option<mpsc::Sender<Part>>,
+) -> Finished {
     let Ready { claimed, entered } = ready;
     let definition = &claimed.task.definition;
     let rehearsal = entered.run.rehearsal.clone();
@@ -228,6 +235,7 @@ async fn execute(app: &App, ready: &Ready, (call, wall): (Call, Span)) -> Finish
         allow_hosts: hosts.filter_map(|text| AllowedHost::parse(text).ok()).collect(),
         rehearsal: rehearsal.clone(),
         run: Arc::clone(&entered.run),
+        parts,
     };
     let limits = limits(app, wall);
     let report = tokio::select! {

@@ -7,12 +7,15 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
+use futures_util::stream::{self, Stream};
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Order, Task, Trigger};
 use reauth_domain::{AppId, Error};
-use reauth_sandbox::{WebRequest, WebResponse};
+use reauth_sandbox::{Part, WebRequest, WebResponse};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::api::answer::{Answer, Kind};
 use crate::api::read::{PathOf, unreadable_query};
@@ -23,6 +26,8 @@ use crate::workers::run;
 const WAIT: Duration = Duration::from_secs(5);
 /// What a script may answer (contract, section 4).
 const TYPES: [&str; 3] = ["application/json", "text/html", "text/plain"];
+/// Pieces of an answer that are read before whoever asked has taken the ones before.
+const PARTS_AHEAD: usize = 2;
 /// Further headers that a script may set: none that speaks for the authority itself, as a cookie of
 /// its origin would.
 const HEADERS: [&str; 7] = [
@@ -90,12 +95,18 @@ pub(crate) async fn answer(
     let ready = run::Ready::new(&state, claimed);
     tx.commit().await?;
     let (id, name) = (ready.id(), address.task);
+    let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
     // It runs to its end even if whoever asked goes away.
     let answered = tokio::spawn(async move {
-        let answer = run::answer_web(&state, ready, (Value::Object(params), request)).await;
+        let asked = (Value::Object(params), request);
+        let answer = run::answer_web(&state, ready, asked, sender).await;
         drop(place);
         answer
     });
+    if let Some(Part::Head(head)) = parts.recv().await {
+        let response = response(head, &id.to_string())?;
+        return Ok(response.map(|_| Body::from_stream(pieces(parts, answered))));
+    }
     match answered.await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(answer) => response(answer, &id.to_string()),
         Err(why) => {
@@ -104,6 +115,26 @@ pub(crate) async fn answer(
             Err(Answer::new(Kind::Internal, detail))
         }
     }
+}
+
+/// The body that comes piece by piece. If the run fails in the middle, it breaks off: nobody takes
+/// it for whole.
+fn pieces(
+    parts: mpsc::Receiver<Part>,
+    answered: JoinHandle<Result<WebResponse, String>>,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+    stream::unfold(Some((parts, answered)), async |state| {
+        let (mut parts, answered) = state?;
+        if let Some(part) = parts.recv().await {
+            let piece = match part {
+                Part::Piece(bytes) => Bytes::from(bytes),
+                Part::Head(_) => Bytes::new(),
+            };
+            return Some((Ok(piece), Some((parts, answered))));
+        }
+        let ended = answered.await.unwrap_or_else(|error| Err(error.to_string()));
+        ended.err().map(|why| (Err(std::io::Error::other(why)), None))
+    })
 }
 
 /// The task, if it is one that answers requests.

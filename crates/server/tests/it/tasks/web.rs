@@ -14,6 +14,7 @@ use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_web_task_answers_whom_it_lets_in,
+    an_answer_comes_as_it_is_made,
     what_a_script_may_answer_is_bounded,
     a_web_task_without_authenticate_is_broken_and_says_so_in_its_run,
     only_web_tasks_have_an_address,
@@ -79,6 +80,50 @@ async fn a_web_task_answers_whom_it_lets_in(lab: Lab) {
     assert_eq!((&kept["trigger"], &kept["state"]), (&json!("web"), &json!("succeeded")));
     assert_eq!(kept["params"], json!({ "method": "GET", "path": "/a/b" }), "not what was sent");
     assert_eq!(kept["result"], json!({ "status": 200 }));
+}
+
+async fn an_answer_comes_as_it_is_made(lab: Lab) {
+    let source = "export const authenticate = ({ access }) => access.authorized();
+        export async function* get({ params }) {
+            yield 'one, ';
+            while (await DB.user.all().count() < Number(params.users)) {
+                await new Promise(done => setTimeout(done, 20));
+            }
+            if (params.fails) throw new Error('no more');
+            yield 'two';
+        }";
+    let mut wanted = web(source);
+    wanted["scopes"] = json!(["users:read"]);
+    put(&lab, "hello", wanted).await;
+    let begin = async |rest: &str| {
+        let mut answer = ask(&lab, Method::GET, rest).send().await.expect("an answer");
+        assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(answer.chunk().await.expect("a piece").as_deref(), Some(&b"one, "[..]));
+        let run = text(&json!(answer.headers()["reauth-run"].to_str().expect("a text")));
+        (answer, run)
+    };
+    // Nobody is there yet: what has come was not held back for what has not.
+    let (whole, first) = begin("?users=1").await;
+    lab.user("ann").await;
+    assert_eq!(whole.text().await.expect("the rest"), "two");
+    let (broken, second) = begin("?users=2&fails=1").await;
+    let (gone, third) = begin("?users=2").await;
+    drop(gone);
+    lab.user("bob").await;
+    assert!(broken.text().await.is_err(), "nobody takes it for whole");
+    for (run, wanted) in [(first, "succeeded"), (second, "failed"), (third, "succeeded")] {
+        let ended = async {
+            loop {
+                let state = text(&lab.get(&format!("/runs/{run}")).await["state"]);
+                if state != "running" {
+                    return state;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let state = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        assert_eq!(state.expect("it ends"), wanted);
+    }
 }
 
 async fn what_a_script_may_answer_is_bounded(lab: Lab) {

@@ -1,0 +1,153 @@
+//! The Live view equals one that is rebuilt from the tables, and both lead to the same decisions,
+//! whatever happened before.
+
+mod world;
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use reauth_server::domain::access::Verdict;
+use reauth_server::domain::devices::{self};
+use reauth_server::domain::sessions::{bounds, sweep};
+use reauth_server::domain::{Checked, Clock, Db, Error, Place, Result, SessionId, Span, Time};
+
+use crate::lab::{Kind, beginning};
+use crate::postgres;
+
+use world::{Act, World, acts};
+
+/// Random histories that are told on each database.
+const HISTORIES: u32 = 24;
+
+/// A sweep to its end; answers whether it had seen every session.
+async fn swept(db: &Db) -> Result<bool> {
+    let mut found = sweep::look(db).await?;
+    while !found.is_empty() {
+        found.write(db).await?;
+    }
+    found.close(db).await
+}
+
+/// No more and no less, at the very same moments and for the same reasons.
+async fn the_sweep_ends_what_the_decision_refuses(world: &World) -> Result<(), TestCaseError> {
+    let fail = |error: Error| TestCaseError::fail(error.to_string());
+    // To look is activity: only ends are compared.
+    let ended = |it: Checked| match it.verdict {
+        Verdict::Ended(ended) => (it.session, Some(ended)),
+        Verdict::Valid { .. } => (it.session, None),
+    };
+    let verdicts = |world: &World| -> Result<Vec<_>, TestCaseError> {
+        let sessions = world.devices.iter().map(|(.., token)| devices::check(&world.db, token));
+        let all: Result<Vec<_>> = sessions.collect();
+        Ok(all.map_err(fail)?.into_iter().flatten().map(ended).collect())
+    };
+    let before = verdicts(world)?;
+    prop_assert!(swept(&world.db).await.map_err(fail)?);
+    prop_assert_eq!(&before, &verdicts(world)?);
+    let mut read = world.db.read().await.map_err(fail)?;
+    for (session, ended) in before {
+        let found = match bounds::explain(&mut read, world.app.id, session).await {
+            Ok(found) => found.session,
+            // Nobody is shown what a deleted user had.
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) => return Err(fail(error)),
+        };
+        prop_assert_eq!(ended.map(|ended| ended.because), found.ended_by);
+    }
+    Ok(())
+}
+
+/// The sessions that let someone in, and until when.
+async fn sure_ends(world: &World) -> Result<HashMap<SessionId, Option<Time>>> {
+    let mut read = world.db.read().await?;
+    let mut ends = HashMap::new();
+    for user in &world.users {
+        for access in bounds::access_of(&mut read, *user).await? {
+            let Some(session) = access.session else { continue };
+            ends.insert(session, access.ends.map(|ended| ended.at));
+        }
+    }
+    Ok(ends)
+}
+
+async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
+    let fail = |error: Error| TestCaseError::fail(error.to_string());
+    for act in acts {
+        if matches!(act, Act::Policies(..)) {
+            // Nothing else ends in the very moment that the change takes: others end after hours.
+            world.clock.pass(Span::from_micros(1_000));
+        }
+        let (before, devices) = (sure_ends(world).await.map_err(fail)?, world.devices.len());
+        let foreseen = match act {
+            Act::Policies(chosen, None) => Some(world.foreseen(chosen).await.map_err(fail)?),
+            _ => None,
+        };
+        match world.carry_out(act).await {
+            // What may not happen is refused, and then nothing has happened.
+            Ok(()) | Err(Error::NotFound { .. } | Error::Conflict(_) | Error::SignInAgain(_)) => {}
+            Err(error) => return Err(fail(error)),
+        }
+        let after = sure_ends(world).await.map_err(fail)?;
+        let signed_in = world.devices.get(devices);
+        for session in after.keys().filter(|session| !before.contains_key(session)) {
+            let is_new = signed_in.is_some_and(|(_, new, _)| new == session);
+            prop_assert!(is_new, "{act:?} revived {session}");
+        }
+        if let Some(foreseen) = foreseen {
+            let ended = before.keys().filter(|session| !after.contains_key(session)).count();
+            prop_assert_eq!((before.len(), ended), foreseen, "{:?}", act);
+        }
+        if !act.may_lengthen() {
+            for (session, end) in before {
+                // A session that has ended is not among those that let someone in.
+                let Some(now) = after.get(&session) else { continue };
+                let is_later = end.is_some_and(|end| now.is_none_or(|now| end < now));
+                prop_assert!(!is_later, "{act:?} moved {session} from {end:?} to {now:?}");
+            }
+        }
+    }
+    the_sweep_ends_what_the_decision_refuses(world).await?;
+    while devices::flush_activity(&world.db).await.map_err(fail)? {}
+    let now = world.db.now();
+    for now in [now, now + Span::hours(3), now + Span::hours(30), now + Span::days(90)] {
+        let live = world.db.live().picture(now).map_err(fail)?;
+        let rebuilt = world.db.rebuilt_picture(now).await.map_err(fail)?;
+        let differ =
+            live.lines.iter().filter(|(what, line)| rebuilt.lines.get(*what) != Some(line));
+        let differ: Vec<_> =
+            differ.map(|(what, line)| (what, line, rebuilt.lines.get(what))).collect();
+        prop_assert!(differ.is_empty() && live.lines.len() == rebuilt.lines.len(), "{differ:#?}");
+    }
+    Ok(())
+}
+
+fn live_equals_the_tables(kind: Kind) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = match kind {
+        Kind::Sqlite => Place::Directory(dir.path().join("data")),
+        Kind::Postgres => Place::Postgres(postgres::database()),
+    };
+    let clock = Clock::manual(beginning());
+    let db = runtime.block_on(Db::open(place, clock.clone())).expect("a store");
+    let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let histories = proptest::collection::vec(acts(), 1..60);
+    // A failure prints the shortest history that fails.
+    let told = TestRunner::new(config).run(&histories, |acts| {
+        let world = World::new(&db, &clock);
+        let fail = |error: Error| TestCaseError::fail(error.to_string());
+        runtime.block_on(async { tell(&mut world.await.map_err(fail)?, &acts).await })
+    });
+    told.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn live_equals_the_tables_on_sqlite() {
+    live_equals_the_tables(Kind::Sqlite);
+}
+
+#[test]
+fn live_equals_the_tables_on_postgres() {
+    live_equals_the_tables(Kind::Postgres);
+}
