@@ -2,7 +2,8 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use reauth_sdk::{Client, NewTask, RunRequest, RunState, TaskConfig};
@@ -133,20 +134,129 @@ fn a_change_is_checked_and_tested_at_once() {
     let test = "import { assert, lab, test } from 'reauth:test';
         test('it is two', async () => assert.equal((await lab.run()).result, 2));\n";
     write("one.test.ts", test);
-    let mut command = reauth();
-    command.args(["task", "dev"]).arg(folder.path());
-    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
-    let mut said = BufReader::new(dev.stdout.take().expect("a pipe")).lines();
-    let mut hear = |wanted: &str| {
-        let heard = said.find(|line| line.as_ref().is_ok_and(|line| line.contains(wanted)));
-        assert!(heard.is_some(), "{wanted} is said");
-    };
-    hear("FAILED  it is two");
-    hear("0 passed, 1 failed");
+    let dev = Dev::begin(folder.path(), &["."]);
+    dev.hear("FAILED  it is two");
+    dev.hear("0 passed, 1 failed");
     write("one.ts", "export const run = (): number => 2; // mended\n");
-    hear("ok      it is two");
-    dev.kill().expect("our own process");
-    dev.wait().expect("it ends");
+    dev.hear("ok      it is two");
+}
+
+/// `reauth task dev`, which watches until it is dropped.
+struct Dev {
+    process: Child,
+    said: Receiver<String>,
+}
+
+impl Dev {
+    /// In a folder.
+    fn begin(folder: &Path, words: &[&str]) -> Self {
+        let mut command = reauth();
+        command.current_dir(folder).args(["task", "dev"]).args(words);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("it runs");
+        let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let (sender, said) = channel();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { process, said }
+    }
+
+    /// Waits for a line with this text.
+    fn hear(&self, wanted: &str) {
+        let mut before = Vec::new();
+        while let Ok(line) = self.said.recv_timeout(Duration::from_mins(1)) {
+            if line.contains(wanted) {
+                return;
+            }
+            before.push(line);
+        }
+        panic!("{wanted:?} is not said, but: {before:#?}");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The task that a developer works on.
+const WORKED_ON: &str = "export const config = { scopes: ['users:read', 'sessions:end'] };
+    export async function run(params) {
+        console.log(`older than ${params.days} days`);
+        const before = Date.now() - params.days * 86_400_000;
+        let ended = 0;
+        for (const user of await DB.user.all().limit(100).toArray()) {
+            const path = `${this.backend.url}/users/${user.id}`;
+            const headers = { Authorization: `Token ${this.backend.token}` };
+            const { sessions } = await (await fetch(path, { headers })).json();
+            for (const { id, last_authenticated_at } of sessions) {
+                if (Date.parse(last_authenticated_at) > before) continue;
+                await fetch(`${path}/sessions/${id}/re-authenticate`, { method: 'POST', headers });
+                ended += 1;
+            }
+        }
+        return { ended };
+    }";
+
+const MAILS: &str = "export const config = { allow_hosts: ['mail.example'] };
+    export async function run() {
+        return (await fetch('https://mail.example', { method: 'POST' })).status;
+    }";
+
+#[test]
+fn a_named_task_is_run_at_each_change_in_a_world_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("tasks")).expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join("tasks").join(name), text).expect("a file");
+    };
+    write("tidy.ts", WORKED_ON);
+    for (words, wanted) in [
+        (&["missing"][..], "these are there: tidy"),
+        (&["tasks", "--params", "{}"], "--params is for a task that is run"),
+    ] {
+        let mut command = reauth();
+        command.current_dir(folder.path()).args(["task", "dev"]).args(words);
+        let refused = command.output().expect("it ends by itself");
+        assert!(error_of(&refused).contains(wanted), "{refused:?}");
+    }
+    let dev = Dev::begin(folder.path(), &["tidy", "--params", "{\"days\": 31}"]);
+    // 20 users on two devices each, evenly over 60 days: each time as if for the first time.
+    for change in ["// better", "// best"] {
+        dev.hear("log    older than 31 days");
+        dev.hear("run of tidy succeeded");
+        dev.hear("it changed:");
+        dev.hear("session.re_authenticate of user ");
+        dev.hear("\"ended\": 20");
+        write("tidy.ts", &format!("{change}\n{WORKED_ON}"));
+    }
+    dev.hear("\"ended\": 20");
+    // What the world would be asked for is not asked for because somebody saves a file.
+    write("tidy.ts", MAILS);
+    dev.hear("it would have changed:");
+    dev.hear("request POST https://mail.example");
+    dev.hear("202");
+    write("tidy.ts", "export const run = () => { throw new Error('not yet') };");
+    dev.hear("run of tidy failed");
+}
+
+#[test]
+fn a_task_that_may_call_one_that_reaches_the_world_is_only_rehearsed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    };
+    write("mails.ts", MAILS);
+    write("plain.ts", "export const run = () => 1;");
+    let calls = "export const config = { scopes: ['tasks:run'] };
+        export const run = () => CloudCode.callTask('mails', {});";
+    write("calls.ts", calls);
+    Dev::begin(folder.path(), &[".", "plain"]).hear("it changed nothing");
+    Dev::begin(folder.path(), &[".", "calls"]).hear("it would have changed");
 }
 
 #[test]

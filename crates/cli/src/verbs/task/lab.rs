@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use reauth_sdk::{Run, RunRequest};
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::sandbox::{Host, Request, Response};
 use reauth_server::{Config, Peer, PeerRequest, PeerResponse, Server};
@@ -121,19 +122,38 @@ impl Lab {
         found.ok_or_else(|| format!("there is no task {} beside this test", self.subject))
     }
 
-    /// Runs the task, with what it queues for now, and answers what became of it. Its schedule is
-    /// for `tick`.
+    /// Runs the task in the world as it is. What it and those that it started changed is with the
+    /// run, also if it was done.
+    pub(super) async fn run_once(&self, wanted: &RunRequest) -> Result<Run, String> {
+        let world = self.world.lock().await.clone().ok_or("there is no world")?;
+        let wrong = |error: serde_json::Error| error.to_string();
+        let said = serde_json::to_value(wanted).map_err(wrong)?;
+        let mut run = self.carried_out(&world, &said).await?;
+        if !wanted.dry_run {
+            let mut ledger = world.ledger().await?;
+            let entries = ledger["entries"].as_array_mut().map(std::mem::take);
+            let by_tasks = |entry: &Value| entry["by"]["kind"] == "task";
+            run["changes"] = entries.into_iter().flatten().filter(by_tasks).collect();
+        }
+        serde_json::from_value(run).map_err(wrong)
+    }
+
+    /// Runs the task, with what it queues for now, and answers the run. Its schedule is for `tick`.
+    async fn carried_out(&self, world: &World, wanted: &Value) -> Result<Value, String> {
+        let path = format!("/tasks/{}/run", self.subject);
+        let run = world.good("POST", &path, wanted).await?;
+        world.server.run_queued().await?;
+        world.good("GET", &format!("/runs/{}", text(&run, "id")), &Value::Null).await
+    }
+
+    /// As a test wants it, and what a test is told of it.
     async fn run(&self, world: &World, said: &Value) -> Result<Value, String> {
-        let subject = &self.subject;
         self.task()?;
         if said["env"].is_object() {
             self.deploy(world, said).await?;
         }
         let wanted = json!({ "params": said["params"], "dry_run": said["dryRun"] == true });
-        let path = format!("/tasks/{subject}/run");
-        let run = world.good("POST", &path, &wanted).await?;
-        world.server.run_queued().await?;
-        let run = world.good("GET", &format!("/runs/{}", text(&run, "id")), &Value::Null).await?;
+        let run = self.carried_out(world, &wanted).await?;
         Ok(json!({ "state": run["state"], "result": run["result"], "error": run["error"],
             "log": run["log"], "changes": run["changes"].as_array().cloned().unwrap_or_default() }))
     }

@@ -1,5 +1,6 @@
 //! `reauth task`: scripts of an app, and their runs.
 
+mod dev;
 mod files;
 mod lab;
 mod test;
@@ -64,8 +65,9 @@ pub(crate) enum Verb {
     /// Run the tests beside tasks, on throw-away servers with a clock that the tests move
     #[command(after_help = TEST_EXAMPLES)]
     Test(Tests),
-    /// Check and test tasks again whenever a file changes
-    Dev(Tests),
+    /// Check and test tasks again whenever a file changes, and run one of them
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(dev::Dev),
     /// Bundle a task with its packages into one file, by the esbuild of its own package.json
     Build {
         /// The task's file
@@ -166,7 +168,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Init { folder } => write::init(context, &folder),
         Verb::Check { paths } => write::check(context, &paths),
         Verb::Test(wanted) => test::test(context, &wanted).await,
-        Verb::Dev(wanted) => test::dev(context, &wanted).await,
+        Verb::Dev(wanted) => dev::dev(context, wanted).await,
         Verb::Build { file, out } => write::build(context, &file, out),
         Verb::Deploy { path, variables } => write::deploy(context, &path, variables).await,
         Verb::Put(wanted) => write::put(context, wanted).await,
@@ -229,7 +231,7 @@ fn show_result(context: &Context, run: &Run) -> Result<()> {
     context.output.remark(&summary(run));
     if let Some(changes) = &run.changes {
         // The result alone is the answer: programs read it.
-        changed(changes).lines().for_each(|line| context.output.remark(line));
+        changed(changes, true).lines().for_each(|line| context.output.remark(line));
     }
     if run.state == RunState::Succeeded {
         let result = serde_json::to_string_pretty(&run.result);
@@ -240,12 +242,13 @@ fn show_result(context: &Context, run: &Run) -> Result<()> {
     Err(failed(run))
 }
 
-/// What a dry run would have changed.
-fn changed(changes: &[Value]) -> String {
+/// What a run has changed, or a dry run would have changed.
+fn changed(changes: &[Value], dry_run: bool) -> String {
+    let it = if dry_run { "it would have changed" } else { "it changed" };
     if changes.is_empty() {
-        return "it would have changed nothing".to_owned();
+        return format!("{it} nothing");
     }
-    let mut lines = vec!["it would have changed:".to_owned()];
+    let mut lines = vec![format!("{it}:")];
     for one in changes {
         let user = one["user"].as_str().map(|user| format!(" of user {user}")).unwrap_or_default();
         let mut rest = one["change"].as_object().cloned().unwrap_or_default();
@@ -442,10 +445,11 @@ mod tests {
             json!({ "request": "POST https://mail.example" }),
             json!({ "more": 7 }),
         ];
-        assert_eq!(changed(&[]), "it would have changed nothing");
+        assert_eq!(changed(&[], true), "it would have changed nothing");
+        assert_eq!(changed(&changes[2..], false), "it changed:\n  and 7 more");
         let wanted = "it would have changed:\n  user.locked of user u1 {\"ended\":[]}\n  \
                       request POST https://mail.example\n  and 7 more";
-        assert_eq!(changed(&changes), wanted);
+        assert_eq!(changed(&changes, true), wanted);
     }
 
     #[test]

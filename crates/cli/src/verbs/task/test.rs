@@ -1,11 +1,11 @@
-//! `reauth task test` and `reauth task dev`: tests beside tasks, each with a throw-away server.
+//! `reauth task test`: tests beside tasks, each with a throw-away server.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reauth_server::sandbox::{
-    self, Backend, Call, Job, Limits, LogLine, Outcome, RunFacts, Sandbox, Script,
+    self, Backend, Call, Job, Limits, LogLine, Outcome, Report, RunFacts, Sandbox, Script,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use similar::{ChangeTag, TextDiff};
 use tokio::sync::mpsc;
 
 use super::Tests;
-use super::files::{tasks_at, tests_at, with_imports};
+use super::files::{LocalTask, tasks_at, tests_at, with_imports};
 use super::lab::Lab;
 use crate::connect::Context;
 use crate::failure::{Failure, Result};
@@ -24,8 +24,6 @@ const TESTING: &str = include_str!("testing.js");
 const MAIN: &str = "reauth:main";
 /// All tests of one file take this long at most.
 const WALL: Duration = Duration::from_mins(5);
-/// A file that is saved is often written twice: then both are one change.
-const SETTLED: Duration = Duration::from_millis(200);
 
 /// What became of a test.
 #[derive(Debug, Deserialize, Serialize)]
@@ -51,45 +49,6 @@ pub(super) async fn test(context: &Context, wanted: &Tests) -> Result<()> {
         1 => Err(Failure::new("1 test failed")),
         count => Err(Failure::new(format!("{count} tests failed"))),
     }
-}
-
-/// Tests again whenever something changes, until it is ended.
-pub(super) async fn dev(context: &Context, wanted: &Tests) -> Result<()> {
-    loop {
-        let before = newest(&wanted.path);
-        let checked = super::write::check(context, std::slice::from_ref(&wanted.path));
-        let tested = match checked {
-            Ok(()) => test(context, wanted).await,
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = tested {
-            let _ = failure.report();
-        }
-        context.output.remark(&format!("watching {}; end with Ctrl-C", wanted.path.display()));
-        while newest(&wanted.path) == before {
-            tokio::time::sleep(SETTLED).await;
-        }
-        tokio::time::sleep(SETTLED).await;
-    }
-}
-
-/// When something in this folder was last changed, and how many files it has.
-fn newest(path: &Path) -> (Option<SystemTime>, usize) {
-    let mut open = vec![path.to_owned()];
-    if path.is_file() {
-        open.extend(path.parent().map(Path::to_owned));
-    }
-    let (mut newest, mut count) = (None, 0);
-    while let Some(path) = open.pop() {
-        let Ok(about) = std::fs::metadata(&path) else { continue };
-        count += 1;
-        newest = newest.max(about.modified().ok());
-        if about.is_dir() && !path.ends_with("node_modules") {
-            let inner = std::fs::read_dir(&path).into_iter().flatten().flatten();
-            open.extend(inner.map(|entry| entry.path()));
-        }
-    }
-    (newest, count)
 }
 
 /// How many tests passed, and how many failed.
@@ -121,28 +80,10 @@ async fn file(
 ) -> Result<Vec<Tested>> {
     let script = script(root, name)?;
     let subject = subject(name);
-    let mut tasks = Vec::new();
-    for task in tasks_at(root).unwrap_or_default() {
-        match super::write::checked(&task) {
-            Ok(_) => tasks.push(task),
-            // Another task that is wrong is another's affair.
-            Err(failure) if task.name == subject => return Err(failure),
-            Err(_) => {}
-        }
-    }
+    let tasks = right_tasks(root, subject)?;
     let (sender, mut told) = mpsc::unbounded_channel();
     let lab = Lab::new(tasks, subject.to_owned(), sender);
-    let child = child().map_err(Failure::new)?;
-    let sandbox = Sandbox::new(child.program, child.args);
-    let job = Job {
-        script: script.clone(),
-        call: Call::Run { params: json!({ "filter": filter.unwrap_or_default() }) },
-        backend: Backend { url: String::new(), token: String::new() },
-        run: RunFacts::default(),
-        env: BTreeMap::new(),
-        now_ms: None,
-    };
-    let limits = Limits { wall: WALL, cpu: WALL, ..Limits::default() };
+    let params = json!({ "filter": filter.unwrap_or_default() });
     let tell = async {
         while let Some(result) = told.recv().await {
             let tested: serde_json::Result<Tested> = serde_json::from_value(result);
@@ -153,7 +94,7 @@ async fn file(
         }
     };
     let report = tokio::select! {
-        report = sandbox.run(&job, &limits, &lab) => report,
+        report = in_child(&script, params, &lab) => report?,
         () = tell => return Err(Failure::new("the tests ended early")),
     };
     lab.end().await;
@@ -171,15 +112,48 @@ async fn file(
     }
 }
 
+/// The tasks at a path that a world can have. That another one is wrong is another's affair.
+pub(super) fn right_tasks(path: &Path, subject: &str) -> Result<Vec<LocalTask>> {
+    let mut tasks = Vec::new();
+    for task in tasks_at(path).unwrap_or_default() {
+        match super::write::checked(&task) {
+            Ok(_) => tasks.push(task),
+            Err(failure) if task.name == subject => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    Ok(tasks)
+}
+
+/// Runs what asks for a lab, as a task runs.
+pub(super) async fn in_child(script: &Script, params: Value, lab: &Lab) -> Result<Report> {
+    let child = child().map_err(Failure::new)?;
+    let sandbox = Sandbox::new(child.program, child.args);
+    let job = Job {
+        script: script.clone(),
+        call: Call::Run { params },
+        backend: Backend { url: String::new(), token: String::new() },
+        run: RunFacts::default(),
+        env: BTreeMap::new(),
+        now_ms: None,
+    };
+    let limits = Limits { wall: WALL, cpu: WALL, ..Limits::default() };
+    Ok(sandbox.run(&job, &limits, lab).await)
+}
+
 fn read(results: Value) -> Result<Vec<Tested>> {
     serde_json::from_value(results).map_err(|error| Failure::new(format!("the results: {error}")))
 }
 
 /// The test with all that it imports, and what runs it.
 fn script(root: &Path, name: &str) -> Result<Script> {
-    let mut files = with_imports(root, name)?;
-    files.insert("reauth:test".to_owned(), TESTING.to_owned());
     let main = format!("import \"./{name}\"; export {{ run }} from \"reauth:test\";");
+    with_lab(main, with_imports(root, name)?)
+}
+
+/// A script with its other files, which can ask for a lab.
+pub(super) fn with_lab(main: String, mut files: BTreeMap<String, String>) -> Result<Script> {
+    files.insert("reauth:test".to_owned(), TESTING.to_owned());
     files.insert(MAIN.to_owned(), main);
     let compiled = sandbox::compile(MAIN, &files);
     compiled.map(|compiled| compiled.script).map_err(|error| Failure::new(error.to_string()))

@@ -224,6 +224,12 @@ export const lab = {
   },
 };
 
+// Makes the world in which `reauth task dev` runs a task.
+export async function furnish() {
+  await ask("/begin");
+  await lab.sample();
+}
+
 // Runs the tests, each in a world of its own; answers what became of them.
 export async function run({ filter = "" }) {
   const results = [];
