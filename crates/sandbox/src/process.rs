@@ -10,13 +10,13 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
 
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::places::Places;
@@ -38,8 +38,8 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 const WRITTEN_MAX: usize = 1_000;
 /// Stands where a line was cut.
 const CUT: &str = "…";
-/// Frames that are read before they are looked at.
-const FRAMES_AHEAD: usize = 2;
+/// So much is read at once: most frames are shorter.
+const READ_BYTES: usize = 16 * 1024;
 /// Requests of a script that wait, and answers that it has not read, hold so many bytes at most:
 /// then no more is read from it, and no more is fetched for it.
 const HELD_BYTES_MAX: usize = 32 << 20;
@@ -60,7 +60,7 @@ pub struct Sandbox {
 pub(crate) struct Running {
     child: Child,
     to_child: OwnedWriteHalf,
-    frames: mpsc::Receiver<Result<ToParent, String>>,
+    frames: Frames,
     guards: Guards,
 }
 
@@ -161,7 +161,7 @@ impl Sandbox {
             let wanted = ToChild::Compile { entry: entry.to_owned(), files: files.clone() };
             let told = send(&mut running.to_child, &wanted).await;
             let heard = match told {
-                Ok(()) => running.frames.recv().await,
+                Ok(()) => running.frames.next().await,
                 Err(_) => None,
             };
             match heard {
@@ -196,11 +196,10 @@ impl Sandbox {
             .spawn()
             .map_err(explain)?;
         let (from_child, mut to_child) = UnixStream::from_std(ours).map_err(explain)?.into_split();
-        let (sender, mut frames) = mpsc::channel(FRAMES_AHEAD);
-        tokio::spawn(receive(from_child, frame_bytes_max(limits), sender));
+        let mut frames = Frames::of(from_child, limits);
         let told = send(&mut to_child, &ToChild::Limits(limits.clone())).await;
         told.map_err(|_| "the child does not listen".to_owned())?;
-        match frames.recv().await {
+        match frames.next().await {
             Some(Ok(ToParent::Ready(guards))) => Ok(Running { child, to_child, frames, guards }),
             Some(Ok(_)) => Err("the child did not begin by dropping its rights".to_owned()),
             Some(Err(why)) => Err(why),
@@ -214,33 +213,57 @@ fn frame_bytes_max(limits: &Limits) -> usize {
     limits.result_bytes.max(limits.body_bytes / 3 * 4 + 4) + FRAME_OVERHEAD
 }
 
-/// Reads frames until the child ends or says something that no honest child says.
-async fn receive(
-    mut from_child: OwnedReadHalf,
+/// What a child says, frame by frame.
+#[derive(Debug)]
+struct Frames {
+    from_child: OwnedReadHalf,
+    /// What was read and not yet told: no more than was really sent.
+    bytes: BytesMut,
+    /// How long the next one may be.
+    allowed: usize,
     bytes_max: usize,
-    sender: mpsc::Sender<Result<ToParent, String>>,
-) {
-    let mut allowed = FIRST_BYTES_MAX;
-    loop {
-        let mut head = [0; 4];
-        if from_child.read_exact(&mut head).await.is_err() {
-            return;
-        }
-        let frame = match frames::length(head, allowed) {
-            Ok(length) => {
-                let mut bytes = vec![0; length];
-                if from_child.read_exact(&mut bytes).await.is_err() {
-                    return;
-                }
-                frames::decode(&bytes)
+}
+
+impl Frames {
+    fn of(from_child: OwnedReadHalf, limits: &Limits) -> Self {
+        let bytes_max = frame_bytes_max(limits);
+        Self { from_child, bytes: BytesMut::new(), allowed: FIRST_BYTES_MAX, bytes_max }
+    }
+
+    /// The next one. None: the child is gone. An error: it said something that no honest child
+    /// says. Whoever waits for it may give up, and nothing is lost.
+    async fn next(&mut self) -> Option<Result<ToParent, String>> {
+        loop {
+            if let Some(frame) = self.whole() {
+                return Some(frame);
             }
-            Err(why) => Err(why),
-        };
-        allowed = bytes_max;
-        let is_wrong = frame.is_err();
-        if sender.send(frame).await.is_err() || is_wrong {
-            return;
+            self.bytes.reserve(READ_BYTES);
+            let read = self.from_child.read_buf(&mut self.bytes).await;
+            if read.is_err() || read.is_ok_and(|read| read == 0) {
+                return None;
+            }
         }
+    }
+
+    /// The next one, if all of it has been read.
+    fn whole(&mut self) -> Option<Result<ToParent, String>> {
+        let head = *self.bytes.first_chunk()?;
+        let length = match frames::length(head, self.allowed) {
+            Ok(length) => length,
+            Err(why) => return Some(Err(why)),
+        };
+        if self.bytes.len() - head.len() < length {
+            return None;
+        }
+        self.allowed = self.bytes_max;
+        let frame = self.bytes.split_to(head.len() + length);
+        Some(frames::decode(&frame[head.len()..]))
+    }
+
+    /// Whether it has ended or said something since it was last listened to.
+    fn is_gone(&self) -> bool {
+        let silent = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+        !self.bytes.is_empty() || !self.from_child.try_read(&mut [0]).is_err_and(silent)
     }
 }
 
@@ -285,7 +308,7 @@ async fn converse(
                 };
                 unread.add(frames::encode(&ToChild::Answer { id, answer })?);
             }
-            frame = frames.recv(), if waiting.bytes < HELD_BYTES_MAX => match frame {
+            frame = frames.next(), if waiting.bytes < HELD_BYTES_MAX => match frame {
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
                     let text = said.shortened(limits, text);
                     let text = if text.contains("\n    at ") && said.log.len() < WRITTEN_MAX {
@@ -322,7 +345,7 @@ async fn converse(
 impl Running {
     /// Whether it has died or lied since it was started.
     pub(crate) fn is_gone(&self) -> bool {
-        self.frames.is_closed() || !self.frames.is_empty()
+        self.frames.is_gone()
     }
 }
 
@@ -468,5 +491,52 @@ async fn died(mut child: Child, why: String) -> Outcome {
             Outcome::Crashed { why }
         }
         None => Outcome::Crashed { why: format!("the child ended early: {}", words.trim()) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(text: &str) -> Vec<u8> {
+        let frame = ToParent::End(End::Done(text.into()));
+        frames::encode(&frame).expect("it has a form")
+    }
+
+    fn text(frame: Option<Result<ToParent, String>>) -> String {
+        match frame {
+            Some(Ok(ToParent::End(End::Done(value)))) => value.to_string(),
+            Some(Ok(_)) => "something else".to_owned(),
+            Some(Err(why)) => why,
+            None => "gone".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_told_whole_however_they_come() {
+        let (parent, mut child) = UnixStream::pair().expect("a pair");
+        let (from_child, _keep) = parent.into_split();
+        let mut frames = Frames::of(from_child, &Limits::default());
+        assert!(!frames.is_gone());
+        let long = "x".repeat(1_000_000);
+        let all = [end("one"), end("two"), end(&long)].concat();
+        let (first, rest) = all.split_at(end("one").len() - 1);
+        for byte in first {
+            child.write_all(std::slice::from_ref(byte)).await.expect("it is heard");
+            // Whoever gives up in the middle of a frame loses nothing.
+            let soon = tokio::time::timeout(Duration::from_millis(1), frames.next());
+            assert!(soon.await.is_err(), "the first is not whole yet");
+        }
+        assert!(frames.is_gone(), "it has spoken");
+        let rest = rest.to_vec();
+        let writing = tokio::spawn(async move {
+            child.write_all(&rest).await.expect("it is heard");
+        });
+        assert_eq!(text(frames.next().await), "\"one\"");
+        assert_eq!(text(frames.next().await), "\"two\"");
+        assert_eq!(text(frames.next().await).len(), long.len() + 2);
+        writing.await.expect("it is written");
+        assert_eq!(text(frames.next().await), "gone");
+        assert!(frames.is_gone());
     }
 }
