@@ -17,7 +17,7 @@ use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -25,7 +25,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use reauth_domain::{Clock, Db, Error};
 use reauth_sandbox::Sandbox;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -36,7 +36,7 @@ use crate::api::policies::revocations::Previews;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::rate::Rate;
-use crate::silence::Silence;
+use crate::silence::{Heard, Silence};
 use crate::simulation::Rehearsed;
 use crate::workers;
 use crate::workers::going::Going;
@@ -49,6 +49,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 const TASK_BODY_BYTES_MAX: usize = 5 << 20;
 /// JSON around the params of a run: what is too long is still to be read, to say so.
 const RUN_BODY_BYTES_MAX: usize = TASK_BODY_BYTES_MAX + (1 << 20);
+/// All bodies together that may be longer than most, and are not answered yet.
+const BODY_ROOM_MEBIBYTES: usize = 64;
+/// So long a request waits for that room.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// Web tasks mostly wait: more of them than other runs may go at once.
 const WEB_TIMES: usize = 4;
 /// So many runs that another run waits for, for each that goes by itself.
@@ -94,6 +98,8 @@ pub struct Parts {
     pub(crate) going: Arc<Going>,
     /// How many requests to web tasks are answered a minute.
     pub(crate) web_rate: Rate,
+    /// Room for bodies that may be longer than most, in MiB.
+    body_room: Semaphore,
     /// How many web tasks answer at once.
     pub(crate) web_places: Places,
     /// How many runs are carried out at once for other runs that wait for them.
@@ -230,6 +236,7 @@ async fn open(
         parts: Arc::new(Parts {
             going: Arc::default(),
             web_rate: Rate::new(config.tasks.web_per_minute, db.clock()),
+            body_room: Semaphore::new(BODY_ROOM_MEBIBYTES),
             web_places: places(WEB_TIMES),
             call_places: places(CALL_TIMES),
             metrics: Metrics::new(&db),
@@ -321,6 +328,7 @@ fn connection(
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     // Without this, an answer waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
+    let stream = Heard::new(stream, silence);
     let (app, router, silence) = (app.clone(), router.clone(), Arc::clone(silence));
     // A request may have 100 headers, hyper's own limit: for another it would ask for memory anew.
     let service = service_fn(move |request| answer(&app, &router, &silence, (request, peer)));
@@ -340,9 +348,7 @@ fn answer(
     (mut request, peer): (Request<Incoming>, SocketAddr),
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
     if request.uri().path() == "/check" {
-        let response = api::check::answer(app, request.headers());
-        silence.answered();
-        return Either::Left(ready(Ok(response)));
+        return Either::Left(ready(Ok(api::check::answer(app, request.headers()))));
     }
     let answering = silence.asked();
     request.extensions_mut().insert(ConnectInfo(peer));
@@ -371,8 +377,9 @@ async fn traced(app: &App, router: Router, request: Request<Incoming>) -> Respon
 /// Within the limits of size and time; a panic is an answer too.
 async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Response<Body> {
     let whole = async {
-        let request = match whole_request(app, request).await {
-            Ok(request) => request,
+        // Room for a long body is held until the request is answered.
+        let (request, _room) = match whole_request(app, request).await {
+            Ok(whole) => whole,
             Err(answer) => {
                 let mut response = answer.into_response();
                 // The rest of the body is not read: no other request can come after it (RFC 9112,
@@ -394,11 +401,22 @@ async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Respo
     }
 }
 
-/// The request with its whole body in memory, and its path without `.json`.
-async fn whole_request(app: &App, request: Request<Incoming>) -> Result<Request<Body>, Answer> {
+/// The request with its whole body in memory, and its path without `.json`; and the room that a
+/// body takes which may be longer than most.
+async fn whole_request(
+    app: &App,
+    request: Request<Incoming>,
+) -> Result<(Request<Body>, Option<SemaphorePermit<'_>>), Answer> {
     let requests = &app.config.requests;
     let (mut parts, body) = request.into_parts();
+    api::tasks::web::admit(app, parts.uri.path())?;
     let bytes_max = body_bytes_max(requests.body_bytes_max, parts.uri.path());
+    let room = if bytes_max > requests.body_bytes_max && !body.is_end_stream() {
+        let bytes = body.size_hint().upper().unwrap_or(u64::MAX).min(bytes_max as u64);
+        Some(room_for(app, bytes).await?)
+    } else {
+        None
+    };
     let read = Limited::new(body, bytes_max).collect();
     let read_timeout = Duration::from_millis(requests.read_timeout_ms);
     let body: Bytes = match tokio::time::timeout(read_timeout, read).await {
@@ -417,7 +435,17 @@ async fn whole_request(app: &App, request: Request<Incoming>) -> Result<Request<
     if let Some(plain) = without_json(&parts.uri) {
         parts.uri = plain;
     }
-    Ok(Request::from_parts(parts, Body::from(body)))
+    Ok((Request::from_parts(parts, Body::from(body)), room))
+}
+
+/// Room for a long body: anybody may send one.
+async fn room_for(app: &App, bytes: u64) -> Result<SemaphorePermit<'_>, Answer> {
+    let mebibytes = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+    let room = tokio::time::timeout(ROOM_WAIT, app.body_room.acquire_many(mebibytes)).await;
+    room.ok().and_then(Result::ok).ok_or_else(|| {
+        let why = "many long requests are being read already: try again".to_owned();
+        Error::Busy { why, retry_after_s: 2 }.into()
+    })
 }
 
 /// How long a body may be at this address.

@@ -50,6 +50,26 @@ pub(crate) struct Place {
     path: Option<String>,
 }
 
+/// Refuses a request to web tasks before any of its body is read: to no app of ours, or one too
+/// many.
+pub(crate) fn admit(state: &App, path: &str) -> Result<(), Answer> {
+    let Some(rest) = path.strip_prefix("/tasks/") else { return Ok(()) };
+    let app = rest.split('/').next().and_then(|id| id.parse().ok());
+    let app = app.ok_or_else(nowhere)?;
+    if !state.db.live().has_app(app)? {
+        return Err(nowhere());
+    }
+    state.web_rate.take(app).map_err(|retry_after_s| {
+        state.metrics.count_web_refused();
+        let why = "the web tasks of this app are asked too often: try again later".to_owned();
+        Error::Busy { why, retry_after_s }.into()
+    })
+}
+
+fn nowhere() -> Answer {
+    Answer::new(Kind::RouteError, "no web task is at this address")
+}
+
 /// Answers a request to a web task.
 pub(crate) async fn answer(
     State(state): State<App>,
@@ -74,13 +94,8 @@ pub(crate) async fn answer(
         path: path.clone(),
         headers: text_headers(&headers),
         query,
-        body: body.to_vec(),
+        body: body.into(),
     };
-    state.web_rate.take(app).map_err(|retry_after_s| {
-        state.metrics.count_web_refused();
-        let why = "the web tasks of this app were asked too often in the last minute".to_owned();
-        Error::Busy { why, retry_after_s }
-    })?;
     let waited = tokio::time::timeout(WAIT, state.web_places.wait(app)).await;
     let Ok(Some(place)) = waited else {
         let why = "many requests to web tasks are being answered already: try again".to_owned();
@@ -139,11 +154,7 @@ fn pieces(
 
 /// The task, if it is one that answers requests.
 async fn find(state: &App, place: &Place) -> Result<(AppId, Task), Answer> {
-    let nowhere = || Answer::new(Kind::RouteError, "no web task is at this address");
     let app: AppId = place.app.parse().map_err(|_| nowhere())?;
-    if !state.db.live().has_app(app)? {
-        return Err(nowhere());
-    }
     let found = tasks::find(&mut state.db.read().await?, app, &place.task).await;
     match found {
         Ok(task) if task.definition.options.web => Ok((app, task)),

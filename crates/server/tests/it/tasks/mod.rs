@@ -5,6 +5,7 @@ mod egress;
 mod guards;
 mod runs;
 mod starts;
+mod strangers;
 mod tokens;
 mod web;
 

@@ -1,0 +1,96 @@
+//! Web tasks are asked by anybody: what slow, silent and greedy clients can do to a server.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::put;
+use super::web::web;
+use crate::both;
+use crate::lab::{Lab, text};
+
+both!(
+    who_reads_slowly_gets_it_all_and_who_reads_nothing_is_cut_off,
+    long_bodies_that_do_not_come_hold_little_room,
+);
+
+/// 16 MiB: more than lies in the sockets between.
+const PIECES: usize = 64;
+const PIECE_BYTES: usize = 262_144;
+const LONG: &str = "export const authenticate = ({ access }) => access.authorized();
+    export async function* get() {
+        const piece = 'x'.repeat(262144);
+        for (let number = 0; number < 64; number += 1) yield piece;
+    }
+    export function post() { return 'heard' }";
+
+async fn asked(lab: &Lab, head: &str) -> TcpStream {
+    let address = lab.server().app().address;
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let request = format!("{} HTTP/1.1\r\nhost: x\r\n", head.replace("APP", &lab.app));
+    stream.write_all(request.as_bytes()).await.expect("it is sent");
+    stream
+}
+
+async fn who_reads_slowly_gets_it_all_and_who_reads_nothing_is_cut_off(mut lab: Lab) {
+    put(&lab, "long", web(LONG)).await;
+    lab.config.requests.read_timeout_ms = 400;
+    lab.restart().await;
+    let mut silent = asked(&lab, "GET /tasks/APP/long").await;
+    silent.write_all(b"\r\n").await.expect("it is sent");
+    let mut slow = asked(&lab, "GET /tasks/APP/long").await;
+    slow.write_all(b"\r\n").await.expect("it is sent");
+    let (mut bytes, mut buffer) = (0, vec![0; PIECE_BYTES]);
+    loop {
+        // Slow as a far network is: all of it takes several times as long as silence may.
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let read = slow.read(&mut buffer).await.expect("it goes on");
+        bytes += read;
+        if buffer[..read].ends_with(b"0\r\n\r\n") {
+            break;
+        }
+        assert!(read > 0, "it broke off after {bytes} bytes");
+    }
+    assert!(bytes > PIECES * PIECE_BYTES);
+    // The run of whoever reads nothing ends when their connection is cut off.
+    let ended = async {
+        loop {
+            let runs = lab.get("/runs").await;
+            let states = runs["objects"].as_array().expect("runs").iter();
+            let states: Vec<String> = states.map(|run| text(&run["state"])).collect();
+            if states == ["succeeded", "succeeded"] {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("both runs end");
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest)).await;
+    drop(read.expect("it is closed"));
+    assert!(rest.len() < PIECES * PIECE_BYTES, "not all of it");
+}
+
+async fn long_bodies_that_do_not_come_hold_little_room(lab: Lab) {
+    put(&lab, "long", web(LONG)).await;
+    let mut all = Vec::new();
+    for _ in 0..13 {
+        let mut stream = asked(&lab, "POST /tasks/APP/long").await;
+        stream.write_all(b"content-length: 5000000\r\n\r\n{").await.expect("it is sent");
+        all.push(stream);
+    }
+    let last = futures_util::future::select_all(all.iter_mut().map(|stream| {
+        Box::pin(async {
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.map(|_| answer)
+        })
+    }));
+    let last = tokio::time::timeout(Duration::from_secs(12), last).await.expect("one is answered");
+    assert_eq!(&last.0.expect("an answer"), b"HTTP/1.1 429");
+    // Others are answered as ever.
+    let short = lab.bare(reqwest::Method::GET, &format!("/tasks/{}/missing", lab.app)).send();
+    assert_eq!(short.await.expect("an answer").status(), 404);
+    assert_eq!(lab.get("/runs").await["total"], Value::from(0));
+}
