@@ -70,12 +70,11 @@ pub async fn restore(
         let backup = Backup::new(&verified(&db).await?);
         let operator_token =
             if keeps_access { None } else { Some(raise(&db, "a backup was restored").await?) };
-        if config.anchor.is_some() {
-            // It knows the database that this one takes the place of, and would contradict it.
-            anchor::drop_anchor(config, &db).await?;
-        }
+        let head = ledger::head(&mut db.read().await?).await?;
         drop(db);
         let kept = staged.put_in_place()?;
+        // An anchor elsewhere knows the database that this one has taken the place of.
+        anchor::note(config, &head).await?;
         Ok(Restored { backup, operator_token, kept })
     };
     make.await.map_err(|error: Error| error.to_string())

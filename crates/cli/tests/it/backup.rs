@@ -139,6 +139,28 @@ fn a_store_that_was_put_back_as_a_whole_is_noticed_by_its_anchor() {
 }
 
 #[test]
+fn an_anchor_that_cannot_be_used_keeps_the_server_from_starting() {
+    let mut shop = Shop::new(Kind::Sqlite);
+    let refused = |shop: &Shop| {
+        let mut serve = crate::reauth();
+        let serve = shop.store(serve.arg("serve")).args(["--listen", "127.0.0.1:0"]);
+        error_of(&serve.output().expect("it runs"))
+    };
+    for (path, wanted) in [
+        (shop.path("no/such/folder"), "cannot be noted in"),
+        (shop.data().join("reauth.sqlite").display().to_string(), "cannot be read from"),
+        (shop.data().display().to_string(), "cannot be read from"),
+    ] {
+        shop.config = Some(crate::config_file(shop.dir.path(), &format!("anchor = {path:?}\n")));
+        let why = refused(&shop);
+        assert!(why.contains(wanted), "{path}: {why}");
+    }
+    shop.config = None;
+    let serving = shop.serve();
+    serving.json(&shop.operator, &["app", "list"]);
+}
+
+#[test]
 fn the_fence_is_raised_by_hand_on_either_database() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let shop = Shop::new(kind);
