@@ -105,7 +105,7 @@ impl Selector {
     }
 
     /// Whether it tells the sessions of one user apart.
-    pub(super) fn is_about_sessions(&self) -> bool {
+    pub(crate) fn is_about_sessions(&self) -> bool {
         self.platforms.is_some()
             || self.methods.is_some()
             || self.assurance.is_some()

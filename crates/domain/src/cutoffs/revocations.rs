@@ -9,9 +9,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::access::Because;
 use crate::apps::App;
 use crate::apps::selectors::{self, Selector};
 use crate::ledger::{self, By, Change, Head, Subject};
+use crate::sessions as ends;
 use crate::store::{Db, Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -47,6 +49,13 @@ impl Filter {
             }
             other => other,
         })
+    }
+
+    /// Whether it tells the sessions of a user not apart.
+    fn is_about_users(&self) -> bool {
+        !self.applies_to.is_about_sessions()
+            && !self.asks_tables()
+            && self.authenticated_before.is_none()
     }
 
     /// Whether only the tables know which sessions meet it.
@@ -212,6 +221,9 @@ pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -
             retry_after_s: 60,
         });
     }
+    if filter.is_about_users() {
+        end_enrolments(tx, app, (&filter, &met), wipes).await?;
+    }
     let now = tx.now();
     let stored = Stored { filter: filter.clone(), wipes, users: met.users.clone() };
     let body = serde_json::to_string(&stored)
@@ -223,6 +235,29 @@ pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -
     .await?;
     let change = Change::RevocationSet { filter, wipes, met };
     tx.record(Subject::app(app), why, change);
+    Ok(())
+}
+
+/// Whoever is meant holds no unused authentication token any more: a session that it began would
+/// not be meant.
+async fn end_enrolments(
+    tx: &mut Tx,
+    app: AppId,
+    (filter, met): (&Filter, &Met),
+    wipes: bool,
+) -> Result<()> {
+    let sql = "select distinct e.user_id from enrolments e join users u on u.id = e.user_id
+               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2";
+    let (now, mut holders) = (tx.now(), Vec::new());
+    tx.each(sql, args![app, now], |row| {
+        holders.push(row.parsed(0)?);
+        Ok(())
+    })
+    .await?;
+    let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
+    for user in tx.live().meant(app, (filter, met), wipes, now, holders)? {
+        ends::end_enrolments(tx, user, because).await?;
+    }
     Ok(())
 }
 

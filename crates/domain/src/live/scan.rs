@@ -52,6 +52,24 @@ impl Live {
         Ok(places.filter(|at| view.is_met(*at, &rule, now)).map(|at| view.ids(at)).collect())
     }
 
+    /// Which of these users a revocation is about, whatever sessions they have.
+    pub(crate) fn meant(
+        &self,
+        app: AppId,
+        (filter, met): (&Filter, &Met),
+        wipes: bool,
+        now: Time,
+        mut users: Vec<UserId>,
+    ) -> Result<Vec<UserId>> {
+        let view = self.known_in(app)?;
+        let rule = view.cut(app, filter, met, wipes, now);
+        users.retain(|user| {
+            let user = view.user(*user).map(|at| &view.users[at as usize]);
+            user.is_some_and(|user| rule.since_of(user, None).is_some())
+        });
+        Ok(users)
+    }
+
     /// The sessions of an app that are valid now, each with its user.
     pub fn valid_sessions(&self, app: AppId, now: Time) -> Result<Vec<(UserId, SessionId)>> {
         let mut found = Vec::new();

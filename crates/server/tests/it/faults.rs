@@ -48,6 +48,7 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     let phone = lab.sign_in("ann", "phone").await;
     let (token, path) = (phone.token.clone(), phone.path());
     drop(phone);
+    let leaver = lab.sign_in("lea", "phone").await.user;
     let all = json!({ "name": "all", "applies_to": { "everyone": true },
         "limits": { "max_age": "9d" } });
     let set = json!({ "policies": [all] });
@@ -63,6 +64,9 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
         let body = refused(lab.api(Method::GET, path), 503, "SERVICE_UNAVAILABLE").await;
         assert!(body["detail"].as_str().is_some_and(|why| why.contains("policy apply")), "{body}");
     }
+    // Nobody is let in, but whoever leaves can be locked for good.
+    let lock = lab.api(Method::POST, &format!("/users/{leaver}/lock"));
+    assert!(lock.send().await.expect("an answer").status().is_success());
     let doctor = lab.operator_get("/admin/doctor").await;
     assert_eq!(doctor["ok"], false);
     assert!(doctor.to_string().contains("nobody is let in"), "{doctor}");
@@ -87,6 +91,8 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     assert_eq!(json_of(check(&lab)).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(lab.get(&path).await["ended_by"], "cut_off_app");
     lab.sign_in("ann", "phone").await.must_be_signed_in().await;
+    let issue = lab.api(Method::POST, &format!("/users/{leaver}/authentication-token"));
+    refused(issue.json(&json!({})), 409, "CONFLICT").await;
     assert_eq!(lab.operator_get("/admin/doctor").await["ok"], true);
     lab.sweep().await;
     lab.restart().await;

@@ -9,6 +9,7 @@ use crate::both;
 use crate::lab::{Lab, good, refused, text};
 
 both!(
+    a_revocation_ends_the_unused_tokens_of_whom_it_is_about,
     a_filter_ends_whoever_meets_it_at_once_and_nobody_else,
     an_address_is_where_the_device_signed_in_from,
     who_joins_after_a_revocation_is_not_meant_by_it,
@@ -213,5 +214,26 @@ async fn a_revocation_that_is_not_written_down_yet_holds_over_a_restart(mut lab:
         let request = lab.api(Method::POST, "/revocations").json(&body);
         let body = refused(request, 422, "INVALID_VALUE").await;
         assert!(text(&body["field"]).starts_with("filter"), "{body}");
+    }
+}
+
+async fn a_revocation_ends_the_unused_tokens_of_whom_it_is_about(lab: Lab) {
+    let (ann, bob) = (lab.user("ann").await, lab.user("bob").await);
+    super::join(&lab, "contractors", &bob).await;
+    for (filter, action, ended) in [
+        (json!({ "users": [ann] }), "re-authenticate", [true, false]),
+        (json!({ "groups": ["contractors"] }), "wipe", [false, true]),
+        (json!({ "users": [ann, bob] }), "wipe", [true, true]),
+        // About sessions: who has none yet is not meant.
+        (json!({ "users": [ann], "platforms": ["ios"] }), "re-authenticate", [false, false]),
+    ] {
+        let tokens = [lab.authentication_token("ann").await, lab.authentication_token("bob").await];
+        let wanted = json!({ "filter": filter, "action": action });
+        lab.post("/revocations", wanted).await;
+        for (token, is_ended) in tokens.iter().zip(ended) {
+            let enrolled = lab.enroll(token, "phone").send().await.expect("an answer");
+            assert_eq!(enrolled.status().is_success(), !is_ended, "{filter}");
+        }
+        lab.sweep().await;
     }
 }
