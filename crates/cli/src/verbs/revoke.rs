@@ -10,11 +10,14 @@ use crate::failure::Result;
 
 const EXAMPLES: &str = "\
 When this returns, no session that was meant is accepted. On a terminal you see first how many
-sessions end, and type what you are about to revoke; --yes leaves that out. A script is not asked.
+sessions end, and type what you are about to revoke; --yes leaves that out. A script is not asked:
+it can look first with --dry-run, and then name what it saw with --expect, as an app's settings
+unseen_sessions_max and unseen_percent_max may want.
 
 Examples:
   reauth revoke --group contractors --reason \"the contract ended\"
-  reauth revoke --platform android --authenticated-before 2026-05-01 --dry-run";
+  reauth revoke --platform android --authenticated-before 2026-05-01 --dry-run
+  reauth revoke --platform android --authenticated-before 2026-05-01 --expect 0197…";
 
 /// By how many percent the set may change while a person reads.
 const TOLERANCE_PERCENT: u32 = 5;
@@ -58,9 +61,15 @@ pub(crate) struct Arguments {
     /// The devices wipe their data at the next connect
     #[arg(long)]
     wipe: bool,
-    /// Only say whom it would end
+    /// Only say whom it would end, and under which id that can be named
     #[arg(long)]
     dry_run: bool,
+    /// Refuse if other sessions are met than the dry run with this id has shown
+    #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "everyone"])]
+    expect: Option<String>,
+    /// By how many percent the set may have changed since [default: 5]
+    #[arg(long, value_name = "PERCENT", requires = "expect")]
+    tolerance: Option<u32>,
     /// Why, for the ledger
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -111,13 +120,16 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
     let (whom, word) = arguments.whom(&app);
     let Arguments { wipe, dry_run, yes, .. } = arguments;
     let filter = arguments.filter();
-    let mut wanted = Revocation { filter, wipe, reason: arguments.reason, expect: None };
-    let is_asked = !yes && confirm::is_person();
+    let tolerance = arguments.tolerance.unwrap_or(TOLERANCE_PERCENT);
+    let expect = arguments.expect.map(|id| (id, tolerance));
+    let mut wanted = Revocation { filter, wipe, reason: arguments.reason, expect };
+    let is_asked = !yes && confirm::is_person() && wanted.expect.is_none();
     if dry_run || is_asked {
         let seen = app.preview_revocation(&wanted).await?;
         let what = format!("This ends {}", counted(&seen));
         if dry_run {
-            return context.output.either(&seen, &what);
+            let id = seen.preview_id.as_deref().map(|id| format!("; name it with --expect {id}"));
+            return context.output.either(&seen, &format!("{what}{}", id.unwrap_or_default()));
         }
         confirm::by_word(yes, &format!("{what}: {whom}"), &word)?;
         wanted.expect = seen.preview_id.map(|id| (id, TOLERANCE_PERCENT));

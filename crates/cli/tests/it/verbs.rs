@@ -112,8 +112,15 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert_eq!(operator(&elsewhere)["sessions"], 0);
     assert_eq!(operator(&["revoke", "--ip", "127.0.0.1", "--dry-run"])["sessions"], 1);
     let dry = ["revoke", "--group", "contractors", "--device", "phone", "--dry-run"];
-    assert_eq!(operator(&dry)["sessions"], 1);
-    let wipe = ["revoke", "--group", "contractors", "--device", "phone", "--wipe", "--yes"];
+    let seen = operator(&dry);
+    assert_eq!(seen["sessions"], 1);
+    assert!(plain(&dry).contains("name it with --expect "), "{}", plain(&dry));
+    let other = ["revoke", "--platform", "ios", "--expect", &text(&seen["preview_id"])];
+    let why = error_of(&serving.verb(&shop.operator, &other));
+    assert!(why.contains("another filter"), "{why}");
+    let wipe = ["revoke", "--group", "contractors", "--device", "phone", "--wipe"];
+    let id = text(&operator(&[&wipe[..], &["--dry-run"]].concat())["preview_id"]);
+    let wipe = [&wipe[..], &["--expect", &id, "--tolerance", "0"]].concat();
     assert_eq!(operator(&wipe)["users"], 1);
     assert!(plain(&["session", "explain", &phone]).contains("wiped"));
 
