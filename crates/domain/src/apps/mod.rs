@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Limits;
 use crate::ledger::{Change, Subject};
 use crate::store::{Read, Row, Tx, args};
-use crate::users::UserSchema;
+use crate::users::{self, UserSchema};
 use crate::values::error::{Error, Result};
 use crate::values::ids::AppId;
 use crate::values::time::{Span, Time};
@@ -131,6 +131,9 @@ pub async fn change(
         let why = "nothing would end every session: keep one, or say \"allow_endless\": true";
         return Err(Error::invalid("max_session_age", why));
     }
+    if app.settings.user_schema != settings.user_schema {
+        change_schema(tx, app, &settings.user_schema).await?;
+    }
     tx.change(
         "update apps set name = $1, settings = $2 where id = $3",
         args![name, stored(&settings)?, app.id],
@@ -146,6 +149,22 @@ pub async fn change(
     };
     tx.record(Subject::app(app.id), None, change);
     Ok(App { name, settings, ..app.clone() })
+}
+
+/// Refuses to lose what a policy selects by: nobody could be found by it any more.
+async fn change_schema(tx: &mut Tx, app: &App, schema: &UserSchema) -> Result<()> {
+    let old = &app.settings.user_schema;
+    for policy in policies::all(tx, app.id).await? {
+        let mut named = policy.applies_to.attributes.iter().flatten().map(|(name, _)| name);
+        if let Some(name) = named.find(|name| old.0.get(*name) != schema.0.get(*name)) {
+            let why = format!("the policy {:?} selects by {name}: leave it as it is", policy.name);
+            return Err(Error::invalid("user_schema", why));
+        }
+    }
+    for (name, _) in schema.0.iter().filter(|(name, kind)| old.0.get(*name) != Some(kind)) {
+        users::index_again(tx, app.id, schema, name).await?;
+    }
+    Ok(())
 }
 
 async fn add_era(tx: &mut Tx, app: AppId, limits: Limits) -> Result<()> {

@@ -228,7 +228,9 @@ async fn index(tx: &mut Tx, schema: &UserSchema, user: &User) -> Result<()> {
     for (name, value) in &user.attributes {
         // An attribute that the schema has lost since is kept, but is not filtered by.
         let Ok(field) = schema.field(name) else { continue };
-        let (text, number) = match field.index(name, value)? {
+        // So is a value that does not fit a type that was changed since.
+        let Ok(indexed) = field.index(name, value) else { continue };
+        let (text, number) = match indexed {
             Indexed::Text(text) => (Some(text), None),
             Indexed::Number(number) => (None, Some(number)),
         };
@@ -240,6 +242,35 @@ async fn index(tx: &mut Tx, schema: &UserSchema, user: &User) -> Result<()> {
         .await?;
     }
     Ok(())
+}
+
+/// Attributes that the schema gains are filtered by from now on, also in users who kept them from
+/// a schema before.
+pub(crate) async fn index_again(
+    tx: &mut Tx,
+    app: AppId,
+    schema: &UserSchema,
+    gained: &str,
+) -> Result<()> {
+    // As it is stored, and what would be a pattern of its own is any character.
+    let name = Value::from(gained).to_string().replace(['%', '_', '\\'], "_");
+    let mut after = String::new();
+    loop {
+        let sql = format!(
+            "select {COLUMNS} from users u where u.app_id = $1 and u.deleted_at is null
+             and u.attributes like $2 and u.id > $3 order by u.id limit $4"
+        );
+        let args = args![app, format!("%{name}:%"), after, PAGE_ROWS_MAX];
+        let rows = tx.rows_of(sql, args).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.text(0)?;
+        for row in &rows {
+            let user = user(row)?;
+            if user.attributes.contains_key(gained) {
+                index(tx, schema, &user).await?;
+            }
+        }
+    }
 }
 
 /// Locks a user: every session, every unused authentication token ends, and no sign-in succeeds

@@ -9,6 +9,7 @@ use crate::both;
 use crate::lab::{Device, Lab, good, refused, text};
 
 both!(
+    who_kept_an_attribute_from_before_is_found_by_it,
     a_policy_finds_users_by_attribute_as_it_changes,
     a_policy_is_about_platforms_labels_methods_or_assurance,
     a_device_without_a_label_fits_any_text,
@@ -312,4 +313,31 @@ async fn a_policy_holds_during_its_validity(lab: Lab) {
     lab.clock.set(Time::parse("2026-05-20T00:00:00Z").expect("a moment"));
     bob.must_be_signed_in().await;
     ann.must_sign_in_again("LOCKED", "max_session_age").await;
+}
+
+async fn who_kept_an_attribute_from_before_is_found_by_it(lab: Lab) {
+    let (short, long) = (
+        json!({ "user_schema": { "name": "text" } }),
+        json!({ "user_schema": { "name": "text", "department": "text" } }),
+    );
+    lab.set(long.clone()).await;
+    let ann = lab.sign_in("ann", "phone").await;
+    let path = format!("/objects/user/{}", ann.user);
+    let patch = async |user: Value| {
+        good(lab.api(Method::PATCH, &path).json(&json!({ "user": user }))).await
+    };
+    patch(json!({ "department": "sales" })).await;
+    // The schema loses it and gains it again; what users have they keep meanwhile.
+    lab.set(short.clone()).await;
+    patch(json!({ "name": "Ann A." })).await;
+    lab.set(long).await;
+    lab.pass(Span::days(2));
+    let sales = json!({ "name": "sales", "applies_to": { "attributes": { "department": "sales" } },
+        "limits": { "max_age": "1d" } });
+    state(&lab, json!([sales])).await;
+    ann.must_sign_in_again("LOCKED", "max_session_age").await;
+    let change = lab.bare(Method::PATCH, &format!("/admin/apps/{}", lab.app));
+    let lost = json!({ "settings": short });
+    let body = refused(change.bearer_auth(&lab.operator).json(&lost), 422, "INVALID_VALUE").await;
+    assert!(body.to_string().contains("sales"), "{body}");
 }
