@@ -108,20 +108,7 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert_eq!(worst[0]["user"], ann);
     assert_eq!(worst[0]["ends_by"], bound["ends_by"]);
 
-    let elsewhere = ["revoke", "--group", "contractors", "--ip", "203.0.113.0/24", "--dry-run"];
-    assert_eq!(operator(&elsewhere)["sessions"], 0);
-    assert_eq!(operator(&["revoke", "--ip", "127.0.0.1", "--dry-run"])["sessions"], 1);
-    let dry = ["revoke", "--group", "contractors", "--device", "phone", "--dry-run"];
-    let seen = operator(&dry);
-    assert_eq!(seen["sessions"], 1);
-    assert!(plain(&dry).contains("name it with --expect "), "{}", plain(&dry));
-    let other = ["revoke", "--platform", "ios", "--expect", &text(&seen["preview_id"])];
-    let why = error_of(&serving.verb(&shop.operator, &other));
-    assert!(why.contains("another filter"), "{why}");
-    let wipe = ["revoke", "--group", "contractors", "--device", "phone", "--wipe"];
-    let id = text(&operator(&[&wipe[..], &["--dry-run"]].concat())["preview_id"]);
-    let wipe = [&wipe[..], &["--expect", &id, "--tolerance", "0"]].concat();
-    assert_eq!(operator(&wipe)["users"], 1);
+    revoke_what_was_seen(&serving, &shop.operator);
     assert!(plain(&["session", "explain", &phone]).contains("wiped"));
 
     operator(&["user", "not-after", &ann, "2026-12-01", "--reason", "contract"]);
@@ -138,6 +125,26 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert!(endless.contains("allow_endless"), "{endless}");
     operator(&["policy", "apply", &file, "--allow-endless"]);
     assert_eq!(operator(&["policy", "list"]), serde_json::json!([]));
+}
+
+/// By a filter: looked at first, then named.
+fn revoke_what_was_seen(serving: &crate::Serving, token: &str) {
+    let operator = |words: &[&str]| serving.json(token, words);
+    let elsewhere = ["revoke", "--group", "contractors", "--ip", "203.0.113.0/24", "--dry-run"];
+    assert_eq!(operator(&elsewhere)["sessions"], 0);
+    assert_eq!(operator(&["revoke", "--ip", "127.0.0.1", "--dry-run"])["sessions"], 1);
+    let dry = ["revoke", "--group", "contractors", "--device", "phone", "--dry-run"];
+    let seen = operator(&dry);
+    assert_eq!(seen["sessions"], 1);
+    let shown = String::from_utf8_lossy(&serving.verb(token, &dry).stdout).into_owned();
+    assert!(shown.contains("name it with --expect "), "{shown}");
+    let other = ["revoke", "--platform", "ios", "--expect", &text(&seen["preview_id"])];
+    let why = error_of(&serving.verb(token, &other));
+    assert!(why.contains("another filter"), "{why}");
+    let wipe = ["revoke", "--group", "contractors", "--device", "phone", "--wipe"];
+    let id = text(&operator(&[&wipe[..], &["--dry-run"]].concat())["preview_id"]);
+    let wipe = [&wipe[..], &["--expect", &id, "--tolerance", "0"]].concat();
+    assert_eq!(operator(&wipe)["users"], 1);
 }
 
 /// The main job by hand: two devices sign in, one must sign in again, one is wiped.
