@@ -286,7 +286,8 @@ async fn renew(
     tx.change(
         "update sessions set state = 'ENROLLED', secret_hash = $1, authenticated_at = $2,
          connected_at = $3, ended_at = null, ended_by = null, ended_policy = null, label = $4,
-         container = $5, runtime = $6, traits = $7, address = $8, warned_at = null where id = $9",
+         container = $5, runtime = $6, traits = $7, address = $8, warned_at = null,
+         warned_end = null where id = $9",
         args![
             secret.hash().to_string(),
             now,

@@ -117,9 +117,11 @@ fn of_session(view: &mut View, entry: &Entry) -> Option<()> {
             let one = EndedSession { session: *session, at: *at, because, policy };
             entry.user.and_then(|user| end_all(view, user, &[one]))
         }
-        Change::SessionEndingSoon { session, .. } => {
+        Change::SessionEndingSoon { session, warning } => {
             let at = entry.user.and_then(|user| view.session_of(user, *session));
-            at.map(|at| view.session_mut(at).set_warned(true))
+            at.map(|at| {
+                view.warned.insert(at, warning.ends_at);
+            })
         }
         Change::SessionsForgotten { sessions, .. } => {
             sessions.iter().try_for_each(|(user, session)| view.forget_session(*user, *session))

@@ -275,10 +275,11 @@ impl View {
     /// told as `endless`.
     fn due_of(
         &self,
-        session: &Session,
+        at: u32,
         now: Time,
         endless: impl FnOnce((AppId, UserId)),
     ) -> Option<(Due, bool)> {
+        let session = &self.sessions[at as usize];
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
         // By activity nobody puts off what it is warned of.
@@ -296,7 +297,8 @@ impl View {
         if session.ended() == Some(ended) {
             return None;
         }
-        let is_soon = !session.is_warned()
+        // An end that has moved since is told again.
+        let is_soon = self.warned.get(&at) != Some(&ended.at)
             && app.warn_before.is_some_and(|warn_before| ended.at <= now + warn_before);
         let due = || Due {
             app: app.id,
@@ -326,7 +328,7 @@ impl View {
                 continue;
             }
             let mut endless = None;
-            let due = self.due_of(session, now, |user| endless = Some(user));
+            let due = self.due_of(position(at), now, |user| endless = Some(user));
             looked.endless.extend(endless);
             match due {
                 Some((due, true)) => looked.ended.push(due),
@@ -341,7 +343,7 @@ impl View {
     /// end (or not the warning) that it was, or nothing any more.
     pub(super) fn due_still(&self, due: &Due, is_end: bool, now: Time) -> Option<Due> {
         let at = self.session_of(due.user, due.session)?;
-        let (found, is_over) = self.due_of(&self.sessions[at as usize], now, |_| {})?;
+        let (found, is_over) = self.due_of(at, now, |_| {})?;
         let policy = self.policy_of(at, found.ended);
         (is_over == is_end).then_some(Due { policy, ..found })
     }

@@ -172,9 +172,9 @@ async fn load_dates(read: &mut Read, view: &mut View) -> Result<()> {
 const SESSIONS: &str = "select max(id), string_agg(concat_ws(' ', id, user_id, secret_hash,
     traits, authenticated_at, connected_at, coalesce(cast(ended_at as text), '-'),
     coalesce(ended_by, '-'), coalesce(':' || replace(ended_policy, ' ', '\t'), '-'),
-    coalesce(cast(warned_at as text), '-')), ' ')
+    coalesce(cast(warned_end as text), '-')), ' ')
     from (select id, user_id, secret_hash, traits, authenticated_at, connected_at, ended_at,
-          ended_by, ended_policy, warned_at from sessions where id > $1
+          ended_by, ended_policy, warned_end from sessions where id > $1
           order by id limit $2) as page";
 
 fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
@@ -186,9 +186,11 @@ fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     let (ended_at, ended_by) = (fields.time_or_null()?, fields.text()?);
     let ended = ended_at.map(|at| Ended { at, because: because(ended_by) });
     let policy = fields.text()?.strip_prefix(':').map(|name| name.replace('\t', " "));
-    let is_warned = fields.time_or_null()?.is_some();
+    let warned_end = fields.time_or_null()?;
     let at = view.add_session(user, id, (secret, kind), times, ended);
-    view.session_mut(at).set_warned(is_warned);
+    if let Some(warned_end) = warned_end {
+        view.warned.insert(at, warned_end);
+    }
     view.ends.note(at, policy.as_deref());
     Ok(())
 }

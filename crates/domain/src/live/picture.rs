@@ -51,10 +51,9 @@ impl View {
             let (checked, active) = (self.judge(at, now), self.active_at(at));
             let (secret, traits) = (hex(&session.secret), self.traits_of(session));
             let (ended, policy) = (session.ended(), self.ends.policy(at));
-            let is_warned = session.is_warned();
-            let line = format!(
-                "{checked:?} {active:?} {ended:?} {policy:?} {secret} {traits} {is_warned}"
-            );
+            let warned = self.warned.get(&at);
+            let line =
+                format!("{checked:?} {active:?} {ended:?} {policy:?} {secret} {traits} {warned:?}");
             lines.insert(format!("session {}", session.id), line);
         }
         for (secret, token) in &self.tokens {

@@ -40,6 +40,8 @@ pub(super) struct View {
     /// Of users whose access ends on a date: since when that is said, and the date.
     pub(super) dates: HashMap<u32, (Time, Time)>,
     pub(super) ends: Ends,
+    /// The ends of which apps were told that they are near, by the sessions' positions.
+    pub(super) warned: HashMap<u32, Time>,
 }
 
 pub(super) struct App {
@@ -91,14 +93,12 @@ pub(super) struct Session {
     /// When it was last active; of a session whose end is written: when it ended.
     last_at: AtomicI64,
     ended_because: Option<Because>,
-    /// `DIRTY` and `WARNED`.
+    /// `DIRTY`.
     flags: AtomicU8,
 }
 
 /// It was active since its activity was last written down.
 const DIRTY: u8 = 1;
-/// Its app was told that it ends soon.
-const WARNED: u8 = 2;
 
 /// The first 160 bits of a secret's SHA-256: as many as the secret itself has at least.
 type ShortHash = [u8; 20];
@@ -142,16 +142,6 @@ impl Session {
     fn end(&mut self, ended: Ended) {
         *self.last_at.get_mut() = ended.at.micros();
         self.ended_because = Some(ended.because);
-    }
-
-    /// Whether its app was told that it ends soon.
-    pub(super) fn is_warned(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & WARNED != 0
-    }
-
-    pub(super) fn set_warned(&mut self, is_warned: bool) {
-        let flags = self.flags.get_mut();
-        *flags = if is_warned { *flags | WARNED } else { *flags & !WARNED };
     }
 
     pub(super) fn last_at(&self) -> Time {
@@ -356,10 +346,10 @@ impl View {
         let session = &mut self.sessions[at as usize];
         session.secret = short(&secret);
         session.kind = kind;
-        session.set_warned(false);
         session.authenticated_at = now;
         *session.last_at.get_mut() = now.micros();
         session.ended_because = None;
+        self.warned.remove(&at);
         self.ends.note(at, None);
         self.index_session(at);
     }
@@ -383,6 +373,7 @@ impl View {
             found.remove();
         }
         self.sessions.remove(at as usize);
+        self.warned.remove(&at);
         self.ends.note(at, None);
         Some(())
     }

@@ -123,7 +123,8 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
     else {
         return Ok(());
     };
-    tx.change("update sessions set warned_at = $1 where id = $2", args![now, session]).await?;
+    let sql = "update sessions set warned_at = $1, warned_end = $2 where id = $3";
+    tx.change(sql, args![now, ended.at, session]).await?;
     let Ended { at: ends_at, because } = ended;
     let warning = Warning { ends_at, because: because.name().to_owned(), policy };
     let change = Change::SessionEndingSoon { session, warning };

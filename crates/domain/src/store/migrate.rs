@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/002_ended_policy.sql"),
     include_str!("../../migrations/003_tasks.sql"),
     include_str!("../../migrations/004_run_tokens.sql"),
+    include_str!("../../migrations/005_warned_end.sql"),
 ];
 
 const CREATE_VERSION: &str = "create table if not exists schema_version (version bigint not null)";

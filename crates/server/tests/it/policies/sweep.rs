@@ -13,6 +13,7 @@ use crate::lab::{Lab, good, text};
 both!(
     the_sweep_writes_ends_down_in_their_order_and_changes_no_verdict,
     an_app_is_told_once_that_a_session_ends_soon,
+    an_end_that_moves_is_told_again,
     an_idle_limit_hides_no_end_that_comes_soon,
     a_warning_that_comes_too_late_is_none,
     what_ended_long_ago_is_forgotten_and_its_entries_stay,
@@ -86,6 +87,33 @@ async fn an_app_is_told_once_that_a_session_ends_soon(mut lab: Lab) {
     again.must_sign_in_again("LOCKED", "max_idle").await;
     assert_eq!(lab.sweep().await, 1, "an end by idleness is no end to warn of");
     assert_eq!(entries(&lab, "session.ending_soon").await.len(), 1);
+}
+
+async fn an_end_that_moves_is_told_again(mut lab: Lab) {
+    lab.set(json!({ "warn_before": "3d" })).await;
+    let phone = lab.sign_in("ann", "phone").await;
+    let date = format!("/users/{}/not-after", phone.user);
+    let ends_on = async |lab: &Lab, day: &str| {
+        good(lab.api(Method::PUT, &date).json(&json!({ "not_after": day }))).await;
+        lab.sweep().await
+    };
+    assert_eq!(ends_on(&lab, "2026-05-05").await, 1);
+    // The contract is prolonged: the old end was told in vain.
+    assert_eq!(ends_on(&lab, "2026-05-20").await, 0);
+    lab.pass(Span::days(14));
+    assert_eq!(lab.sweep().await, 1);
+    let short = super::for_group("sales", json!({ "max_age": "15d" }));
+    super::join(&lab, "sales", &phone.user).await;
+    super::state(&lab, json!([short])).await;
+    assert_eq!(lab.sweep().await, 1, "it comes sooner than was told");
+    drop(phone);
+    lab.restart().await;
+    assert_eq!(lab.sweep().await, 0);
+    let told = entries(&lab, "session.ending_soon").await;
+    let days = told.iter().map(|entry| change(entry)["ends_at"].as_i64().expect("a moment"));
+    let days: Vec<String> =
+        days.map(|at| Time::from_micros(at).to_string()[..10].to_owned()).collect();
+    assert_eq!(days, ["2026-05-05", "2026-05-20", "2026-05-18"]);
 }
 
 async fn an_idle_limit_hides_no_end_that_comes_soon(lab: Lab) {
