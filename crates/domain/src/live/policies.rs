@@ -256,8 +256,8 @@ impl View {
         let named = selector.labels.iter().flatten();
         let new: HashSet<&String> = named.filter(|text| pattern(text).is_none()).collect();
         let sessions = (!new.is_empty()).then(|| {
-            let mut named = selector.labels.iter().flatten();
-            let fits = found.labels.iter().filter(|(.., text)| named.any(|it| it == text));
+            let is_named = |text| selector.labels.iter().flatten().any(|it| it == text);
+            let fits = found.labels.iter().filter(|(.., text)| is_named(text));
             Arc::new(fits.map(|(_, session, _)| *session).collect())
         });
         let mut asked = Asked::of(&policy, pattern);
