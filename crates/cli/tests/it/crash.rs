@@ -145,7 +145,7 @@ fn edits_gaps_and_truncation_are_found() {
         let good = serving.json(&shop.operator, &["ledger", "verify"]);
         assert_eq!(good["ok"], true, "{good}");
         serving.terminate();
-        tamper(&shop, statement);
+        shop.tamper(statement);
         // What contradicts the anchor is found at the start already, and lets nobody in any more.
         let begun = shop.try_serve();
         let is_fenced = begun.is_none();
@@ -163,15 +163,4 @@ fn edits_gaps_and_truncation_are_found() {
         assert!(said.contains(wanted), "{statement}: {said}");
         assert!(!is_fenced || said.contains("store.fenced"), "{statement}: {said}");
     }
-}
-
-/// Someone else's program at the file.
-fn tamper(shop: &Shop, statements: &'static str) {
-    use sqlx::{Connection as _, Executor as _};
-    let url = format!("sqlite://{}", shop.data().join("reauth.sqlite").display());
-    let done = runtime().block_on(async {
-        let mut conn = sqlx::SqliteConnection::connect(&url).await?;
-        conn.execute(sqlx::raw_sql(statements)).await.map(|_| ())
-    });
-    done.expect("the statements run");
 }
