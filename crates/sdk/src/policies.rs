@@ -202,6 +202,9 @@ pub struct End {
 /// By when all access of a user surely ends, unless they sign in again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct AccessBound {
+    /// The date on which the user's access ends, if one was said.
+    #[serde(default)]
+    pub not_after: Option<Moment>,
     /// None: at least one item has no end.
     pub ends_by: Option<Moment>,
     /// Every credential that can act for the user.

@@ -186,8 +186,8 @@ async fn preview(
     let found = found?;
     let now = app.client().now().await?;
     if let Some(path) = picture {
-        let curves =
-            [("as it is", days(&found.before)), ("with these policies", days(&found.after))];
+        let (before, after) = (days(found.before.as_ref()), days(found.after.as_ref()));
+        let curves = [("as it is", before), ("with these policies", after)];
         chart::write(&path, "Forced sign-ins a day", now, &curves)?;
         context.output.remark(&format!("the forecast is in {}", path.display()));
     }
@@ -201,7 +201,7 @@ fn ended(found: &PolicyPreview) -> String {
 
 /// The answer of a preview for people.
 fn forecast(found: &PolicyPreview, now: Moment) -> String {
-    let (before, after) = (days(&found.before), days(&found.after));
+    let (before, after) = (days(found.before.as_ref()), days(found.after.as_ref()));
     let most = before.iter().chain(&after).copied().max().unwrap_or(0);
     let cell = |count: u64| match count {
         0 => String::new(),
@@ -237,10 +237,10 @@ fn forecast(found: &PolicyPreview, now: Moment) -> String {
 }
 
 /// How many a day; none, if that cannot be foreseen.
-fn days(forecast: &Option<Forecast>) -> Vec<u64> {
+fn days(forecast: Option<&Forecast>) -> Vec<u64> {
     let day = |hours: &[u64]| hours.iter().sum();
     let days = |it: &Forecast| it.hours.chunks(24).map(day).collect();
-    forecast.as_ref().map_or_else(|| vec![0; DAYS], days)
+    forecast.map_or_else(|| vec![0; DAYS], days)
 }
 
 /// What one set has that another has not, by name.

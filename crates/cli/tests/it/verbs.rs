@@ -118,6 +118,8 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert!(plain(&["session", "explain", &phone]).contains("wiped"));
 
     operator(&["user", "not-after", &ann, "2026-12-01", "--reason", "contract"]);
+    let dated = plain(&["user", "access-bound", &ann]);
+    assert!(dated.starts_with("access was granted until 2026-12-01"), "{dated}");
     operator(&["user", "not-after", &ann, "none"]);
 
     std::fs::write(&file, rules.replace("max_age", "max_ages")).expect("a file");
@@ -131,32 +133,6 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert!(endless.contains("allow_endless"), "{endless}");
     operator(&["policy", "apply", &file, "--allow-endless"]);
     assert_eq!(operator(&["policy", "list"]), serde_json::json!([]));
-}
-
-#[test]
-fn policies_that_cannot_be_read_are_mended_by_stating_the_set_anew() {
-    let shop = Shop::new(Kind::Sqlite);
-    let file = shop.path("policies.toml");
-    let rules = "[[policy]]\nname = \"all\"\napplies_to = { everyone = true }\n\
-                 limits = { max_age = \"12h\" }\n";
-    std::fs::write(&file, rules).expect("a file");
-    {
-        let serving = shop.serve();
-        serving.json(&shop.operator, &["app", "create", "Field"]);
-        serving.json(&shop.operator, &["policy", "apply", &file]);
-    }
-    shop.tamper("update policies set body = '{\"name\":\"all\"}'");
-    let serving = shop.serve();
-    let unread = error_of(&serving.verb(&shop.operator, &["policy", "list"]));
-    assert!(unread.contains("reauth policy apply"), "{unread}");
-    let applied = serving.verb(&shop.operator, &["policy", "apply", &file]);
-    let said = String::from_utf8_lossy(&applied.stderr);
-    assert!(applied.status.success(), "{said}");
-    assert!(said.contains("which policies hold now cannot be known"), "{said}");
-    let shown = String::from_utf8_lossy(&applied.stdout);
-    assert_eq!(shown, "+ all: everyone: max_age 12h\n", "all of it as new");
-    let listed = serving.json(&shop.operator, &["policy", "list"]);
-    assert_eq!(listed[0]["limits"]["max_age"], "12h");
 }
 
 /// The main job by hand: two devices sign in, one must sign in again, one is wiped.

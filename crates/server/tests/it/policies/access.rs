@@ -90,7 +90,9 @@ async fn each_policy_says_what_it_alone_would_do(lab: Lab) {
 
 async fn since_when_a_device_was_idle_is_told_after_its_end_is_written_too(lab: Lab) {
     let phone = lab.sign_in("ann", "phone").await;
-    let everyone = |name, limits| json!({ "name": name, "applies_to": { "everyone": true }, "limits": limits });
+    let applies_to = json!({ "everyone": true });
+    let everyone =
+        |name, limits| json!({ "name": name, "applies_to": applies_to, "limits": limits });
     let set = json!([
         everyone("desk", json!({ "max_idle": "30m" })),
         everyone("floor", json!({ "max_idle": "45m" }))

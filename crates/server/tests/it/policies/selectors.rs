@@ -314,6 +314,7 @@ async fn a_users_access_ends_on_a_date(mut lab: Lab) {
         (&bound["ends_by"], &bound["items"][0]["because"]),
         (&json!("2026-05-10T00:00:00Z"), &json!("not_after"))
     );
+    assert_eq!(bound["not_after"], "2026-05-10T00:00:00Z");
     lab.clock.set(Time::parse("2026-05-09T23:59:59Z").expect("a moment"));
     phone.must_be_signed_in().await;
     lab.pass(Span::seconds(1));
