@@ -207,11 +207,16 @@ async fn make_room(
     new: SessionId,
     settings: &Settings,
 ) -> Result<Vec<crate::ledger::EndedSession>> {
+    let now = tx.now();
+    let room = tx.live().room(user, now)?;
     if !settings.multiple_devices_per_user {
+        // Who is to be refused is not let in by putting the others out.
+        if let Some(room) = &room {
+            sessions::surplus(tx, user, new, room).await?;
+        }
         return sessions::end_others(tx, user, Some(new), Because::Replaced).await;
     }
-    let now = tx.now();
-    let Some(room) = tx.live().room(user, now)? else { return Ok(Vec::new()) };
+    let Some(room) = room else { return Ok(Vec::new()) };
     sessions::end_surplus(tx, user, new, room).await
 }
 
@@ -331,7 +336,7 @@ pub fn check(db: &Db, token: &str) -> Result<Option<Checked>> {
 
 /// Why the session of a device's token ends when it does: for those who were refused.
 pub fn explain(db: &Db, token: &str) -> Result<Option<Explained>> {
-    db.live().explain(&SecretHash::of(token))
+    db.live().explain(&SecretHash::of(token), db.now())
 }
 
 /// Writes down one batch of what Live noted: sessions' activity and tokens' last use. Answers

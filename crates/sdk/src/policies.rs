@@ -130,8 +130,11 @@ pub struct PolicyPreview {
     pub who: Vec<String>,
     /// The sign-ins that will be forced as it is; none if that takes too long to foresee.
     pub before: Option<Forecast>,
-    /// The same with the new set, and with those that it forces at once.
-    pub after: Forecast,
+    /// The same with the new set, and with those that it forces at once; none likewise.
+    pub after: Option<Forecast>,
+    /// Why there is no `after`, and what to ask for instead.
+    #[serde(default)]
+    pub unforeseen: Option<String>,
 }
 
 /// Sign-ins that will be forced in the next 90 days, if every device stays in use and signs in
@@ -199,6 +202,9 @@ pub struct End {
 /// By when all access of a user surely ends, unless they sign in again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct AccessBound {
+    /// The date on which the user's access ends, if one was said.
+    #[serde(default)]
+    pub not_after: Option<Moment>,
     /// None: at least one item has no end.
     pub ends_by: Option<Moment>,
     /// Every credential that can act for the user.

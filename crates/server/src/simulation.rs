@@ -190,7 +190,10 @@ impl<'a> World<'a> {
         let found = selectors::find(&mut db.read().await?, &app, &all).await?;
         let start = db.now();
         let valid = db.live().valid_sessions(app.id, start)?;
-        let forecast = db.live().preview(app.id, (&all, &found), start, &Seen::default())?.after;
+        let preview = db.live().preview(app.id, (&all, &found), start, &Seen::default())?;
+        // What cannot even be foreseen is not to be lived through either.
+        let why = preview.unforeseen.unwrap_or_default();
+        let forecast = preview.after.ok_or_else(|| Error::invalid("policies", why))?;
         let mut tx = db.write(By::System).await?;
         policies::set(&mut tx, &app, (all.clone(), None), true, None).await?;
         let settings = Settings { max_idle: None, ..app.settings.clone() };
@@ -225,7 +228,8 @@ impl<'a> World<'a> {
 
     /// Notes when a session's time runs out.
     fn expect(&mut self, user: UserId, session: SessionId) -> Result<()> {
-        let explained = self.db().live().explain_session(user, session)?;
+        let db = self.db();
+        let explained = db.live().explain_session((user, session), None, db.now())?;
         if let Some(end) = explained.and_then(|explained| explained.ends.into_iter().next()) {
             self.endings.push(Reverse((end.ended.at.max(self.start), user, session)));
         }
@@ -275,8 +279,9 @@ impl<'a> World<'a> {
         let (db, mut signed_in) = (self.db().clone(), Vec::new());
         let mut tx = db.write(By::System).await?;
         for Reverse((at, user, session)) in due {
-            let Some(explained) = db.live().explain_session(user, session)? else { continue };
-            let Some(end) = explained.ends.into_iter().next() else { continue };
+            let explained = db.live().explain_session((user, session), None, tx.now())?;
+            let end = explained.and_then(|explained| explained.ends.into_iter().next());
+            let Some(end) = end else { continue };
             *self.ends.entry((end.ended.because, end.policy)).or_default() += 1;
             let is_foreseen = at > self.start && self.app.settings.warn_before.is_some();
             self.warnings += u64::from(is_foreseen);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use reauth_sdk::{Forecast, InApp, Moment, Policy, PolicyPreview, PolicySet, Span};
+use reauth_sdk::{Error, Forecast, InApp, Moment, Policy, PolicyPreview, PolicySet, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::connect::Context;
@@ -26,6 +26,9 @@ A file holds the whole set; what is not in it holds no longer:
   limits = { max_age = \"12h\", max_idle = \"30m\" }
 
 docs/guide/policies.md has every selector and limit.";
+
+/// So far a forecast looks.
+const DAYS: usize = 90;
 
 const APPLY_EXAMPLES: &str = "\
 It acts at once, on every session there is, and a longer limit revives none. The same file again
@@ -136,17 +139,35 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
 }
 
 async fn apply(context: &Context, app: &InApp, set: &PolicySet, yes: bool) -> Result<()> {
-    let difference = Difference::new(&app.policies().await?, &set.policies);
+    let old = known(app.policies().await)?;
+    if old.is_none() {
+        context
+            .output
+            .remark("which policies hold now cannot be known: all of the new set is shown as new");
+    }
+    let difference = Difference::new(&old.unwrap_or_default(), &set.policies);
     if !yes && confirm::is_person() && !difference.is_empty() {
-        let found = app.preview_policies(set).await?;
+        let found = known(app.preview_policies(set).await)?;
         context.output.remark(&difference.lines());
-        if found.ended_sessions > 0 {
-            let what = format!("This signs out {}", ended(&found));
-            confirm::by_word(false, &what, "apply")?;
-        }
+        let what = match found {
+            Some(found) if found.ended_sessions == 0 => None,
+            Some(found) => Some(format!("This signs out {}", ended(&found))),
+            None => Some("Whom this signs out cannot be known".to_owned()),
+        };
+        what.map_or(Ok(()), |what| confirm::by_word(false, &what, "apply"))?;
     }
     app.set_policies(set).await?;
     context.output.either(&difference, &difference.lines())
+}
+
+/// None: the server does not know it. A stored policy that cannot be read is mended by stating the
+/// whole set anew, so not to know the old one must not keep anyone from that.
+fn known<T>(answer: Result<T, Error>) -> Result<Option<T>> {
+    match answer {
+        Ok(known) => Ok(Some(known)),
+        Err(Error::Answer { status: 503, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn preview(
@@ -165,8 +186,8 @@ async fn preview(
     let found = found?;
     let now = app.client().now().await?;
     if let Some(path) = picture {
-        let curves =
-            [("as it is", days_before(&found)), ("with these policies", days(&found.after))];
+        let (before, after) = (days(found.before.as_ref()), days(found.after.as_ref()));
+        let curves = [("as it is", before), ("with these policies", after)];
         chart::write(&path, "Forced sign-ins a day", now, &curves)?;
         context.output.remark(&format!("the forecast is in {}", path.display()));
     }
@@ -180,7 +201,7 @@ fn ended(found: &PolicyPreview) -> String {
 
 /// The answer of a preview for people.
 fn forecast(found: &PolicyPreview, now: Moment) -> String {
-    let (before, after) = (days_before(found), days(&found.after));
+    let (before, after) = (days(found.before.as_ref()), days(found.after.as_ref()));
     let most = before.iter().chain(&after).copied().max().unwrap_or(0);
     let cell = |count: u64| match count {
         0 => String::new(),
@@ -192,36 +213,34 @@ fn forecast(found: &PolicyPreview, now: Moment) -> String {
         let start = now.after(Span::from_seconds(day as i64 * 86_400));
         vec![at(start), cell(*before), cell(*after)]
     });
-    let peak = |forecast: &Forecast| {
-        let Forecast { peak_per_second, peak_at, .. } = forecast;
-        format!("{peak_per_second} ({})", at_or(*peak_at, "none"))
+    let or_many = |told: Option<String>| told.unwrap_or_else(|| "too many to foresee".to_owned());
+    let peak = |forecast: &Option<Forecast>| {
+        or_many(forecast.as_ref().map(|Forecast { peak_per_second, peak_at, .. }| {
+            format!("{peak_per_second} ({})", at_or(*peak_at, "none"))
+        }))
     };
-    let sum = |days: &[u64]| days.iter().sum::<u64>();
-    let sum_before = match &found.before {
-        Some(_) => sum(&before).to_string(),
-        None => "too many to foresee".to_owned(),
+    let sum = |forecast: &Option<Forecast>| {
+        or_many(forecast.as_ref().map(|it| it.hours.iter().sum::<u64>().to_string()))
     };
+    let why = found.unforeseen.as_ref().map(|why| format!("{why}\n")).unwrap_or_default();
     let table = output::table(&["24 h from", "as it is", "with these policies"], rows.collect());
     format!(
         "Signed out at once: {}\n\
          Sign-ins forced in 90 days: {} as it is, {} with these policies\n\
-         Most in one second: {} as it is, {} with these policies\n\n{table}",
+         Most in one second: {} as it is, {} with these policies\n{why}\n{table}",
         ended(found),
-        sum_before,
-        sum(&after),
-        found.before.as_ref().map_or("too many to foresee".to_owned(), peak),
+        sum(&found.before),
+        sum(&found.after),
+        peak(&found.before),
         peak(&found.after),
     )
 }
 
-/// As it is; none a day, if that cannot be foreseen.
-fn days_before(found: &PolicyPreview) -> Vec<u64> {
-    let none = || vec![0; days(&found.after).len()];
-    found.before.as_ref().map_or_else(none, days)
-}
-
-fn days(forecast: &Forecast) -> Vec<u64> {
-    forecast.hours.chunks(24).map(|hours| hours.iter().sum()).collect()
+/// How many a day; none, if that cannot be foreseen.
+fn days(forecast: Option<&Forecast>) -> Vec<u64> {
+    let day = |hours: &[u64]| hours.iter().sum();
+    let days = |it: &Forecast| it.hours.chunks(24).map(day).collect();
+    forecast.map_or_else(|| vec![0; DAYS], days)
 }
 
 /// What one set has that another has not, by name.
@@ -359,7 +378,8 @@ mod tests {
             ended_users: 2,
             who: Vec::new(),
             before: Some(forecast_of(30, 2)),
-            after: forecast_of(0, 4),
+            after: Some(forecast_of(0, 4)),
+            unforeseen: None,
         };
         let text = forecast(&found, "2026-05-03T08:12:00Z".parse().expect("a moment"));
         assert!(text.starts_with("Signed out at once: 4 of 10 sessions (2 of 5 users)"), "{text}");
@@ -367,5 +387,13 @@ mod tests {
         assert_eq!(days.len(), 2, "{text}");
         assert!(days[0].starts_with("2026-05-03") && days[0].ends_with("████████████████████ 4"));
         assert!(days[1].starts_with("2026-05-04") && days[1].contains("██████████ 2"), "{text}");
+        let unforeseen = Some("far too often".to_owned());
+        let text = forecast(
+            &PolicyPreview { after: None, unforeseen, ..found },
+            "2026-05-03T08:12:00Z".parse().expect("a moment"),
+        );
+        assert!(text.starts_with("Signed out at once: 4 of 10 sessions (2 of 5 users)"), "{text}");
+        assert!(text.contains("2 as it is, too many to foresee with these"), "{text}");
+        assert!(text.contains("\nfar too often\n"), "{text}");
     }
 }

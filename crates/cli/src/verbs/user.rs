@@ -187,8 +187,10 @@ async fn bounds(context: &Context, app: &InApp) -> Result<()> {
 }
 
 fn bound(found: &AccessBound) -> String {
+    let date = found.not_after.map(|date| format!("access was granted until {}\n", at(date)));
+    let date = date.unwrap_or_default();
     if found.items.is_empty() {
-        return "nobody can act for this user now".to_owned();
+        return format!("{date}nobody can act for this user now");
     }
     let rows = found.items.iter().map(|item| {
         let id = item.id.clone().unwrap_or_default();
@@ -196,7 +198,8 @@ fn bound(found: &AccessBound) -> String {
         vec![item.credential.replace('_', " "), id, at_or(item.ends_at, "never"), because]
     });
     let table = crate::output::table(&["credential", "id", "ends", "because"], rows.collect());
-    format!("all access ends by {}\n\n{table}", at_or(found.ends_by, "no moment: it has no bound"))
+    let ends_by = at_or(found.ends_by, "no moment: it has no bound");
+    format!("{date}all access ends by {ends_by}\n\n{table}")
 }
 
 fn gathered(name: Option<String>, attributes: Vec<Attribute>) -> Result<Map<String, Value>> {

@@ -9,7 +9,7 @@ use reauth_sdk::{
 };
 use serde_json::Map;
 
-use crate::{Kind, Shop, runtime};
+use crate::{Kind, Shop, error_of, runtime};
 
 /// How often the server is killed on each database.
 const KILLS: usize = 4;
@@ -145,7 +145,7 @@ fn edits_gaps_and_truncation_are_found() {
         let good = serving.json(&shop.operator, &["ledger", "verify"]);
         assert_eq!(good["ok"], true, "{good}");
         serving.terminate();
-        tamper(&shop, statement);
+        shop.tamper(statement);
         // What contradicts the anchor is found at the start already, and lets nobody in any more.
         let begun = shop.try_serve();
         let is_fenced = begun.is_none();
@@ -165,13 +165,28 @@ fn edits_gaps_and_truncation_are_found() {
     }
 }
 
-/// Someone else's program at the file.
-fn tamper(shop: &Shop, statements: &'static str) {
-    use sqlx::{Connection as _, Executor as _};
-    let url = format!("sqlite://{}", shop.data().join("reauth.sqlite").display());
-    let done = runtime().block_on(async {
-        let mut conn = sqlx::SqliteConnection::connect(&url).await?;
-        conn.execute(sqlx::raw_sql(statements)).await.map(|_| ())
-    });
-    done.expect("the statements run");
+#[test]
+fn policies_that_cannot_be_read_are_mended_by_stating_the_set_anew() {
+    let shop = Shop::new(Kind::Sqlite);
+    let file = shop.path("policies.toml");
+    let rules = "[[policy]]\nname = \"all\"\napplies_to = { everyone = true }\n\
+                 limits = { max_age = \"12h\" }\n";
+    std::fs::write(&file, rules).expect("a file");
+    {
+        let serving = shop.serve();
+        serving.json(&shop.operator, &["app", "create", "Field"]);
+        serving.json(&shop.operator, &["policy", "apply", &file]);
+    }
+    shop.tamper("update policies set body = '{\"name\":\"all\"}'");
+    let serving = shop.serve();
+    let unread = error_of(&serving.verb(&shop.operator, &["policy", "list"]));
+    assert!(unread.contains("reauth policy apply"), "{unread}");
+    let applied = serving.verb(&shop.operator, &["policy", "apply", &file]);
+    let said = String::from_utf8_lossy(&applied.stderr);
+    assert!(applied.status.success(), "{said}");
+    assert!(said.contains("which policies hold now cannot be known"), "{said}");
+    let shown = String::from_utf8_lossy(&applied.stdout);
+    assert_eq!(shown, "+ all: everyone: max_age 12h\n", "all of it as new");
+    let listed = serving.json(&shop.operator, &["policy", "list"]);
+    assert_eq!(listed[0]["limits"]["max_age"], "12h");
 }

@@ -65,6 +65,17 @@ impl Shop {
         self.dir.path().join("data")
     }
 
+    /// Someone else's program at the file.
+    fn tamper(&self, statements: &'static str) {
+        use sqlx::{Connection as _, Executor as _};
+        let url = format!("sqlite://{}", self.data().join("reauth.sqlite").display());
+        let done = runtime().block_on(async {
+            let mut conn = sqlx::SqliteConnection::connect(&url).await?;
+            conn.execute(sqlx::raw_sql(statements)).await.map(|_| ())
+        });
+        done.expect("the statements run");
+    }
+
     /// A file of the shop's own.
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()

@@ -112,6 +112,8 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert!(plain(&["session", "explain", &phone]).contains("wiped"));
 
     operator(&["user", "not-after", &ann, "2026-12-01", "--reason", "contract"]);
+    let dated = plain(&["user", "access-bound", &ann]);
+    assert!(dated.starts_with("access was granted until 2026-12-01"), "{dated}");
     operator(&["user", "not-after", &ann, "none"]);
 
     std::fs::write(&file, rules.replace("max_age", "max_ages")).expect("a file");

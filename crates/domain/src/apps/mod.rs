@@ -71,6 +71,10 @@ impl Settings {
         if self.warn_before.is_some_and(|span| span < Span::seconds(1) || span > most) {
             return Err(Error::invalid("warn_before", "must be between \"1s\" and \"3660d\""));
         }
+        if self.unseen_percent_max.is_some_and(|percent| percent > 100) {
+            let why = "must be at most 100: no revocation is of more percent of the users";
+            return Err(Error::invalid("unseen_percent_max", why));
+        }
         self.user_schema.check()
     }
 }

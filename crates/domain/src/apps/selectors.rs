@@ -158,11 +158,13 @@ pub struct Found {
     pub labels: Vec<(UserId, SessionId, String)>,
 }
 
-/// What was found before a change, and where the ledger ended then.
+/// What was found before a change, where the ledger ended then, and by which building of Live: one
+/// built anew may know less of what was named.
 #[derive(Clone, Debug)]
 pub struct Looked {
     found: Found,
     head: Head,
+    built: u64,
 }
 
 /// As `find`, before the change that states the set, so that nobody waits for it; again, if much
@@ -171,24 +173,28 @@ pub async fn look(db: &Db, app: &App, policies: &[Policy]) -> Result<Looked> {
     let mut looks = 1;
     loop {
         let mut read = db.read().await?;
+        let built = db.live().built();
         let head = ledger::head(&mut read).await?;
         let found = find(&mut read, app, policies).await?;
         let since = ledger::users_since(&mut read, app.id, &head).await?;
         if since.is_some() || looks == LOOKS_MAX {
-            return Ok(Looked { found, head });
+            return Ok(Looked { found, head, built });
         }
         looks += 1;
     }
 }
 
 /// Within the change: looks again at those whom the ledger has named since, or at all if it names
-/// too many.
+/// too many or if Live was built anew.
 pub async fn find_again(
     tx: &mut Tx,
     app: &App,
     policies: &[Policy],
-    Looked { mut found, head }: Looked,
+    Looked { mut found, head, built }: Looked,
 ) -> Result<Found> {
+    if built != tx.live().built() {
+        return find(tx, app, policies).await;
+    }
     let Some(users) = ledger::users_since(tx, app.id, &head).await? else {
         return find(tx, app, policies).await;
     };

@@ -98,28 +98,34 @@ pub struct Looked {
     pub found: Vec<(UserId, SessionId)>,
     /// The end of the ledger before that.
     head: Head,
+    /// By which building of Live it was found.
+    built: u64,
 }
 
 /// Looks whom a revocation would end. It looks at every session, but holds nobody up.
 pub async fn look(db: &Db, app: &App, filter: Filter, wipes: bool) -> Result<Looked> {
     let mut read = db.read().await?;
+    let built = db.live().built();
     let (head, now) = (ledger::head(&mut read).await?, read.now());
     let met = find(&mut read, app, &filter).await?;
     drop(read);
-    let looked = Looked { filter, wipes, met, found: Vec::new(), head };
+    let looked = Looked { filter, wipes, met, found: Vec::new(), head, built };
     found_by(db, app.id, looked, now).await
 }
 
 /// Whether so much has changed since that a second look is as long as the first.
 pub async fn is_far_behind(read: &mut Read, app: AppId, looked: &Looked) -> Result<bool> {
-    Ok(ledger::users_since(read, app, &looked.head).await?.is_none())
+    let is_anew = looked.built != read.live().built();
+    Ok(is_anew || ledger::users_since(read, app, &looked.head).await?.is_none())
 }
 
 /// Looks again at what has changed since, within the change: whoever the ledger names, or all if
-/// it names too many.
+/// it names too many or if Live was built anew.
 pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Looked> {
     let (now, head) = (tx.now(), looked.head.clone());
-    let Some(users) = ledger::users_since(tx, app.id, &head).await? else {
+    let is_anew = looked.built != tx.live().built();
+    let users = ledger::users_since(tx, app.id, &head).await?.filter(|_| !is_anew);
+    let Some(users) = users else {
         looked.met = find(tx, app, &looked.filter).await?;
         let db = tx.db().clone();
         return found_by(&db, app.id, looked, now).await;

@@ -1,6 +1,6 @@
 //! Until when sessions surely let someone in, and what each policy says of one.
 
-use super::judge::counted;
+use super::judge::{counted, known_of};
 use super::view::{App, Session, User, View};
 use super::{Bounded, KnownEnd, OwnVerdict};
 use crate::access::{Ended, Era, Facts, decide, end, sure_end};
@@ -42,18 +42,28 @@ impl View {
         self.apps.iter().flat_map(of_app).collect()
     }
 
-    /// What each policy that holds says of a session by itself.
-    pub(super) fn own_verdicts(&self, at: u32, now: Time) -> Vec<OwnVerdict> {
+    /// What each policy that holds says of a session by itself. For when it was last active, see
+    /// `explain`.
+    pub(super) fn own_verdicts(
+        &self,
+        at: u32,
+        active_at: Option<Time>,
+        now: Time,
+    ) -> Vec<OwnVerdict> {
         let session = &self.sessions[at as usize];
         let user = &self.users[session.user as usize];
         let rules = &self.apps[user.app as usize].rules;
+        let active_at = session.active_at().or(active_at);
         let policies = rules.all().iter().filter(|rule| !rule.is_replaced());
         let mut list: Vec<OwnVerdict> = policies
             .filter_map(|rule| {
                 let policy = rule.policy()?.name.clone();
                 let kind = Some(self.kinds.kind(session.kind));
                 let since = rule.since(user, Some(session), kind);
-                let own = |from| self.end_by(session, user, &policy, Era { from, ..rule.era });
+                let own = |from| {
+                    let era = known_of(Era { from, ..rule.era }, active_at);
+                    self.end_by((session, active_at), user, &policy, era)
+                };
                 let end = since.and_then(own);
                 let is_over = end.as_ref().is_some_and(|end| end.ended.at <= now);
                 Some(OwnVerdict { policy, is_about_it: since.is_some(), end, is_over })
@@ -64,11 +74,19 @@ impl View {
     }
 
     /// When one policy alone would end a session.
-    fn end_by(&self, session: &Session, user: &User, policy: &str, era: Era) -> Option<KnownEnd> {
+    fn end_by(
+        &self,
+        (session, active_at): (&Session, Option<Time>),
+        user: &User,
+        policy: &str,
+        era: Era,
+    ) -> Option<KnownEnd> {
         let rules = &self.apps[user.app as usize].rules;
         self.with_facts(session, user, rules, |facts| {
             let alone = Facts { ended: None, user_ended: None, cut_offs: &[], ..*facts };
-            let ended = end(&Facts { eras: &[era], ..alone })?;
+            let active_at = active_at.unwrap_or(facts.active_at);
+            let facts = &Facts { eras: &[era], active_at, ..alone };
+            let ended = end(facts)?;
             let counted = counted(facts, ended.because, era.limits);
             Some(KnownEnd { ended, policy: Some(policy.to_owned()), counted })
         })

@@ -128,16 +128,22 @@ impl View {
     }
 
     /// Every end that is known of a session, the earliest first, each with the policy that asks for
-    /// it; and the longest age that is asked of it now.
-    pub(super) fn explain(&self, at: u32) -> Explained {
+    /// it; and the longest age that is asked of it now. Of a session whose end is written, only the
+    /// caller may know when it was last active: without that, no end by that is told.
+    pub(super) fn explain(&self, at: u32, active_at: Option<Time>, now: Time) -> Explained {
         let session = &self.sessions[at as usize];
         let user = &self.users[session.user as usize];
         let rules = &self.apps[user.app as usize].rules;
         let named: Vec<(Option<&Policy>, Era)> =
             self.rules_of(user, Some(session), rules).collect();
         let mut ends: Vec<KnownEnd> = Vec::new();
+        let policy = self.ends.policy(at).map(str::to_owned);
+        let active_at = session.active_at().or(active_at);
+        let active_at = active_at.or_else(|| idle_since(session, policy.as_deref(), &named));
         self.with_facts(session, user, rules, |facts| {
-            let policy = self.ends.policy(at).map(str::to_owned);
+            let eras: Eras = facts.eras.iter().map(|era| known_of(*era, active_at)).collect();
+            let active_at = active_at.unwrap_or(facts.active_at);
+            let facts = &Facts { active_at, eras: &eras, ..*facts };
             ends.extend(facts.ended.map(|ended| KnownEnd { ended, policy, counted: None }));
             each_end(facts, |ended, place| {
                 let (policy, era) = match place {
@@ -164,14 +170,15 @@ impl View {
         {
             ends[..=place].rotate_right(1);
         }
-        let open = named.iter().filter(|(_, era)| era.until.is_none());
-        let max_age = open.filter_map(|(_, era)| era.limits.max_age).min();
-        Explained { ends, max_age, active_at: session.last_at() }
+        let holds = |era: &Era| era.from <= now && era.until.is_none_or(|until| now < until);
+        let hold = named.iter().filter(|(_, era)| holds(era));
+        let max_age = hold.filter_map(|(_, era)| era.limits.age(session.phase())).min();
+        Explained { ends, max_age }
     }
 
     /// The policy that asks for this end of a session.
-    pub(super) fn policy_of(&self, at: u32, ended: Ended) -> Option<String> {
-        let ends = self.explain(at).ends.into_iter();
+    pub(super) fn policy_of(&self, at: u32, ended: Ended, now: Time) -> Option<String> {
+        let ends = self.explain(at, None, now).ends.into_iter();
         ends.filter(|end| end.ended == ended).find_map(|end| end.policy)
     }
 
@@ -344,7 +351,7 @@ impl View {
     pub(super) fn due_still(&self, due: &Due, is_end: bool, now: Time) -> Option<Due> {
         let at = self.session_of(due.user, due.session)?;
         let (found, is_over) = self.due_of(at, now, |_| {})?;
-        let policy = self.policy_of(at, found.ended);
+        let policy = self.policy_of(at, found.ended, now);
         (is_over == is_end).then_some(Due { policy, ..found })
     }
 
@@ -352,6 +359,29 @@ impl View {
     pub(super) fn positions(&self) -> impl Iterator<Item = u32> {
         self.sessions.iter().map(|(at, _)| position(at))
     }
+}
+
+/// Since when a session was idle that was written to have ended by that: the limit that held then
+/// says it.
+fn idle_since(
+    session: &Session,
+    policy: Option<&str>,
+    named: &[(Option<&Policy>, Era)],
+) -> Option<Time> {
+    let ended = session.ended().filter(|ended| ended.because == Because::Idle)?;
+    // At the beginning of a limit, whoever had been idle for longer ended by it, too.
+    let held = |era: &Era| era.from < ended.at && era.until.is_none_or(|until| ended.at < until);
+    let by_it = named.iter().filter(|(of, era)| {
+        of.map(|of| of.name.as_str()) == policy && era.limits.max_idle.is_some() && held(era)
+    });
+    let max_idle = by_it.filter_map(|(_, era)| era.limits.max_idle).min()?;
+    Some(ended.at - max_idle).filter(|since| *since >= session.authenticated_at)
+}
+
+/// A limit without what cannot be told of a session of which it is not known when it was active.
+pub(super) fn known_of(mut era: Era, active_at: Option<Time>) -> Era {
+    era.limits.max_idle = era.limits.max_idle.filter(|_| active_at.is_some());
+    era
 }
 
 /// How long a limit is, and since when that is counted.

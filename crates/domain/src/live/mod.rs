@@ -98,8 +98,6 @@ pub struct Explained {
     pub ends: Vec<KnownEnd>,
     /// The longest age that anything asks of it now.
     pub max_age: Option<Span>,
-    /// When it was last active.
-    pub active_at: Time,
 }
 
 /// What one policy alone says of a session.
@@ -205,8 +203,10 @@ pub struct Preview {
     pub who: Vec<UserId>,
     /// The sign-ins that will be forced as it is; none if that takes too long to foresee.
     pub before: Option<Forecast>,
-    /// The same with the new set, and with those that it forces at once.
-    pub after: Forecast,
+    /// The same with the new set, and with those that it forces at once; none likewise.
+    pub after: Option<Forecast>,
+    /// Why there is no `after`.
+    pub unforeseen: Option<String>,
 }
 
 impl Live {
@@ -256,13 +256,13 @@ impl Live {
         let view = self.known_of(user)?;
         let Some(at) = view.session_of(user, session) else { return Ok(None) };
         let Verdict::Ended(ended) = view.judge(at, now).verdict else { return Ok(None) };
-        Ok(Some((ended, view.policy_of(at, ended))))
+        Ok(Some((ended, view.policy_of(at, ended, now))))
     }
 
     /// Why a session token's session ends when it does. None: nobody knows it.
-    pub fn explain(&self, secret: &SecretHash) -> Result<Option<Explained>> {
+    pub fn explain(&self, secret: &SecretHash, now: Time) -> Result<Option<Explained>> {
         let view = self.known()?;
-        Ok(view.session_by_secret(secret).map(|at| view.explain(at)))
+        Ok(view.session_by_secret(secret).map(|at| view.explain(at, None, now)))
     }
 
     /// Begins a sweep: which revocations it will have seen, and of which building of the view.
@@ -327,22 +327,28 @@ impl Live {
         view.judge_user(user, Some(&kind), now).ok_or_else(missing)
     }
 
-    /// Why a session ends when it does.
-    pub fn explain_session(&self, user: UserId, session: SessionId) -> Result<Option<Explained>> {
+    /// Why a session ends when it does, by when it was last active: if its end is written, only the
+    /// tables know that.
+    pub fn explain_session(
+        &self,
+        (user, session): (UserId, SessionId),
+        active_at: Option<Time>,
+        now: Time,
+    ) -> Result<Option<Explained>> {
         let view = self.known_of(user)?;
-        Ok(view.session_of(user, session).map(|at| view.explain(at)))
+        Ok(view.session_of(user, session).map(|at| view.explain(at, active_at, now)))
     }
 
     /// What each policy that holds says of a session by itself.
     pub(crate) fn own_verdicts(
         &self,
-        user: UserId,
-        session: SessionId,
+        (user, session): (UserId, SessionId),
+        active_at: Option<Time>,
         now: Time,
     ) -> Result<Vec<OwnVerdict>> {
         let view = self.known_of(user)?;
         let found = view.session_of(user, session);
-        Ok(found.map(|at| view.own_verdicts(at, now)).unwrap_or_default())
+        Ok(found.map(|at| view.own_verdicts(at, active_at, now)).unwrap_or_default())
     }
 
     /// The sessions of a user that are valid now, each with the end that nobody can put off.

@@ -9,7 +9,7 @@ use super::forecast::Forecaster;
 use super::rules::Rules;
 use super::scan::SLICE_ROWS;
 use super::view::View;
-use super::{Live, Preview, Seen};
+use super::{Forecast, Live, Preview, Seen};
 use crate::access::decide;
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
@@ -33,8 +33,8 @@ struct Asked {
 
 impl Live {
     /// What a set of policies would do if it were stated now; `found` is who meets what it names
-    /// for the first time. `seen` says meanwhile how far it is. Refused is a forecast that would
-    /// take too long.
+    /// for the first time. `seen` says meanwhile how far it is. A forecast that would take too long
+    /// is left out.
     pub fn preview(
         &self,
         app: AppId,
@@ -69,6 +69,7 @@ impl Live {
             let after = all.after.run();
             (before.join().expect("it does not panic"), after)
         });
+        let (after, unforeseen) = foreseen(after)?;
         Ok(Preview {
             sessions: all.sessions,
             users: all.users.len(),
@@ -77,7 +78,8 @@ impl Live {
             who,
             // What holds now must not keep anyone from seeing what would be better.
             before: before.ok(),
-            after: after?,
+            after,
+            unforeseen,
         })
     }
 
@@ -95,6 +97,16 @@ impl Live {
                 return Ok(looked);
             }
         }
+    }
+}
+
+/// Whom a set ends at once is known all the same when what follows takes too long to foresee: then
+/// it is said why.
+fn foreseen(after: Result<Forecast>) -> Result<(Option<Forecast>, Option<String>)> {
+    match after {
+        Ok(after) => Ok((Some(after), None)),
+        Err(Error::Invalid { why, .. }) => Ok((None, Some(why))),
+        Err(error) => Err(error),
     }
 }
 
@@ -154,5 +166,19 @@ impl Looked {
         self.ended_users.extend(other.ended_users);
         self.before.merge(other.before);
         self.after.merge(other.after);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_to_foresee_is_left_out_and_told_why() {
+        let after = foreseen(Ok(Forecast::default())).expect("it is foreseen");
+        assert_eq!(after, (Some(Forecast::default()), None));
+        let after = foreseen(Err(Error::invalid("policies", "too often"))).expect("it is told");
+        assert_eq!(after, (None, Some("too often".to_owned())));
+        assert!(foreseen(Err(Error::Internal("no".to_owned()))).is_err());
     }
 }

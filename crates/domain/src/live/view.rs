@@ -144,6 +144,11 @@ impl Session {
         self.ended_because = Some(ended.because);
     }
 
+    /// When it was last active; none when its end is written.
+    pub(super) fn active_at(&self) -> Option<Time> {
+        self.ended_because.is_none().then(|| self.last_at())
+    }
+
     pub(super) fn last_at(&self) -> Time {
         Time::from_micros(self.last_at.load(Ordering::Relaxed))
     }
@@ -408,8 +413,7 @@ impl View {
 
     /// When it was last active; none when its end is written.
     pub(super) fn active_at(&self, at: u32) -> Option<Time> {
-        let session = &self.sessions[at as usize];
-        session.ended_because.is_none().then(|| session.last_at())
+        self.sessions[at as usize].active_at()
     }
 
     /// Notes that the session was used; answers whether it must be queued for the next flush.

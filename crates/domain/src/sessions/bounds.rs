@@ -29,8 +29,9 @@ pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Expla
     let row = read.first(sql, args![id, app]).await?.ok_or_else(missing)?;
     let user = row.parsed(0)?;
     let session = find(read, app, user, id).await?;
-    let explained = read.live().explain_session(user, id)?.ok_or_else(missing)?;
-    let policies = read.live().own_verdicts(user, id, read.now())?;
+    let (of, active_at, now) = ((user, id), Some(session.connected_at), read.now());
+    let explained = read.live().explain_session(of, active_at, now)?.ok_or_else(missing)?;
+    let policies = read.live().own_verdicts(of, active_at, now)?;
     let history = history::of_session(read, app, (user, id), session.authenticated_at).await?;
     Ok(Explanation { session, explained, policies, history })
 }

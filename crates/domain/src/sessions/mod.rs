@@ -282,6 +282,23 @@ pub(crate) async fn end_surplus(
     new: SessionId,
     room: Room,
 ) -> Result<Vec<EndedSession>> {
+    let (surplus, now) = (surplus(tx, user, new, &room).await?, tx.now());
+    let mut list = Vec::new();
+    for id in surplus {
+        let (ended, policy) = (Ended { at: now, because: Because::TooMany }, room.policy.clone());
+        write_end(tx, (user, id), (ended, Some(&policy)), now).await?;
+        list.push(EndedSession::new(id, ended, Some(policy)));
+    }
+    Ok(list)
+}
+
+/// The sessions of a user for which there is no room beside a new one; or refuses the new one.
+pub(crate) async fn surplus(
+    tx: &mut Tx,
+    user: UserId,
+    new: SessionId,
+    room: &Room,
+) -> Result<Vec<SessionId>> {
     let sql = "select id from sessions where user_id = $1 and ended_at is null and id <> $2
                order by authenticated_at desc, id desc";
     let (rows, now) = (tx.rows(sql, args![user, new]).await?, tx.now());
@@ -301,13 +318,7 @@ pub(crate) async fn end_surplus(
         );
         return Err(Error::Conflict(why));
     }
-    let mut list = Vec::new();
-    for id in others.into_iter().skip(room_left) {
-        let (ended, policy) = (Ended { at: now, because: Because::TooMany }, room.policy.clone());
-        write_end(tx, (user, id), (ended, Some(&policy)), now).await?;
-        list.push(EndedSession::new(id, ended, Some(policy)));
-    }
-    Ok(list)
+    Ok(others.split_off(room_left.min(others.len())))
 }
 
 /// Writes down the ends that the decision sees by now, before something changes by which it might

@@ -15,6 +15,8 @@ use crate::store::args;
 use crate::values::error::{Error, Result};
 use crate::values::time::{Clock, Span, Time};
 
+/// How long a reader waits for a database that may be gone.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How long a change waits for its turn before it is refused as busy.
 const WRITER_WAIT: Duration = Duration::from_secs(10);
 
@@ -129,7 +131,7 @@ impl Db {
     }
 
     /// Proves that the database still answers and persists the clock's floor. While this fails,
-    /// checks answer "cannot know".
+    /// checks answer "cannot know". Behind a change that takes long, a reader proves it.
     pub async fn pulse(&self) -> Result<()> {
         let beat = async {
             let mut tx = self.write(By::System).await?;
@@ -137,11 +139,23 @@ impl Db {
             tx.change("update store_head set floor_at = $1 where id = 1", args![now]).await?;
             tx.commit().await.map(|_| ())
         };
-        let done = beat.await;
+        let done = match beat.await {
+            Err(Error::Busy { .. }) => self.answers().await,
+            done => done,
+        };
         if done.is_err() {
             self.inner.live.set_doubt(true);
         }
         done
+    }
+
+    async fn answers(&self) -> Result<()> {
+        let asked = async {
+            let mut read = self.read().await?;
+            read.count("select count(*) from store_head", args![]).await.map(|_| ())
+        };
+        let gone = |_| Error::Unavailable("the database does not answer".into());
+        tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(gone)?
     }
 
     /// Writes down that the machine's clock was moved, if it was; answers by how much.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reauth_server::domain::ledger::By;
 use reauth_server::domain::{Clock, Span};
 use reauth_server::{Config, Server};
 use reqwest::{Method, StatusCode};
@@ -19,6 +20,7 @@ both!(
     a_second_server_on_the_same_tables_refuses_to_start,
     what_was_acknowledged_survives_a_restart,
     a_database_error_leaves_nothing_half_done,
+    a_change_that_takes_long_is_no_sign_that_the_database_is_gone,
     a_jump_of_the_clock_that_cannot_be_written_is_told_later,
     a_reason_is_a_sentence_and_not_a_book,
 );
@@ -194,6 +196,16 @@ async fn a_database_error_leaves_nothing_half_done(lab: Lab) {
     lab.act(&format!("/users/{}/lock", phone.user)).await;
     phone.must_sign_in_again("LOCKED", "user_locked").await;
     tablet.must_sign_in_again("LOCKED", "user_locked").await;
+}
+
+async fn a_change_that_takes_long_is_no_sign_that_the_database_is_gone(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let db = lab.server().app().db.clone();
+    let long = db.write(By::System).await.expect("it begins");
+    db.pulse().await.expect("the database answers a reader");
+    phone.must_be_signed_in().await;
+    drop(long);
+    db.pulse().await.expect("it is the writer's turn again");
 }
 
 async fn a_jump_of_the_clock_that_cannot_be_written_is_told_later(lab: Lab) {

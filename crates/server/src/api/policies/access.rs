@@ -107,6 +107,8 @@ pub(crate) async fn explain(
 /// The moment by which all access of a user surely ends, unless they sign in again.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct BoundView {
+    /// The date on which the user's access ends, if one was said.
+    not_after: Option<String>,
     /// None: at least one item has no end that activity could not put off.
     ends_by: Option<String>,
     items: Vec<ItemView>,
@@ -146,12 +148,13 @@ pub(crate) async fn access_bound(
     UserInPath(user): UserInPath,
 ) -> Result<Json<BoundView>, Answer> {
     let mut read = who.state.db.read().await?;
-    users::find(&mut read, who.app, user).await?;
+    let not_after = users::find(&mut read, who.app, user).await?.not_after;
     let items = bounds::access_of(&mut read, user).await?;
     let is_bounded = items.iter().all(|item| item.ends.is_some());
     let latest = items.iter().filter_map(|item| item.ends).map(|ended| ended.at).max();
     let now = read.now();
     Ok(Json(BoundView {
+        not_after: not_after.map(|at| at.to_string()),
         ends_by: is_bounded.then(|| latest.unwrap_or(now).to_string()),
         items: items.iter().map(ItemView::new).collect(),
     }))

@@ -284,8 +284,10 @@ pub(crate) struct PreviewView {
     who: Vec<String>,
     /// The sign-ins that will be forced as it is; null if that takes too long to foresee.
     before: Option<ForecastView>,
-    /// The same with the new set, and with those that it forces at once.
-    after: ForecastView,
+    /// The same with the new set, and with those that it forces at once; null likewise.
+    after: Option<ForecastView>,
+    /// Why `after` is null, and what to ask for instead.
+    unforeseen: Option<String>,
 }
 
 /// Sign-ins that will be forced in the next 90 days, if every device stays in use and signs in
@@ -316,7 +318,8 @@ impl PreviewView {
             ended_users: found.ended_users,
             who: found.who.iter().map(ToString::to_string).collect(),
             before: found.before.map(ForecastView::new),
-            after: ForecastView::new(found.after),
+            after: found.after.map(ForecastView::new),
+            unforeseen: found.unforeseen,
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::lab::{Device, Lab, good, refused, text};
 both!(
     one_can_see_why_and_until_when,
     each_policy_says_what_it_alone_would_do,
+    since_when_a_device_was_idle_is_told_after_its_end_is_written_too,
+    the_age_that_is_told_is_the_one_that_holds_now,
     what_held_at_the_sign_in_and_who_joined_by_attribute_is_told,
     the_policy_that_was_decisive_is_named_for_good,
     an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin,
@@ -84,6 +86,65 @@ async fn each_policy_says_what_it_alone_would_do(lab: Lab) {
     let wanted = [("day", "ended"), ("week", "valid")];
     assert_eq!(verdicts, wanted.map(|(name, verdict)| (name.to_owned(), verdict.to_owned())));
     assert_eq!(explained["ends"][0]["policy"], "day");
+}
+
+async fn since_when_a_device_was_idle_is_told_after_its_end_is_written_too(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let applies_to = json!({ "everyone": true });
+    let everyone =
+        |name, limits| json!({ "name": name, "applies_to": applies_to, "limits": limits });
+    let set = json!([
+        everyone("desk", json!({ "max_idle": "30m" })),
+        everyone("floor", json!({ "max_idle": "45m" }))
+    ]);
+    state(&lab, set).await;
+    lab.pass(Span::hours(1));
+    phone.must_be_idle_since(&lab, "2026-05-03T06:12:00Z").await;
+    assert_eq!(lab.sweep().await, 1);
+    phone.must_be_idle_since(&lab, "2026-05-03T06:12:00Z").await;
+    // Nobody knows by heart when a device was used that was signed out.
+    let tablet = lab.sign_in("ann", "tablet").await;
+    lab.act(&format!("{}/re-authenticate", tablet.path())).await;
+    let explained = lab.get(&format!("/sessions/{}/explain", tablet.session)).await;
+    assert_eq!(explained["ends"][0]["because"], "re_authenticate", "{explained}");
+    assert!(text(&explained["ends"][1]["detail"]).ends_with("30m since 2026-05-03T07:12:00Z"));
+}
+
+async fn the_age_that_is_told_is_the_one_that_holds_now(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    let mut later = json!({ "name": "later", "applies_to": { "everyone": true },
+        "limits": { "max_age": "1m" } });
+    later["valid_from"] = "2026-09-01".into();
+    let spread = json!({ "name": "now", "applies_to": { "everyone": true },
+        "limits": { "max_age": "10h", "spread": "50%" } });
+    state(&lab, json!([later, spread])).await;
+    let view = phone.view().await;
+    let [ends_at, since] = ["ends_at", "last_authenticated_at"]
+        .map(|name| Time::parse(&text(&view[name])).expect("a moment"));
+    lab.pass(Span::hours(10));
+    let answer = phone.check().await;
+    let challenge = answer.headers()["www-authenticate"].to_str().expect("a text").to_owned();
+    let age = (ends_at - since).whole_seconds();
+    assert!(challenge.contains(&format!("max_age=\"{age}\"")), "{age} {challenge}");
+}
+
+impl Device<'_> {
+    /// Both who is refused and who asks why are told the same, by the policies desk and floor.
+    async fn must_be_idle_since(&self, lab: &Lab, since: &str) {
+        let answer = self.check().await;
+        let challenge = answer.headers()["www-authenticate"].to_str().expect("a text").to_owned();
+        let told = format!("policy desk, 30m since {since}");
+        assert!(challenge.contains(&told), "{challenge}");
+        let explained = lab.get(&format!("/sessions/{}/explain", self.session)).await;
+        let ends = explained["ends"].as_array().expect("a list");
+        let idle = ends.iter().filter(|end| end["because"] == "max_idle");
+        let told: Vec<_> = idle.map(|end| (text(&end["policy"]), text(&end["at"]))).collect();
+        let wanted = [("desk", "2026-05-03T06:42:00Z"), ("floor", "2026-05-03T06:57:00Z")];
+        assert_eq!(told, wanted.map(|(policy, at)| (policy.to_owned(), at.to_owned())));
+        assert!(text(&ends[0]["detail"]).ends_with(&format!("30m since {since}")), "{ends:?}");
+        let verdicts = explained["policies"].as_array().expect("a list");
+        assert!(verdicts.iter().all(|own| own["verdict"] == "ended"), "{explained}");
+    }
 }
 
 async fn what_held_at_the_sign_in_and_who_joined_by_attribute_is_told(lab: Lab) {

@@ -31,7 +31,7 @@ struct Signed {
 struct Asked {
     kind: u8,
     hours: i64,
-    group: Option<u8>,
+    whom: u8,
     from: Option<i64>,
     until: Option<i64>,
 }
@@ -42,9 +42,9 @@ fn signed() -> impl Strategy<Value = Signed> {
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
-    let (sometimes, group) = (|| proptest::option::weighted(0.2, 1..100_i64), 0..2_u8);
-    (0..8_u8, 3..80_i64, proptest::option::of(group), sometimes(), sometimes())
-        .prop_map(|(kind, hours, group, from, until)| Asked { kind, hours, group, from, until })
+    let sometimes = || proptest::option::weighted(0.2, 1..100_i64);
+    (0..8_u8, 3..80_i64, 0..9_u8, sometimes(), sometimes())
+        .prop_map(|(kind, hours, whom, from, until)| Asked { kind, hours, whom, from, until })
 }
 
 impl Asked {
@@ -53,13 +53,17 @@ impl Asked {
         matches!(self.kind, 2 | 3)
     }
 
-    fn policy(&self, at: usize, now: Time) -> Value {
-        let Self { kind, hours, group, from, until } = self;
+    fn policy(&self, at: usize, number: usize, now: Time) -> Value {
+        let Self { kind, hours, whom, from, until } = self;
         let zones = ["UTC", "Europe/Vienna", "America/New_York"];
         let zone = zones[usize::try_from(*hours).expect("it is small") % 3];
-        let applies_to = match group {
-            Some(group) => json!({ "groups": [format!("group {group}")] }),
-            None => json!({ "everyone": true }),
+        let applies_to = match whom {
+            0 | 1 => json!({ "groups": [format!("group {whom}")] }),
+            2 => json!({ "labels": ["* device 0", "*2", "*3"] }),
+            3 => json!({ "labels": ["the device ?"], "groups": ["group 0"] }),
+            4 => json!({ "attributes": { "name": format!("user 0 of {number}") } }),
+            5 => json!({ "platforms": [if hours % 2 == 0 { "iOS" } else { "android" }] }),
+            _ => json!({ "everyone": true }),
         };
         let span = Span::hours(*hours).to_string();
         let limits = match kind {
@@ -181,7 +185,8 @@ async fn is_as_foreseen(
     // By less than a second a sign-in might come before a time of day, or after it.
     let is_spread = asked.iter().any(|asked| asked.kind == 6);
     let asked = asked.iter().filter(|asked| !(is_spread && asked.is_calendar()));
-    let set: Vec<Value> = asked.enumerate().map(|(at, asked)| asked.policy(at, now)).collect();
+    let set: Vec<Value> =
+        asked.enumerate().map(|(at, asked)| asked.policy(at, number, now)).collect();
     let body = json!({ "policies": set, "allow_endless": true });
     let preview = good(lab.api(Method::POST, "/policies/preview").json(&body)).await;
     let hours = |value: &Value| -> Vec<u64> {

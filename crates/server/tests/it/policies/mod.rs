@@ -336,6 +336,7 @@ async fn nobody_waits_for_a_forecast_that_takes_long(lab: Lab) {
     let quick = policy(json!({ "max_age": "1s", "spread": "50%" }));
     let preview = lab.post("/policies/preview", json!({ "policies": [quick] })).await;
     assert_eq!(preview["after"]["hours"][7], 3_600, "{}", preview["ended_sessions"]);
+    assert_eq!(preview["unforeseen"], Value::Null);
     // One that is looked at step by step.
     let mut slow = policy(json!({ "max_age": "4s" }));
     slow["valid_until"] = "2027-05-03".into();

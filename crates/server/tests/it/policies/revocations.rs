@@ -189,6 +189,10 @@ async fn a_large_revocation_can_need_a_look_first(lab: Lab) {
     lab.set(json!({ "unseen_percent_max": 67 })).await;
     lab.post("/revocations", some).await;
     lab.set(json!({ "unseen_percent_max": null })).await;
+    let too_much = lab.bare(Method::PATCH, &format!("/admin/apps/{}", lab.app));
+    let too_much = too_much.json(&json!({ "settings": { "unseen_percent_max": 101 } }));
+    let body = refused(too_much.bearer_auth(&lab.operator), 422, "INVALID_VALUE").await;
+    assert_eq!(body["field"], "unseen_percent_max");
 }
 
 async fn a_revocation_that_is_not_written_down_yet_holds_over_a_restart(mut lab: Lab) {

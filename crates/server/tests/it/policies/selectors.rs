@@ -13,10 +13,12 @@ both!(
     a_policy_finds_users_by_attribute_as_it_changes,
     a_policy_is_about_platforms_labels_methods_or_assurance,
     a_device_without_a_label_fits_any_text,
+    a_preview_counts_all_sessions_that_fit_a_new_pattern,
     a_weaker_sign_in_lowers_what_the_session_proves,
     of_too_many_sessions_those_signed_in_last_stay,
     a_wipe_of_what_had_ended_takes_nobody_elses_place,
     one_session_too_many_can_be_refused_instead,
+    who_is_to_be_refused_does_not_put_another_device_out,
     what_was_one_too_many_stays_out_when_the_others_change_their_places,
     a_method_that_is_asked_for_is_asked_for_at_the_next_sign_in,
     a_users_access_ends_on_a_date,
@@ -136,6 +138,24 @@ async fn a_device_without_a_label_fits_any_text(mut lab: Lab) {
     }
 }
 
+async fn a_preview_counts_all_sessions_that_fit_a_new_pattern(lab: Lab) {
+    for (device, label) in [("a", "till-1"), ("b", "till-2"), ("c", "Ann's"), ("d", "desk-1")] {
+        sign_in_as(&lab, "ann", [device, "ios", label], json!({})).await;
+    }
+    sign_in_as(&lab, "bob", ["e", "android", "till-3"], json!({})).await;
+    lab.pass(Span::hours(2));
+    for (applies_to, count) in [
+        (json!({ "labels": ["till-*"] }), 3),
+        (json!({ "labels": ["desk-?", "till-*"] }), 4),
+        (json!({ "labels": ["till-*"], "platforms": ["ios"] }), 2),
+    ] {
+        let policy =
+            json!({ "name": "p", "applies_to": applies_to, "limits": { "max_age": "1h" } });
+        let preview = lab.post("/policies/preview", json!({ "policies": [policy] })).await;
+        assert_eq!(preview["ended_sessions"], count, "{applies_to}");
+    }
+}
+
 async fn a_weaker_sign_in_lowers_what_the_session_proves(lab: Lab) {
     let wide = json!({ "name": "weak", "applies_to": { "assurance": ["aal1"] },
         "limits": { "max_age": "1h" } });
@@ -225,6 +245,23 @@ async fn one_session_too_many_can_be_refused_instead(lab: Lab) {
     good(lab.enroll(&token, "tablet")).await;
 }
 
+async fn who_is_to_be_refused_does_not_put_another_device_out(lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await;
+    join(&lab, "g", &phone.user).await;
+    lab.set(json!({ "multiple_devices_per_user": false })).await;
+    let limits = json!({ "max_sessions": 1, "over_max": "refuse_new" });
+    state(&lab, json!([for_group("g", limits)])).await;
+    let token = lab.authentication_token("ann").await;
+    let body = refused(lab.enroll(&token, "tablet"), 409, "CONFLICT").await;
+    assert!(text(&body["detail"]).contains("policy g"), "{body}");
+    phone.must_be_signed_in().await;
+    lab.sign_in("ann", "phone").await.must_be_signed_in().await;
+    // Without that policy, whoever signs in last is in.
+    state(&lab, json!([])).await;
+    lab.sign_in("ann", "tablet").await.must_be_signed_in().await;
+    assert_eq!(phone.view().await["ended_by"], "replaced");
+}
+
 async fn what_was_one_too_many_stays_out_when_the_others_change_their_places(mut lab: Lab) {
     let first = lab.sign_in("ann", "first").await;
     let (a, _) = (lab.sign_in("ann", "a").await, lab.sign_in("ann", "b").await);
@@ -278,6 +315,7 @@ async fn a_users_access_ends_on_a_date(mut lab: Lab) {
         (&bound["ends_by"], &bound["items"][0]["because"]),
         (&json!("2026-05-10T00:00:00Z"), &json!("not_after"))
     );
+    assert_eq!(bound["not_after"], "2026-05-10T00:00:00Z");
     lab.clock.set(Time::parse("2026-05-09T23:59:59Z").expect("a moment"));
     phone.must_be_signed_in().await;
     lab.pass(Span::seconds(1));
