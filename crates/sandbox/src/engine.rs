@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::compile::compile;
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
-use crate::limits::drop_rights;
+use crate::limits::{die_with_parent, drop_rights};
 use crate::natives::natives;
 use crate::places::resolve;
 use crate::{Guards, Job, Limits, Script};
@@ -67,6 +67,9 @@ fn serve_parent() -> Result<(), String> {
     let explain = |error: std::io::Error| format!("standard input is no socket: {error}");
     let stdin = rustix::io::dup(rustix::stdio::stdin()).map_err(|e| explain(e.into()))?;
     let socket = Rc::new(Socket { stream: RefCell::new(UnixStream::from(stdin)) });
+    if !die_with_parent() {
+        return Err("it would outlive its parent".to_owned());
+    }
     let ToChild::Limits(limits) = socket.receive(FIRST_BYTES_MAX)? else {
         return Err("the limits must come first".to_owned());
     };

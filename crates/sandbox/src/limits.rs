@@ -65,6 +65,13 @@ impl fmt::Display for Guards {
     }
 }
 
+/// Dies as soon as the thread that started this child does: who is killed can end no child. The
+/// threads of a server's runtime live as long as it does, and a script comes after this was said.
+pub(crate) fn die_with_parent() -> bool {
+    let kill = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(kill).is_ok()
+}
+
 /// Gives up every right that a script does not need. For the child; there is no way back.
 pub fn drop_rights(limits: &Limits) -> Guards {
     Guards {

@@ -45,6 +45,8 @@ const READ_BYTES: usize = 16 * 1024;
 const HELD_BYTES_MAX: usize = 32 << 20;
 /// How long the compiler may take: it takes milliseconds.
 const COMPILE_WALL: Duration = Duration::from_secs(10);
+/// Below it are standard input, output and error, which every child gets anew.
+const FIRST_FILE: i32 = 3;
 const TOO_DEEP: &str = "the script is nested too deeply, or too large, to be read";
 
 /// How the child is started, and the children that wait. Clones share these.
@@ -186,6 +188,8 @@ impl Sandbox {
         let explain = |error: std::io::Error| format!("the child cannot be started: {error}");
         let (ours, theirs) = StdUnixStream::pair().map_err(explain)?;
         ours.set_nonblocking(true).map_err(explain)?;
+        // Whoever started the server may have left files open in it: they are not for a script.
+        close_fds::set_fds_cloexec(FIRST_FILE, &[]);
         let child = Command::new(&self.program)
             .args(&self.args)
             .env_clear()

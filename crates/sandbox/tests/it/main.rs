@@ -3,6 +3,7 @@
 mod database;
 mod escape;
 mod globals;
+mod inherited;
 mod language;
 mod web;
 
