@@ -33,6 +33,8 @@ pub(crate) enum ToParent {
     Log { at_ms: u64, level: Level, text: String },
     /// A request.
     Fetch { id: u32, request: Request },
+    /// Nobody waits for its answer any more, which may be on its way.
+    GiveUp { id: u32 },
     /// A web task's answer begins, whose body comes in pieces.
     Head(WebResponse),
     /// The next piece.

@@ -10,6 +10,7 @@ mod compile;
 mod config;
 mod engine;
 mod frames;
+mod held;
 mod limits;
 mod natives;
 mod places;
@@ -179,13 +180,13 @@ pub struct Limits {
     pub params_bytes: usize,
     /// The longest result, as JSON.
     pub result_bytes: usize,
-    /// The longest log; what comes after is cut.
+    /// The longest log; what comes after is cut, and 16 times as much ends the run.
     pub log_bytes: usize,
     /// The longest body of a request, and of an answer that is given to the script.
     pub body_bytes: usize,
     /// The most requests in all.
     pub fetches_max: u32,
-    /// The most requests at once; more wait.
+    /// The most requests at once; more wait, also when there is no room for their answers.
     pub fetches_at_once: usize,
 }
 

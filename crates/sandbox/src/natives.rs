@@ -38,8 +38,8 @@ pub(crate) fn natives<'js>(ctx: &Ctx<'js>, tell: Tell) -> Result<Object<'js>, Er
     Ok(native)
 }
 
-/// `begin`, `now`, `log`, `fetch`, `head` and `piece`. Time counts from `begin`: a child may wait
-/// long for its job.
+/// `begin`, `now`, `log`, `fetch`, `giveUp`, `head` and `piece`. Time counts from `begin`: a child
+/// may wait long for its job.
 fn add_time_and_parent<'js>(ctx: &Ctx<'js>, native: &Object<'js>, tell: Tell) -> Result<(), Error> {
     let set = |name: &str, function: Function<'js>| native.set(name, function);
     let began = Rc::new(Cell::new(Instant::now())); // clock: measures
@@ -71,6 +71,12 @@ fn add_time_and_parent<'js>(ctx: &Ctx<'js>, native: &Object<'js>, tell: Tell) ->
         told.map_err(|why| Exception::throw_internal(&ctx, &why))
     };
     set("fetch", Function::new(ctx.clone(), fetch)?)?;
+    let parent = Rc::clone(&tell);
+    let give_up = move |ctx: Ctx<'_>, id: u32| {
+        let told = parent(&ToParent::GiveUp { id });
+        told.map_err(|why| Exception::throw_internal(&ctx, &why))
+    };
+    set("giveUp", Function::new(ctx.clone(), give_up)?)?;
     let parent = Rc::clone(&tell);
     let head = move |ctx: Ctx<'_>, json: String| {
         let head = serde_json::from_str(&json);

@@ -1,7 +1,7 @@
 //! The parent's side of a run: starts the child, gives it the script, carries out its requests,
 //! and ends it in time, whatever it does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
+use futures_util::future::Abortable;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -19,6 +20,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
+use crate::held::Held;
 use crate::places::Places;
 use crate::pool::Pool;
 use crate::{
@@ -40,9 +42,11 @@ const WRITTEN_MAX: usize = 1_000;
 const CUT: &str = "…";
 /// So much is read at once: most frames are shorter.
 const READ_BYTES: usize = 16 * 1024;
-/// Requests of a script that wait, and answers that it has not read, hold so many bytes at most:
-/// then no more is read from it, and no more is fetched for it.
-const HELD_BYTES_MAX: usize = 32 << 20;
+/// A request has so many headers at most: servers refuse more.
+const HEADERS_MAX: usize = 100;
+/// A log that goes on so many times beyond its limit ends its run: reading what is not kept would
+/// go on as long as the script writes.
+const LOG_TIMES_MAX: usize = 16;
 /// How long the compiler may take: it takes milliseconds.
 const COMPILE_WALL: Duration = Duration::from_secs(10);
 /// Below it are standard input, output and error, which every child gets anew.
@@ -72,6 +76,8 @@ struct Said {
     log: Vec<LogLine>,
     log_bytes: usize,
     log_is_cut: bool,
+    /// With all that was not kept.
+    logged_bytes: usize,
     fetches: u32,
 }
 
@@ -226,12 +232,15 @@ struct Frames {
     /// How long the next one may be.
     allowed: usize,
     bytes_max: usize,
+    /// How long the last one was.
+    last_bytes: usize,
 }
 
 impl Frames {
     fn of(from_child: OwnedReadHalf, limits: &Limits) -> Self {
         let bytes_max = frame_bytes_max(limits);
-        Self { from_child, bytes: BytesMut::new(), allowed: FIRST_BYTES_MAX, bytes_max }
+        let (bytes, allowed) = (BytesMut::new(), FIRST_BYTES_MAX);
+        Self { from_child, bytes, allowed, bytes_max, last_bytes: 0 }
     }
 
     /// The next one. None: the child is gone. An error: it said something that no honest child
@@ -259,7 +268,7 @@ impl Frames {
         if self.bytes.len() - head.len() < length {
             return None;
         }
-        self.allowed = self.bytes_max;
+        (self.allowed, self.last_bytes) = (self.bytes_max, length);
         let frame = self.bytes.split_to(head.len() + length);
         Some(frames::decode(&frame[head.len()..]))
     }
@@ -286,35 +295,37 @@ async fn converse(
 ) -> Result<Outcome, String> {
     // Made when first needed: most runs log no place.
     let mut places = None;
-    let (mut waiting, mut unread) = (Waiting::default(), Unread::default());
+    let mut held = Held::new(limits.body_bytes);
     let mut open = FuturesUnordered::new();
     let Running { to_child, frames, .. } = running;
     // Whether an answer may come in pieces, and whether its first part has come.
     let (is_web, mut is_begun) = (matches!(job.call, Call::Web { .. }), false);
     loop {
-        while open.len() < limits.fetches_at_once
-            && unread.bytes < HELD_BYTES_MAX
-            && let Some((id, request)) = waiting.take()
-        {
-            open.push(async move { (id, host.fetch(request).await) });
+        while let Some((begun, request, given_up)) = held.begin(limits.fetches_at_once) {
+            open.push(async move { (begun, Abortable::new(host.fetch(request), given_up).await) });
         }
         tokio::select! {
             // Reading goes on meanwhile: a child that is writing does not read.
-            sent = to_child.write(unread.next()), if !unread.is_empty() => {
-                unread.advance(sent.map_err(|_| String::new())?);
+            sent = to_child.write(held.unread.next()), if !held.unread.is_empty() => {
+                held.unread.advance(sent.map_err(|_| String::new())?);
             }
-            Some((id, answer)) = open.next(), if !open.is_empty() => {
+            Some((begun, answer)) = open.next(), if !open.is_empty() => {
+                held.end(&begun);
+                // Nobody waits for what was given up.
+                let Ok(answer) = answer else { continue };
                 let answer = match answer {
                     Ok(answer) if answer.body.len() > limits.body_bytes => {
                         Err(format!("the answer is longer than {} bytes", limits.body_bytes))
                     }
                     other => other,
                 };
-                unread.add(frames::encode(&ToChild::Answer { id, answer })?);
+                held.unread.add(frames::encode(&ToChild::Answer { id: begun.id, answer })?);
             }
-            frame = frames.next(), if waiting.bytes < HELD_BYTES_MAX => match frame {
+            frame = frames.next(), if held.may_hear() => match frame {
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
-                    let text = said.shortened(limits, text);
+                    let Some(text) = said.shortened(limits, text) else {
+                        return Ok(Outcome::TooLarge { what: "the log".to_owned() });
+                    };
                     let text = if text.contains("\n    at ") && said.log.len() < WRITTEN_MAX {
                         places.get_or_insert_with(|| Places::of(&job.script)).written(&text)
                     } else {
@@ -328,8 +339,9 @@ async fn converse(
                     if let Some(what) = said.count_fetch(limits, &request) {
                         return Ok(Outcome::TooLarge { what });
                     }
-                    waiting.add(id, request);
+                    held.add(id, request, frames.last_bytes);
                 }
+                Some(Ok(ToParent::GiveUp { id })) => held.give_up(id),
                 Some(Ok(ToParent::Head(head))) if is_web && !is_begun => {
                     is_begun = true;
                     host.answer(Part::Head(head)).await;
@@ -353,73 +365,21 @@ impl Running {
     }
 }
 
-/// Requests that wait until others have been answered.
-#[derive(Default)]
-struct Waiting {
-    all: VecDeque<(u32, Request)>,
-    bytes: usize,
-}
-
-impl Waiting {
-    fn add(&mut self, id: u32, request: Request) {
-        self.bytes += Self::size(&request);
-        self.all.push_back((id, request));
-    }
-
-    fn take(&mut self) -> Option<(u32, Request)> {
-        let (id, request) = self.all.pop_front()?;
-        self.bytes -= Self::size(&request);
-        Some((id, request))
-    }
-
-    fn size(request: &Request) -> usize {
-        let headers = request.headers.iter().map(|(name, value)| name.len() + value.len());
-        request.body.len() + request.url.len() + headers.sum::<usize>() + 256
-    }
-}
-
-/// Frames that the child has not read yet.
-#[derive(Default)]
-struct Unread {
-    all: VecDeque<Vec<u8>>,
-    /// How much of the first was read.
-    read: usize,
-    bytes: usize,
-}
-
-impl Unread {
-    fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    fn next(&self) -> &[u8] {
-        self.all.front().map_or(&[], |first| &first[self.read..])
-    }
-
-    fn add(&mut self, frame: Vec<u8>) {
-        self.bytes += frame.len();
-        self.all.push_back(frame);
-    }
-
-    fn advance(&mut self, read: usize) {
-        self.read += read;
-        if self.all.front().is_some_and(|first| self.read >= first.len()) {
-            self.bytes -= self.all.pop_front().map_or(0, |first| first.len());
-            self.read = 0;
-        }
-    }
-}
-
 impl Said {
-    /// A line as far as there is room for it: what is cut need not be looked at.
-    fn shortened(&self, limits: &Limits, mut text: String) -> String {
+    /// A line as far as there is room for it: what is cut need not be looked at. None: far more
+    /// was said than there is room for.
+    fn shortened(&mut self, limits: &Limits, mut text: String) -> Option<String> {
+        self.logged_bytes = self.logged_bytes.saturating_add(text.len() + 16);
+        if self.logged_bytes / LOG_TIMES_MAX > limits.log_bytes {
+            return None;
+        }
         let room = limits.log_bytes.saturating_sub(self.log_bytes);
         if text.len() > room {
             // With the mark it is longer than fits, so that it counts as cut.
             cut(&mut text, room);
             text.push_str(CUT);
         }
-        text
+        Some(text)
     }
 
     /// Keeps a line, unless there are too many; answers it if it is kept.
@@ -438,6 +398,9 @@ impl Said {
         self.fetches += 1;
         if self.fetches > limits.fetches_max {
             return Some(format!("the number of requests, over {},", limits.fetches_max));
+        }
+        if request.headers.len() > HEADERS_MAX {
+            return Some(format!("a request of over {HEADERS_MAX} headers"));
         }
         let is_long = request.body.len() > limits.body_bytes;
         is_long.then(|| format!("a request of over {} bytes", limits.body_bytes))

@@ -247,21 +247,50 @@ function hasNoBody(status) {
   return [204, 205, 304].includes(status);
 }
 
-// So many requests are under way at once; more wait here, in the script's own memory.
+// So many requests are under way at once, with so many bytes in all unless one is alone; more wait
+// here, in the script's own memory. The parent reads no more than that before it has answered.
 const UNDER_WAY_MAX = 16;
+const UNDER_WAY_BYTES_MAX = 8388608;
 const requests = new Map();
 const notSent = [];
 let lastRequest = 0;
 let underWay = 0;
+let underWayBytes = 0;
 
 function sendNext() {
   while (underWay < UNDER_WAY_MAX && notSent.length > 0) {
-    const { id, json } = notSent.shift();
+    const request = requests.get(notSent[0]);
+    const isRoom = underWay === 0 || underWayBytes + request?.bytes < UNDER_WAY_BYTES_MAX;
     // One that was given up meanwhile is not sent.
-    if (!requests.has(id)) continue;
+    if (request && !isRoom) return;
+    const id = notSent.shift();
+    if (!request) continue;
     underWay += 1;
-    native.fetch(id, json());
+    underWayBytes += request.bytes;
+    request.isSent = true;
+    native.fetch(id, request.json());
+    request.json = null;
   }
+}
+
+// Takes a request out, answered or not.
+function taken(id) {
+  const request = requests.get(id);
+  if (!request) return null;
+  requests.delete(id);
+  request.done();
+  if (request.isSent) {
+    underWay -= 1;
+    underWayBytes -= request.bytes;
+  }
+  return request;
+}
+
+// No less than the parent counts for it: text in JSON, bytes as base64, 64 for each header.
+function bytesOfRequest({ method, url }, headers, body) {
+  let bytes = 512 + method.length + 2 * url.length + 4 * Math.ceil(body.length / 3);
+  for (const [name, value] of headers) bytes += 6 * (name.length + value.length) + 80;
+  return bytes;
 }
 
 async function fetch(input, init = undefined) {
@@ -275,30 +304,33 @@ async function fetch(input, init = undefined) {
     const packed = native.toBase64(binaryOf(body));
     return JSON.stringify({ method, url, headers, body: packed, redirect });
   };
+  const bytes = bytesOfRequest(request, headers, body);
   return new Promise((resolve, reject) => {
     const giveUp = () => {
-      if (requests.delete(id)) reject(signal.reason);
+      const request = taken(id);
+      if (!request) return;
+      if (request.isSent) native.giveUp(id);
+      reject(signal.reason);
+      sendNext();
     };
     signal.addEventListener("abort", giveUp);
     const done = () => signal.removeEventListener("abort", giveUp);
-    requests.set(id, { resolve, reject, url, done });
-    notSent.push({ id, json });
+    requests.set(id, { resolve, reject, url, done, json, bytes, isSent: false });
+    notSent.push(id);
     sendNext();
   });
 }
 
 // The answer to a request, or why there is none, from the loop outside.
 function settle(id, json) {
-  underWay -= 1;
-  const request = requests.get(id);
-  settled(request, id, json);
+  const request = taken(id);
+  // It may have been given up while its answer was on its way.
+  if (!request) return;
+  settled(request, json);
   sendNext();
 }
 
-function settled(request, id, json) {
-  if (!request) return;
-  requests.delete(id);
-  request.done();
+function settled(request, json) {
   const { Ok: answer, Err: why } = JSON.parse(json);
   if (!answer) return void request.reject(new TypeError(why));
   const { status, status_text: statusText, url } = answer;

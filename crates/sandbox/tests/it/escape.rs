@@ -81,7 +81,7 @@ async fn what_is_too_large_is_cut_or_refused() {
     let limits = Limits { result_bytes: 1_000, log_bytes: 1_000, params_bytes: 100, ..limits() };
     let outcome = run_within("export function run() { return 'x'.repeat(2000) }", &limits).await;
     assert_eq!(outcome.outcome, Outcome::TooLarge { what: "the result".into() });
-    let chatty = "export function run() { for (let i = 0; i < 1e3; i++) console.log('line', i) }";
+    let chatty = "export function run() { for (let i = 0; i < 500; i++) console.log('line', i) }";
     let report = run_within(chatty, &limits).await;
     assert_eq!(report.outcome, Outcome::Done(Value::Null));
     assert!(report.log_is_cut && report.log.len() < 100, "{}", report.log.len());
@@ -139,7 +139,7 @@ fn hear(socket: &mut UnixStream) {
     socket.read_exact(&mut frame).expect("a frame");
 }
 
-fn say(socket: &mut UnixStream, frame: &Value) {
+pub(super) fn say(socket: &mut UnixStream, frame: &Value) {
     let bytes = frame.to_string().into_bytes();
     let length = u32::try_from(bytes.len()).expect("a short frame");
     socket.write_all(&[&length.to_le_bytes(), bytes.as_slice()].concat()).expect("it is heard");
@@ -197,7 +197,7 @@ attacks! {
 }
 
 /// Children that lie: each says this after an honest beginning.
-fn lying(say_what: impl FnOnce(&mut UnixStream)) -> ! {
+pub(super) fn lying(say_what: impl FnOnce(&mut UnixStream)) -> ! {
     let mut socket = UnixStream::from(rustix::io::dup(rustix::stdio::stdin()).expect("a socket"));
     say(&mut socket, &serde_json::json!({ "Ready": Guards::default() }));
     say_what(&mut socket);

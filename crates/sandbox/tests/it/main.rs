@@ -2,6 +2,7 @@
 
 mod database;
 mod escape;
+mod flood;
 mod globals;
 mod inherited;
 mod language;
