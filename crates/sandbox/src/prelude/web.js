@@ -111,6 +111,9 @@ async function answerWeb(namespace, self, call) {
   const value = await namespace[handler].call(self, { params, request, response, authContext });
   if (value instanceof Response) return webResponse(value);
   if (isGenerator(value)) return await webPieces(value, response);
+  if (isIterator(value)) {
+    throw new TypeError("an iterator is no answer: return an array of it, or be a generator");
+  }
   return webAnswer(value === undefined ? response.body : value, response.status, response.headers);
 }
 
@@ -139,9 +142,10 @@ function webAnswer(value, status, init = undefined) {
   return webBytes(native.encode(text.toWellFormed()), status, headers);
 }
 
+// Other iterators yield what is no text: who returns one has forgotten to make a list of it.
 function isGenerator(value) {
-  return typeof value?.next === "function"
-    && (Symbol.asyncIterator in value || Symbol.iterator in value);
+  const kind = Object.prototype.toString.call(value);
+  return kind === "[object Generator]" || kind === "[object AsyncGenerator]";
 }
 
 // So many bytes of a piece are sent at once.
@@ -152,14 +156,25 @@ const PIECE_BYTES = 262144;
 async function webPieces(pieces, response) {
   let answer = null;
   for await (const piece of pieces) {
+    const bytes = pieceBytes(piece);
+    // After the piece: if the first is wrong, nothing has been answered yet.
     answer ??= webBegin(response);
-    const isText = typeof piece === "string";
-    const bytes = isText ? native.encode(piece.toWellFormed()) : bytesOf(piece);
     for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
       native.piece(binaryOf(bytes.subarray(at, at + PIECE_BYTES)));
     }
   }
   return answer ?? webBegin(response);
+}
+
+function isIterator(value) {
+  return typeof value?.next === "function"
+    && (Symbol.asyncIterator in value || Symbol.iterator in value);
+}
+
+function pieceBytes(piece) {
+  if (typeof piece === "string") return native.encode(piece.toWellFormed());
+  if (piece instanceof ArrayBuffer || ArrayBuffer.isView(piece)) return bytesOf(piece);
+  throw new TypeError(`a generator yields texts or bytes, not ${shown(piece, 1)}`);
 }
 
 function webBegin({ status, headers: given }) {

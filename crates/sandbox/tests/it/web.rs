@@ -285,9 +285,24 @@ async fn what_a_generator_yields_is_answered_piece_by_piece() {
         ("response.status = 204; yield ''", "an answer 204 has no body"),
         ("response.headers.set('content-type', 'image/png'); yield ''", "a web task answers with"),
         ("throw new Error('nothing yet')", "nothing yet"),
+        ("yield { a: 1 }", "a generator yields texts or bytes, not"),
+        ("yield 1", "a generator yields texts or bytes, not 1"),
     ] {
         let source = open(&format!("export function* get({{ response }}) {{ {code} }}"));
-        GET.must_throw(&source, wanted).await;
+        let (world, job) = (World::default(), job_of(&source, GET.call()));
+        let outcome = sandbox("sandbox_child").run(&job, &limits(), &world).await.outcome;
+        let Outcome::Threw { message, .. } = &outcome else { panic!("{outcome:?}: {source}") };
+        assert!(message.contains(wanted), "{message}: {source}");
+        // So that it can still be answered with an error.
+        assert_eq!(told(&world), [""; 0], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn an_iterator_that_is_no_generator_is_no_answer() {
+    for value in ["new Map([[1, 'a']]).values()", "['a'].values()"] {
+        let source = open(&format!("export function get() {{ return {value} }}"));
+        GET.must_throw(&source, "return an array of it").await;
     }
 }
 
