@@ -1,6 +1,6 @@
 //! The client verbs against a real server, as an operator uses them.
 
-use crate::{Kind, Shop, error_of, text};
+use crate::{Kind, Serving, Shop, error_of, text};
 
 #[test]
 fn an_operator_does_a_days_work_with_the_verbs() {
@@ -215,10 +215,45 @@ fn tasks_are_put_run_and_read_with_the_verbs() {
     let logs = serving.verb(&shop.operator, &["task", "logs", &text(&run["id"])]);
     assert!(String::from_utf8_lossy(&logs.stdout).contains("hello Ann"), "{logs:?}");
     assert_eq!(operator(&["task", "list"])[0]["name"], "hello");
+    logs_say_why_the_run_that_began_last_failed(&shop, &serving);
     std::fs::write(&file, "export function run( {").expect("a file");
     let broken = serving.verb(&shop.operator, &["task", "put", &file]);
     assert!(error_of(&broken).contains("hello.ts:1:"), "{broken:?}");
     operator(&["task", "delete", "hello"]);
+}
+
+/// Not the one that waits for tomorrow, although it is due later.
+fn logs_say_why_the_run_that_began_last_failed(shop: &Shop, serving: &Serving) {
+    let operator = |words: &[&str]| serving.json(&shop.operator, words);
+    let file = shop.path("late.ts");
+    let source = "type Params = { fails: boolean };
+export async function run({ fails }: Params) {
+    console.log('late began');
+    if (fails) throw new RangeError('no such day');
+    await CloudCode.scheduleTask({ task: 'late', parameters: { fails }, after: '1d' });
+}";
+    std::fs::write(&file, source).expect("a file");
+    operator(&["task", "put", &file, "--scope", "tasks:run"]);
+    operator(&["task", "run", "late", "--params", "{\"fails\":false}"]);
+    let failed = ["task", "run", "late", "--params", "{\"fails\":true}"];
+    let error = error_of(&serving.verb(&shop.operator, &failed));
+    assert!(error.contains("no such day"), "{error}");
+    let runs = operator(&["task", "runs", "late"]);
+    assert_eq!((&runs[0]["state"], &runs[1]["state"]), (&"queued".into(), &"failed".into()));
+    let run = text(&runs[1]["id"]);
+    for words in [vec!["late"], vec!["-f", &run]] {
+        let words = [vec!["task", "logs"], words].concat();
+        let logs = serving.verb(&shop.operator, &words);
+        let (log, why) = (String::from_utf8_lossy(&logs.stdout), error_of_log(&logs));
+        assert!(log.contains("late began"), "{words:?}: {log}");
+        assert!(why.contains("RangeError: no such day"), "{words:?}: {why}");
+        assert!(why.contains("late.ts:4:"), "the place as it was written: {words:?}: {why}");
+    }
+}
+
+fn error_of_log(logs: &std::process::Output) -> String {
+    assert!(logs.status.success(), "{logs:?}");
+    String::from_utf8_lossy(&logs.stderr).into_owned()
 }
 
 #[test]

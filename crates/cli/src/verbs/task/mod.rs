@@ -273,14 +273,25 @@ async fn logs(context: &Context, of: &str) -> Result<()> {
     let id = if is_run_id(of) {
         of.to_owned()
     } else {
-        let newest = app.task_runs(of, 1).await?.objects.into_iter().next();
+        // One that is queued for tomorrow is due later, but has nothing to show. Moments are whole
+        // seconds: of two that began in the same one, the one listed first is the newer.
+        let runs = app.task_runs(of, RUNS_SHOWN).await?.objects.into_iter().rev();
+        let begun = runs.filter(|run| run.started_at.is_some());
+        let newest = begun.max_by_key(|run| run.started_at);
         let none = || Failure::new(format!("task {of} has not run yet"));
         newest.ok_or_else(|| none().help(format!("run it with `reauth task run {of}`")))?.id
     };
     let run = app.task_run(&id).await?;
     context.output.either(&run, &log_text(run.log.as_deref().unwrap_or_default()))?;
-    context.output.remark(&summary(&run));
+    told_end(context, &run);
     Ok(())
+}
+
+/// How a run has ended, and why it failed: with the places in the script.
+fn told_end(context: &Context, run: &Run) {
+    context.output.remark(&summary(run));
+    let why = run.error.as_ref().map(|error| error.message.trim_end()).unwrap_or_default();
+    why.lines().for_each(|line| context.output.remark(&format!("  {line}")));
 }
 
 /// Writes what is logged as it comes: by a run until its end, or by all of a task's runs from now
@@ -300,7 +311,7 @@ async fn follow_logs(context: &Context, of: &str) -> Result<()> {
             output::print(&output::plain_lines(&log_text(log.get(*shown..).unwrap_or_default())))?;
             *shown = log.len();
             if run.state.is_end() {
-                context.output.remark(&summary(&run));
+                told_end(context, &run);
                 if is_run_id(of) {
                     return Ok(());
                 }
