@@ -288,3 +288,19 @@ async fn a_flood_of_requests_waits_in_the_child() {
     let report = run_within(source, &roomy).await;
     assert_eq!(report.outcome, Outcome::Done(Value::Bool(true)));
 }
+
+#[tokio::test]
+async fn a_long_script_and_a_full_heap_have_room_in_the_process() {
+    // What the compiler takes, and what the process copies beside a heap that is nearly full.
+    let line = "export const f = (a: number): number => a + 1; // what is said of it, at length\n";
+    let lines = (0..12_000).map(|n| line.replace("const f", &format!("const f{n}")));
+    let files = BTreeMap::from([("long.ts".to_owned(), lines.collect::<String>())]);
+    let compiled = sandbox("sandbox_child").compile("long.ts", &files, &limits()).await;
+    assert_eq!(compiled.expect("it compiles").exports.len(), 12_000);
+    let source = "export async function run() {
+        const full = new Uint8Array(80e6).fill(1);
+        const body = 'x'.repeat(4e6);
+        const answer = await fetch('http://api.test/echo', { method: 'POST', body });
+        return (await answer.text()).length > 4e6 && full[1] === 1; }";
+    assert_eq!(run(source).await, Outcome::Done(Value::Bool(true)));
+}
