@@ -30,10 +30,13 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
     );
     let rows = tx.rows(sql, args![now]).await?;
     let Some(row) = rows.first() else { return Ok(Fired::default()) };
-    let (due, app): (Task, AppId) = (task(row)?, row.parsed(COLUMNS)?);
+    let app: AppId = row.parsed(COLUMNS)?;
+    let due = match task(row) {
+        Ok(due) => due,
+        Err(error) => return leave_out(tx, app, row.text(0)?, &error).await,
+    };
     let moments = moments(&due, now);
-    // One that never fires again is not looked at again.
-    let mut next_at = due.definition.schedule.as_ref().and_then(|plan| plan.next_after(now).ok());
+    let mut next_at = next_of(&due, now);
     let stopped = stopped(tx, &due);
     let wanted = match (due.definition.options.misfire, stopped.is_some()) {
         (_, true) => &[][..],
@@ -41,7 +44,7 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
             if moments.len() == CATCH_UP_MAX {
                 // More are left: they come with the next look.
                 let last = moments.last().copied().unwrap_or(now);
-                next_at = due.definition.schedule.as_ref().and_then(|it| it.next_after(last).ok());
+                next_at = next_of(&due, last);
             }
             &moments[..]
         }
@@ -55,12 +58,36 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
     for moment in wanted {
         queued += u64::from(queue_for(tx, app, &due, *moment).await?);
     }
+    let noted = stopped.or_else(|| ended(&due, next_at));
     tx.change(
         "update tasks set next_at = $1, stopped = $2 where app_id = $3 and name = $4",
-        args![next_at, stopped, app, &due.definition.name],
+        args![next_at, noted, app, &due.definition.name],
     )
     .await?;
     Ok(Fired { is_found: true, missed: (moments.len() as u64).saturating_sub(queued) })
+}
+
+/// A task that cannot be read runs no more by itself, and says so: the others do not wait for it.
+async fn leave_out(tx: &mut Tx, app: AppId, name: String, error: &Error) -> Result<Fired> {
+    tracing::error!(task = name, %error, "a scheduled task cannot be read");
+    let why = format!("it cannot be read, so its schedule has ended: {error}; put it again");
+    tx.change(
+        "update tasks set next_at = null, stopped = $1 where app_id = $2 and name = $3",
+        args![why, app, name],
+    )
+    .await?;
+    Ok(Fired { is_found: true, missed: 1 })
+}
+
+/// When it fires first after this moment, if ever.
+fn next_of(due: &Task, after: Time) -> Option<Time> {
+    due.definition.schedule.as_ref().and_then(|plan| plan.next_after(after).ok())
+}
+
+/// Why the schedule, if there is one, has no next moment.
+pub(super) fn ended(task: &Task, next_at: Option<Time>) -> Option<String> {
+    let plan = task.definition.schedule.as_ref().filter(|_| next_at.is_none())?;
+    Some(format!("its schedule {:?} has ended: no moment is left at which it fires", plan.cron()))
 }
 
 /// The moments from the one that is due until now, oldest first.
@@ -72,7 +99,7 @@ fn moments(due: &Task, now: Time) -> Vec<Time> {
         if moments.len() == CATCH_UP_MAX {
             break;
         }
-        next = due.definition.schedule.as_ref().and_then(|plan| plan.next_after(moment).ok());
+        next = next_of(due, moment);
     }
     moments
 }

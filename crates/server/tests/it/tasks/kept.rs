@@ -1,0 +1,65 @@
+//! What is not lost: schedules beside one that cannot be read, what was due or had happened when a
+//! task was put again, its variables, ends with odd texts, runs of a full queue.
+
+use reauth_server::domain::Span;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{ended_runs, put, run, task};
+use crate::both;
+use crate::lab::{Lab, good, json_of, refused, text};
+
+both!(
+    a_schedule_that_cannot_be_read_stops_no_other_and_says_so,
+    a_schedule_that_has_ended_says_so,
+    what_had_happened_and_was_due_is_not_lost_when_a_task_is_put_again,
+);
+
+const ECHO: &str = "export function run(params) { return params }";
+
+fn scheduled(cron: &str) -> Value {
+    let mut wanted = task("t.js", ECHO, &[]);
+    wanted["schedule"] = json!({ "cron": cron });
+    wanted
+}
+
+async fn a_schedule_that_cannot_be_read_stops_no_other_and_says_so(lab: Lab) {
+    put(&lab, "broken", scheduled("30 6 * * *")).await;
+    put(&lab, "good", scheduled("0 7 * * *")).await;
+    let damage = "update tasks set zone = 'Mars/Olympus' where name = 'broken'";
+    lab.behind_its_back([damage; 2]).await;
+    lab.pass(Span::hours(1));
+    assert_eq!(ended_runs(&lab, "good", 1).await.len(), 1);
+    let doctor = good(lab.bare(Method::GET, "/admin/doctor").bearer_auth(&lab.operator)).await;
+    assert!(doctor.to_string().contains("Mars/Olympus"), "{doctor}");
+    let mended = put(&lab, "broken", scheduled("30 6 * * *")).await;
+    assert_eq!(mended["next_at"], "2026-05-04T06:30:00Z");
+}
+
+async fn a_schedule_that_has_ended_says_so(lab: Lab) {
+    put(&lab, "last", scheduled("0 0 7 3 5 * 2026")).await;
+    lab.pass(Span::hours(1));
+    ended_runs(&lab, "last", 1).await;
+    let shown = lab.get("/tasks/last").await;
+    assert_eq!(shown["next_at"], Value::Null);
+    assert!(text(&shown["stopped"]).contains("has ended"), "{shown}");
+}
+
+async fn what_had_happened_and_was_due_is_not_lost_when_a_task_is_put_again(lab: Lab) {
+    let ann = lab.user("ann").await;
+    let mut watcher = task("t.js", ECHO, &["ledger:read"]);
+    watcher["on"] = json!(["user.locked"]);
+    put(&lab, "watcher", watcher.clone()).await;
+    for _ in 0..20 {
+        lab.act(&format!("/users/{ann}/lock")).await;
+        put(&lab, "watcher", watcher.clone()).await;
+        lab.act(&format!("/users/{ann}/unlock")).await;
+    }
+    assert_eq!(ended_runs(&lab, "watcher", 20).await.len(), 20);
+    for at in 1..=5 {
+        put(&lab, "hourly", scheduled("0 * * * *")).await;
+        lab.clock.pass(Span::hours(1));
+        put(&lab, "hourly", scheduled("0 * * * *")).await;
+        assert_eq!(ended_runs(&lab, "hourly", at).await.len(), at);
+    }
+}
