@@ -66,7 +66,8 @@ pub async fn finish(
                 Ending::Answered | Ending::NoAnswer => RunState::Failed,
                 Ending::Cancelled => RunState::Cancelled,
             };
-            (state, None, Some(kind.clone()), Some(text.clone()))
+            // PostgreSQL has no U+0000 in a text; results and logs are JSON, which escapes it.
+            (state, None, Some(kind.clone()), Some(text.replace('\0', "\u{fffd}")))
         }
     };
     let log = serde_json::to_string(&finished.log)

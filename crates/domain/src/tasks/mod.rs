@@ -287,6 +287,9 @@ fn check_files(definition: &Definition) -> Result<()> {
         let why = format!("at most {FILES_MAX} files: bundle them with `reauth task build`");
         return Err(Error::invalid("files", why));
     }
+    if files.values().chain([source]).any(|text| text.contains('\0')) {
+        return Err(Error::invalid("source", "must not have U+0000: write \\0 in the script"));
+    }
     let bytes: usize = files.values().chain([source]).map(String::len).sum();
     if bytes > SOURCE_BYTES_MAX {
         let why = format!("must be at most {SOURCE_BYTES_MAX} bytes in all");
@@ -301,6 +304,10 @@ pub async fn find(read: &mut Read, app: AppId, name: &str) -> Result<Task> {
 }
 
 async fn try_find(read: &mut Read, app: AppId, name: &str) -> Result<Option<Task>> {
+    // No task is called so, and PostgreSQL has no text with it.
+    if name.contains('\0') {
+        return Ok(None);
+    }
     let sql = task_columns!(" from tasks t where t.app_id = $1 and t.name = $2");
     let row = read.first(sql, args![app, name]).await?;
     row.map(|row| task(&row)).transpose()
@@ -353,9 +360,8 @@ fn task(row: &Row) -> Result<Task> {
 /// Deletes a task. Its runs stay to be read; those that wait are given up.
 pub async fn delete(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
     tx.refuse_task()?;
-    let gone =
-        tx.change("delete from tasks where app_id = $1 and name = $2", args![app, name]).await?;
-    if gone == 0 {
+    let sql = "delete from tasks where app_id = $1 and name = $2";
+    if name.contains('\0') || tx.change(sql, args![app, name]).await? == 0 {
         return Err(Error::not_found(format!("task {name}")));
     }
     let now = tx.now();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Claim, Claimed, Ending, Finished, LogRow, RunState};
-use reauth_domain::{Result, RunId, Span};
+use reauth_domain::{Error, Result, RunId, Span};
 use reauth_sandbox::{
     Backend, Call, Job, Limits, LogLine, Module, Outcome, Part, Report, RunFacts, Script,
     WebRequest, WebResponse,
@@ -261,10 +261,16 @@ fn script(file: &str, stored: &str) -> Script {
     })
 }
 
-async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState> {
+async fn finish(app: &App, ready: Ready, mut finished: Finished) -> Option<RunState> {
     let Ready { claimed, entered } = ready;
     let (task, id) = (claimed.task.definition.name.clone(), claimed.id);
     let mut written = write_end(app, &claimed, &finished).await;
+    if let Err(Error::Internal(error)) = &written {
+        // What the database refuses once it refuses always: that it ended is worth more.
+        tracing::error!(task, run = %id, error, "a run's end is written down without its texts");
+        finished = without_texts(finished);
+        written = write_end(app, &claimed, &finished).await;
+    }
     for pause in END_PAUSES {
         let Err(error) = &written else { break };
         tracing::warn!(task, run = %id, %error, "a run's end is written down later");
@@ -284,6 +290,17 @@ async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState>
     }
     app.run_ended.send_replace(());
     written.ok().flatten()
+}
+
+/// The same end, with nothing of what the script said.
+fn without_texts(finished: Finished) -> Finished {
+    let outcome = match finished.outcome {
+        Ok(_) => Ok(Value::Null),
+        Err((kind, _)) => Err((kind, "what it said could not be written down".to_owned())),
+    };
+    let text = "the result, the log and the error could not be written down".to_owned();
+    let log = vec![LogRow { at_ms: 0, level: "error".into(), text }];
+    Finished { outcome, log, changes: None, ..finished }
 }
 
 async fn write_end(app: &App, claimed: &Claimed, finished: &Finished) -> Result<Option<RunState>> {

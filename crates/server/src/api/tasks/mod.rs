@@ -222,6 +222,10 @@ async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Defini
         let why = format!("must be at most {} bytes in all", tasks::SOURCE_BYTES_MAX);
         return Err(Error::invalid("source", why).into());
     }
+    if files.values().any(|text| text.contains('\0')) {
+        let why = "must not have U+0000: write \\0 in the script";
+        return Err(Error::invalid("source", why).into());
+    }
     let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;
     let compiled = compiled.map_err(|why| match why {
         Uncompiled::Wrong(error) => Error::invalid("source", error.to_string()).into(),

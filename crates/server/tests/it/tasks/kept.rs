@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 
 use super::{ended_runs, put, run, task};
 use crate::both;
-use crate::lab::{Lab, good, json_of, refused, text};
+use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_schedule_that_cannot_be_read_stops_no_other_and_says_so,
     a_schedule_that_has_ended_says_so,
     what_had_happened_and_was_due_is_not_lost_when_a_task_is_put_again,
+    an_end_with_odd_texts_is_written_down,
+    an_end_that_the_database_refuses_is_written_down_without_its_texts,
 );
 
 const ECHO: &str = "export function run(params) { return params }";
@@ -62,4 +64,49 @@ async fn what_had_happened_and_was_due_is_not_lost_when_a_task_is_put_again(lab:
         put(&lab, "hourly", scheduled("0 * * * *")).await;
         assert_eq!(ended_runs(&lab, "hourly", at).await.len(), at);
     }
+}
+
+async fn an_end_with_odd_texts_is_written_down(lab: Lab) {
+    let throws = "export function run() { console.log('c\\0d'); throw new Error('a\\0b') }";
+    put(&lab, "throws", task("t.js", throws, &[])).await;
+    let failed = run(&lab, "throws", json!({})).await;
+    assert_eq!((&failed["state"], &failed["attempt"]), (&json!("failed"), &json!(1)), "{failed}");
+    assert!(text(&failed["error"]["message"]).contains("a\u{fffd}b"), "{failed}");
+    assert_eq!(failed["log"][0]["text"], "c\0d");
+    put(&lab, "echo", task("t.js", ECHO, &[])).await;
+    let done = run(&lab, "echo", json!({ "a\0": "b\0" })).await;
+    assert_eq!(done["result"], json!({ "a\0": "b\0" }));
+    for wanted in [
+        json!({ "file": "t.js", "source": "export const run = () => '\0'" }),
+        json!({ "file": "t.js", "source": ECHO, "files": { "a.js": "// \0" } }),
+    ] {
+        let request = lab.api(Method::PUT, "/tasks/odd").json(&wanted);
+        assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "source");
+    }
+    let odd = task("t.js", ECHO, &[]);
+    refused(lab.api(Method::PUT, "/tasks/a%00b").json(&odd), 422, "INVALID_VALUE").await;
+    for (method, path) in [
+        (Method::GET, "/tasks/a%00b"),
+        (Method::DELETE, "/tasks/a%00b"),
+        (Method::GET, "/tasks/a%00b/runs"),
+        (Method::POST, "/tasks/a%00b/run"),
+    ] {
+        refused(lab.api(method, path), 404, "OBJECT_NOT_FOUND").await;
+    }
+}
+
+async fn an_end_that_the_database_refuses_is_written_down_without_its_texts(lab: Lab) {
+    lab.behind_its_back([
+        "create trigger refuses before update on runs when new.log like '%poison%'
+         begin select raise(abort, 'no'); end",
+        "create function refuse() returns trigger language plpgsql as
+         $$ begin if new.log like '%poison%' then raise exception 'no'; end if; return new; end $$;
+         create trigger refuses before update on runs for each row execute function refuse()",
+    ])
+    .await;
+    let source = "export function run() { console.log('poison'); throw new Error('no') }";
+    put(&lab, "t", task("t.js", source, &[])).await;
+    let failed = run(&lab, "t", json!({})).await;
+    assert_eq!((&failed["state"], &failed["error"]["kind"]), (&json!("failed"), &json!("threw")));
+    assert!(text(&failed["log"][0]["text"]).contains("could not be written"), "{failed}");
 }
