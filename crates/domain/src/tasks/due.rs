@@ -10,6 +10,8 @@ use crate::values::time::{Span, Time};
 
 /// A run that begins later than this after its moment was missed, not merely late.
 const LATE: Span = Span::minutes(1);
+/// When the queue is full, a moment that is made up for is looked at again after this.
+const FULL_AGAIN: Span = Span::seconds(10);
 /// The most runs that one look queues for moments that were missed.
 const CATCH_UP_MAX: usize = 100;
 
@@ -54,9 +56,18 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
             _ => &[],
         },
     };
-    let mut queued = 0;
+    let (mut queued, mut missed) = (0, moments.len() as u64);
     for moment in wanted {
-        queued += u64::from(queue_for(tx, app, &due, *moment).await?);
+        match queue_for(tx, app, &due, *moment).await? {
+            Queued::Yes => queued += 1,
+            Queued::Waits => {}
+            // Not at once: the other schedules have their turn.
+            Queued::Full if due.definition.options.misfire == Misfire::Once => {
+                next_at = Some(next_at.map_or(now + FULL_AGAIN, |it| it.min(now + FULL_AGAIN)));
+                missed -= 1;
+            }
+            Queued::Full => {}
+        }
     }
     let noted = stopped.or_else(|| ended(&due, next_at));
     tx.change(
@@ -64,7 +75,7 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
         args![next_at, noted, app, &due.definition.name],
     )
     .await?;
-    Ok(Fired { is_found: true, missed: (moments.len() as u64).saturating_sub(queued) })
+    Ok(Fired { is_found: true, missed: missed.saturating_sub(queued) })
 }
 
 /// A task that cannot be read runs no more by itself, and says so: the others do not wait for it.
@@ -104,20 +115,30 @@ fn moments(due: &Task, now: Time) -> Vec<Time> {
     moments
 }
 
-async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<bool> {
+/// What became of a moment.
+enum Queued {
+    /// A run of its own waits.
+    Yes,
+    /// A run of the schedule waits already, and is for this moment too.
+    Waits,
+    /// Too many runs wait.
+    Full,
+}
+
+async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<Queued> {
     let sql = "select count(*) from runs where app_id = $1 and task = $2 and state = 'queued'
                and trigger = 'schedule'";
     let name = &due.definition.name;
     if due.definition.options.misfire != Misfire::All && tx.count(sql, args![app, name]).await? > 0
     {
-        return Ok(false);
+        return Ok(Queued::Waits);
     }
     let order = Order { due_at: Some(moment), ..Order::by(Trigger::Schedule) };
     match queue(tx, app, due, order).await {
-        Ok(_) => Ok(true),
+        Ok(_) => Ok(Queued::Yes),
         Err(Error::Busy { why, .. }) => {
-            tracing::warn!(task = name, why, "a scheduled run is left out");
-            Ok(false)
+            tracing::warn!(task = name, why, "a scheduled run finds no place");
+            Ok(Queued::Full)
         }
         Err(error) => Err(error),
     }

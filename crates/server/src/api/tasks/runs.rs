@@ -97,7 +97,7 @@ pub(crate) struct RunRequest {
     /// What `run` gets instead of the task's own params.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
-    /// When it is to begin; now, if neither this nor `after` is given.
+    /// When it is to begin; now, if it is past or neither this nor `after` is given.
     #[schema(value_type = Option<String>, example = "2026-05-03T08:12:00Z")]
     at: Option<String>,
     /// How long from now it is to begin.
@@ -202,7 +202,8 @@ fn order(wanted: RunRequest, now: Time) -> Result<Order, Answer> {
     }
     Ok(Order {
         params: wanted.params,
-        due_at,
+        // What waits is taken by its moment: a moment long past would go before all others.
+        due_at: due_at.map(|due_at| due_at.max(now)),
         queue: wanted.queue,
         is_rehearsed: wanted.dry_run,
         ..Order::by(Trigger::Hand)
@@ -342,7 +343,8 @@ fn id(run: &str) -> Result<RunId, Answer> {
     run.parse().map_err(|_| Error::not_found(format!("run {run}")).into())
 }
 
-/// Ends a run that waits or is going; one that has ended stays as it is. Scope: `tasks:run`.
+/// Ends a run that waits or is going; one that has ended stays as it is. Not for tasks. Scope:
+/// `tasks:run`.
 #[utoipa::path(post, path = "/api/v4/{app}/runs/{run}/cancel", tag = "tasks",
     params(("app" = String, Path), ("run" = String, Path)),
     responses((status = 200, body = RunView), (status = 202, body = RunView),
@@ -367,7 +369,7 @@ pub(crate) async fn cancel(
     Ok(answered(run))
 }
 
-/// Queues a run again that has ended without success. Scope: `tasks:run`.
+/// Queues a run again that has ended without success. Not for tasks. Scope: `tasks:run`.
 #[utoipa::path(post, path = "/api/v4/{app}/runs/{run}/retry", tag = "tasks",
     params(("app" = String, Path), ("run" = String, Path)),
     responses((status = 202, body = RunView), (status = 404, body = ErrorBody),

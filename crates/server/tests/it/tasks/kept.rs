@@ -2,12 +2,13 @@
 //! task was put again, its variables, ends with odd texts, runs of a full queue.
 
 use reauth_server::domain::Span;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::runs::{begin, until};
 use super::{ended_runs, put, run, task};
 use crate::both;
-use crate::lab::{Lab, good, refused, text};
+use crate::lab::{Lab, good, json_of, refused, text};
 
 both!(
     a_schedule_that_cannot_be_read_stops_no_other_and_says_so,
@@ -15,6 +16,10 @@ both!(
     what_had_happened_and_was_due_is_not_lost_when_a_task_is_put_again,
     an_end_with_odd_texts_is_written_down,
     an_end_that_the_database_refuses_is_written_down_without_its_texts,
+    what_is_to_begin_later_keeps_out_nothing_that_is_due,
+    a_schedule_that_finds_the_queue_full_runs_when_there_is_room,
+    a_moment_long_past_goes_before_nobody,
+    what_waits_for_an_owner_who_was_locked_does_not_begin,
 );
 
 const ECHO: &str = "export function run(params) { return params }";
@@ -109,4 +114,87 @@ async fn an_end_that_the_database_refuses_is_written_down_without_its_texts(lab:
     let failed = run(&lab, "t", json!({})).await;
     assert_eq!((&failed["state"], &failed["error"]["kind"]), (&json!("failed"), &json!("threw")));
     assert!(text(&failed["log"][0]["text"]).contains("could not be written"), "{failed}");
+}
+
+/// Runs of a task that wait, written past the server: a thousand requests take their time.
+async fn fill(lab: &Lab, due_at: &str) {
+    let fill = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 1000)
+        insert into runs (id, app_id, task, trigger, state, attempt, params, due_at, tries_left,
+        queue)
+        select '01900000-0000-7000-8000-' || substr('000000000000' || i, length('' || i) + 1),
+        app_id, name, 'task', 'queued', 0, '{}', DUE, 1, 'held' from n, tasks
+        where name = 'filler'";
+    // Statements of stories live as long as the program.
+    let fill: &'static str = fill.replace("DUE", due_at).leak();
+    lab.behind_its_back([fill; 2]).await;
+}
+
+const FAR: &str = "4000000000000000";
+
+async fn what_is_to_begin_later_keeps_out_nothing_that_is_due(lab: Lab) {
+    put(&lab, "filler", task("t.js", ECHO, &[])).await;
+    put(&lab, "hourly", scheduled("0 * * * *")).await;
+    fill(&lab, FAR).await;
+    let later = lab.api(Method::POST, "/tasks/filler/run").json(&json!({ "after": "1h" }));
+    assert_eq!(json_of(later).await.0, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(run(&lab, "filler", json!({ "n": 1 })).await["result"]["n"], 1);
+    lab.pass(Span::hours(1));
+    ended_runs(&lab, "hourly", 1).await;
+}
+
+async fn a_schedule_that_finds_the_queue_full_runs_when_there_is_room(mut lab: Lab) {
+    put(&lab, "filler", task("t.js", ECHO, &[])).await;
+    put(&lab, "nightly", scheduled("0 7 * * *")).await;
+    // What runs holds the queue of all that wait.
+    let hang = "export const run = () => new Promise((go) => setTimeout(go, 60000))";
+    let mut holder = task("t.js", hang, &[]);
+    holder["queue"] = json!("held");
+    put(&lab, "holder", holder).await;
+    let held = begin(&lab, "holder").await;
+    until(&lab, &held, "running").await;
+    fill(&lab, "1").await;
+    refused(lab.api(Method::POST, "/tasks/filler/run"), 429, "TOO_MANY_REQUESTS").await;
+    lab.clock.pass(Span::hours(1));
+    lab.server().app().schedule_wake.notify_one();
+    while lab.get("/tasks/nightly").await["next_at"] == "2026-05-03T07:00:00Z" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lab.get("/tasks/nightly/runs").await["total"], 0);
+    let empty = "delete from runs where task = 'filler'";
+    lab.behind_its_back([empty; 2]).await;
+    lab.pass(Span::seconds(11));
+    ended_runs(&lab, "nightly", 1).await;
+    assert_eq!(lab.get("/tasks/nightly").await["next_at"], "2026-05-04T07:00:00Z");
+    lab.stop().await;
+}
+
+async fn a_moment_long_past_goes_before_nobody(lab: Lab) {
+    put(&lab, "t", task("t.js", ECHO, &[])).await;
+    let past = json!({ "at": "1970-01-01T00:00:00Z" });
+    let waits = good(lab.api(Method::POST, "/tasks/t/run").json(&past)).await;
+    assert_eq!(waits["due_at"], "2026-05-03T06:12:00Z", "{waits}");
+    ended_runs(&lab, "t", 1).await;
+}
+
+async fn what_waits_for_an_owner_who_was_locked_does_not_begin(lab: Lab) {
+    let ann = lab.user("ann").await;
+    let mut hers = task("t.js", ECHO, &[]);
+    hers["owner"] = json!(ann);
+    put(&lab, "hers", hers).await;
+    let source = "export async function run() {
+        await CloudCode.scheduleTask({ task: 'hers', after: 60000 });
+        try { await CloudCode.callTask('hers'); } catch (error) { return error.message; } }";
+    put(&lab, "caller", task("t.js", source, &["tasks:run"])).await;
+    assert_eq!(run(&lab, "caller", json!({})).await["result"], Value::Null);
+    lab.act(&format!("/users/{ann}/lock")).await;
+    let refusal = text(&run(&lab, "caller", json!({})).await["result"]);
+    assert!(refusal.contains("may not sign in"), "{refusal}");
+    lab.clock.pass(Span::minutes(2));
+    lab.server().app().run_wake.notify_one();
+    let runs = ended_runs(&lab, "hers", 3).await;
+    let cancelled: Vec<&Value> = runs.iter().filter(|it| it["state"] == "cancelled").collect();
+    assert_eq!(cancelled.len(), 2, "{runs:?}");
+    assert!(text(&cancelled[0]["error"]["message"]).contains(&ann), "{runs:?}");
+    // A person who asks for it is not acted for by itself.
+    assert_eq!(run(&lab, "hers", json!({ "n": 1 })).await["state"], "succeeded");
 }
