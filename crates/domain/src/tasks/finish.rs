@@ -165,6 +165,27 @@ pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
     Ok(true)
 }
 
+/// Queues a run again whose server stops on purpose: the try does not count. One that has ended in
+/// its last moment stays so.
+pub async fn put_back(tx: &mut Tx, id: RunId, attempt: i64) -> Result<()> {
+    let sql = "select app_id, task, secret_hash from runs
+               where id = $1 and state = 'running' and attempt = $2";
+    let Some(row) = tx.first(sql, args![id, attempt]).await? else { return Ok(()) };
+    let (app, task, secret) = (row.parsed(0)?, row.text(1)?, row.hash_or_null(2)?);
+    if !is_there(tx, app, &task).await? {
+        return Ok(());
+    }
+    tx.change(
+        "update runs set state = 'queued', tries_left = tries_left + 1, error_kind = 'lost',
+         error = 'the server stopped during the run', lease_until = null, secret_hash = null
+         where id = $1",
+        args![id],
+    )
+    .await?;
+    end(tx, app, (id, task), RunState::Queued, secret);
+    Ok(())
+}
+
 /// Gives up a run that waits. Answers whether it did: a run that is going is ended by its server.
 /// A task may do neither: the run could be the one that locks people who have left.
 pub async fn cancel_queued(tx: &mut Tx, app: AppId, id: RunId) -> Result<bool> {

@@ -26,7 +26,7 @@ use crate::values::time::Time;
 pub use claim::{Claim, Claimed, begin, claim, renew};
 pub use due::{Fired, fire_due, next_due};
 pub use events::{KINDS as EVENT_KINDS, Looked, fire_events};
-pub use finish::{Ending, Finished, cancel_queued, finish, recover, retry};
+pub use finish::{Ending, Finished, cancel_queued, finish, put_back, recover, retry};
 pub use options::{Misfire, Options};
 pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue};
 pub use runs::{
@@ -311,6 +311,20 @@ async fn try_find(read: &mut Read, app: AppId, name: &str) -> Result<Option<Task
     let sql = task_columns!(" from tasks t where t.app_id = $1 and t.name = $2");
     let row = read.first(sql, args![app, name]).await?;
     row.map(|row| task(&row)).transpose()
+}
+
+/// The variables of a task; none if there is no such task.
+pub async fn variables(
+    read: &mut Read,
+    app: AppId,
+    name: &str,
+) -> Result<BTreeMap<String, String>> {
+    if name.contains('\0') {
+        return Ok(BTreeMap::new());
+    }
+    let sql = "select env from tasks where app_id = $1 and name = $2";
+    let row = read.first(sql, args![app, name]).await?;
+    row.map_or(Ok(BTreeMap::new()), |row| row.json(0))
 }
 
 /// All tasks of an app by name.

@@ -47,7 +47,8 @@ pub(crate) struct RunView {
     queue: Option<String>,
     /// Whether its changes were only noted.
     dry_run: bool,
-    /// What it would have changed, if it was a dry run.
+    /// What it would have changed, if it was a dry run; with what the runs that it waited for
+    /// would have changed, which have no list of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     changes: Option<Value>,
@@ -144,8 +145,8 @@ pub(crate) async fn run(
         order.depth = tasks::depth_of(&mut tx, caller).await? + 1;
         order.is_rehearsed |= who.is_rehearsed();
     }
-    if is_called {
-        return called(&who, tx, task, order).await;
+    if let Some(caller) = who.run().filter(|_| is_called) {
+        return called(&who, tx, caller, task, order).await;
     }
     let (now, noted) = (tx.now(), order.clone());
     let id = tasks::queue(&mut tx, who.app, &task, order).await?;
@@ -214,6 +215,7 @@ fn order(wanted: RunRequest, now: Time) -> Result<Order, Answer> {
 async fn called(
     who: &Backend<TasksRun>,
     mut tx: reauth_domain::Tx,
+    caller: RunId,
     task: Task,
     order: Order,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
@@ -223,7 +225,7 @@ async fn called(
     };
     let claim = run::claim_of(&who.state, who.state.config.tasks.wall);
     let claimed = tasks::begin(&mut tx, who.app, task, order, claim).await?;
-    let ready = run::Ready::new(&who.state, claimed);
+    let ready = run::Ready::called(&who.state, claimed, caller);
     let id = ready.id();
     tx.commit().await?;
     let app = who.state.clone();

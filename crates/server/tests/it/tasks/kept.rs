@@ -20,6 +20,9 @@ both!(
     a_schedule_that_finds_the_queue_full_runs_when_there_is_room,
     a_moment_long_past_goes_before_nobody,
     what_waits_for_an_owner_who_was_locked_does_not_begin,
+    variables_stay_until_they_are_said_anew,
+    a_rehearsal_tells_what_the_tasks_that_it_calls_would_change,
+    a_run_that_a_stop_cuts_off_loses_no_try,
 );
 
 const ECHO: &str = "export function run(params) { return params }";
@@ -197,4 +200,63 @@ async fn what_waits_for_an_owner_who_was_locked_does_not_begin(lab: Lab) {
     assert!(text(&cancelled[0]["error"]["message"]).contains(&ann), "{runs:?}");
     // A person who asks for it is not acted for by itself.
     assert_eq!(run(&lab, "hers", json!({ "n": 1 })).await["state"], "succeeded");
+}
+
+async fn variables_stay_until_they_are_said_anew(lab: Lab) {
+    let mut wanted = task("t.js", "export function run() { return process.env }", &[]);
+    wanted["env"] = json!({ "MAIL_KEY": "a secret" });
+    put(&lab, "t", wanted.clone()).await;
+    let plain = task("t.js", "export const run = () => process.env", &[]);
+    for (env, seen) in [
+        (None, json!({ "MAIL_KEY": "a secret" })),
+        (Some(json!({ "OTHER": "1" })), json!({ "OTHER": "1" })),
+        (None, json!({ "OTHER": "1" })),
+        (Some(json!({})), json!({})),
+        (Some(json!({ "OTHER": "2" })), json!({ "OTHER": "2" })),
+        (Some(Value::Null), json!({})),
+    ] {
+        let mut again = plain.clone();
+        if let Some(env) = &env {
+            again["env"] = env.clone();
+        }
+        put(&lab, "t", again).await;
+        assert_eq!(run(&lab, "t", json!({})).await["result"], seen, "{env:?}");
+    }
+    // What the script says itself is said.
+    let own = "export const config = { env: { OWN: '1' } }; export const run = () => process.env";
+    wanted["source"] = json!(own);
+    put(&lab, "t", wanted.clone()).await;
+    put(&lab, "t", task("t.js", own, &[])).await;
+    assert_eq!(run(&lab, "t", json!({})).await["result"], json!({ "OWN": "1" }));
+}
+
+async fn a_rehearsal_tells_what_the_tasks_that_it_calls_would_change(lab: Lab) {
+    let ann = lab.user("ann").await;
+    put(&lab, "lock", task("t.js", super::CALL, &["users:write", "sessions:end"])).await;
+    let source = "export const run = (params) => CloudCode.callTask('lock', params)";
+    put(&lab, "caller", task("t.js", source, &["tasks:run"])).await;
+    let params = json!({ "method": "POST", "path": format!("/users/{ann}/lock") });
+    let wanted = json!({ "params": params, "dry_run": true });
+    let done = good(lab.api(Method::POST, "/tasks/caller/run?wait=true").json(&wanted)).await;
+    assert_eq!(done["result"], 204, "{done}");
+    assert_eq!(done["changes"].as_array().expect("a list").len(), 1, "{done}");
+    assert_eq!(done["changes"][0]["change"]["kind"], "user.locked", "{done}");
+    assert_eq!(lab.get(&format!("/users/{ann}")).await["locked"], false);
+    let called = ended_runs(&lab, "lock", 1).await;
+    assert_eq!((&called[0]["state"], &called[0]["dry_run"]), (&json!("succeeded"), &json!(true)));
+}
+
+async fn a_run_that_a_stop_cuts_off_loses_no_try(mut lab: Lab) {
+    let source = "export async function run() {
+        if (this.run.attempt < 3) await new Promise((go) => setTimeout(go, 60000));
+        return this.run.attempt; }";
+    let mut wanted = task("t.js", source, &[]);
+    wanted["retries"] = json!(0);
+    put(&lab, "t", wanted).await;
+    let id = begin(&lab, "t").await;
+    for _ in 0..2 {
+        until(&lab, &id, "running").await;
+        lab.restart().await;
+    }
+    assert_eq!(until(&lab, &id, "succeeded").await["result"], 3);
 }

@@ -104,8 +104,16 @@ async fn the_token_of_a_run_that_died_with_its_server_is_dead(mut lab: Lab) {
     };
     let path = format!("/api/v4/{}/users", lab.app);
     good(lab.bare(Method::GET, &path).bearer_auth(&token)).await;
-    // The run's row still says that it is going.
-    lab.restart().await;
+    let started = lab.get("/ledger?limit=1000").await["entries"].clone();
+    let started = started.as_array().expect("a list").iter().rev();
+    let started = started.clone().find(|entry| entry["kind"] == "run.started").expect("an entry");
+    let hash = text(&started["change"]["secret_sha256"]);
+    lab.stop().await;
+    // One that dies leaves the row as it was while the run was going.
+    let going = "update runs set state = 'running', tries_left = 0, secret_hash = ";
+    let [sqlite, postgres] = [format!("{going}X'{hash}'"), format!("{going}'\\x{hash}'")];
+    lab.behind_its_back([sqlite.leak(), postgres.leak()]).await;
+    lab.restart_after_stop().await;
     assert_eq!(lab.get(&format!("/runs/{id}")).await["state"], "dead");
     refused(lab.bare(Method::GET, &path).bearer_auth(token), 401, "AUTHENTICATION_FAILED").await;
 }
