@@ -163,3 +163,68 @@ pub async fn next_due(read: &mut Read) -> Result<Option<Time>> {
     let row = read.first(sql, args![]).await?;
     row.map_or(Ok(None), |row| row.time_or_null(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::apps::{self, Settings};
+    use crate::ledger::By;
+    use crate::store::{Db, Place};
+    use crate::tasks::{Definition, Options, Schedule, needs_attention, put, runs};
+    use crate::tokens::Scopes;
+    use crate::values::time::Clock;
+
+    fn hourly(name: &str) -> Definition {
+        Definition {
+            name: name.into(),
+            file: "t.js".into(),
+            source: "export function run() {}".into(),
+            files: BTreeMap::new(),
+            script: String::new(),
+            scopes: Scopes::default(),
+            schedule: Some(Schedule::parse("0 * * * *", "UTC").expect("a schedule")),
+            params: json!({}),
+            env: BTreeMap::new(),
+            single_instance: false,
+            options: Options::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_schedule_that_cannot_be_read_stops_no_other_and_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Clock::manual(Time::parse("2026-05-03T06:12:00Z").expect("a moment"));
+        let db = Db::open(Place::Directory(dir.path().join("data")), clock.clone()).await;
+        let db = db.expect("a store");
+        let mut tx = db.write(By::System).await.expect("a change");
+        let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
+        let app = app.expect("an app").id;
+        for name in ["broken", "good"] {
+            put(&mut tx, app, hourly(name), Scopes::default()).await.expect("a task");
+        }
+        let sql = "update tasks set zone = 'Mars/Olympus' where name = 'broken'";
+        tx.change(sql, args![]).await.expect("the damage");
+        tx.commit().await.expect("it holds");
+        clock.pass(Span::hours(1));
+        let mut tx = db.write(By::System).await.expect("a change");
+        while fire_due(&mut tx).await.expect("it looks").is_found {}
+        tx.commit().await.expect("it holds");
+        let mut read = db.read().await.expect("a view");
+        let (found, _) =
+            runs::page(&mut read, app, &runs::Filter::default(), 10, 0).await.expect("the runs");
+        assert_eq!(found.iter().map(|run| run.task.as_str()).collect::<Vec<_>>(), ["good"]);
+        let (_, stopped) = needs_attention(&mut read).await.expect("what stands still");
+        assert_eq!(stopped.len(), 1);
+        assert!(stopped[0].0 == "broken" && stopped[0].1.contains("Mars/Olympus"), "{stopped:?}");
+        drop(read);
+        // Put again, it is mended.
+        let mut tx = db.write(By::System).await.expect("a change");
+        let (mended, _) =
+            put(&mut tx, app, hourly("broken"), Scopes::default()).await.expect("a task");
+        assert_eq!(mended.next_at.map(|at| at.to_string()), Some("2026-05-03T08:00:00Z".into()));
+    }
+}
