@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
-use super::queue::{NewRun, insert};
+use super::due::stopped;
+use super::finish::give_up;
+use super::queue::{NewRun, Trigger, insert};
 use super::runs::RunState;
 use super::{COLUMNS, Order, Task, task, task_columns};
 use crate::ledger::{Change, Subject};
@@ -52,7 +54,25 @@ pub struct Claimed {
 /// Takes the oldest run that may begin, of the app with the fewest going, and mints its token. What
 /// excludes each other waits for the one that is going: runs of a task with a single instance, and
 /// those with the same queue. Requests to web tasks take no place from what is scheduled.
+///
+/// What began by itself and whose owner may not sign in ends here, with the reason: it would be
+/// acting for somebody who is out.
 pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
+    loop {
+        let Some(claimed) = oldest(tx, claim.per_app).await? else { return Ok(None) };
+        let is_by_itself = matches!(claimed.trigger.as_str(), "schedule" | "event" | "task");
+        match stopped(tx, &claimed.task).filter(|_| is_by_itself) {
+            None => {
+                start(tx, &claimed, claim).await?;
+                return Ok(Some(claimed));
+            }
+            Some(why) => give_up(tx, &claimed, why).await?,
+        }
+    }
+}
+
+/// The oldest run that may begin.
+async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Claimed>> {
     let now = tx.now();
     let found = tx
         .first(
@@ -72,11 +92,11 @@ pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
                  order by (select count(*) from runs x where x.state = 'running'
                            and x.app_id = r.app_id), r.due_at, r.id limit 1"
             ),
-            args![now, claim.per_app],
+            args![now, per_app],
         )
         .await?;
     let Some(row) = found else { return Ok(None) };
-    let claimed = Claimed {
+    Ok(Some(Claimed {
         app: row.parsed(COLUMNS)?,
         id: row.parsed(COLUMNS + 1)?,
         params: row.json(COLUMNS + 2)?,
@@ -87,9 +107,7 @@ pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
         depth: row.int(COLUMNS + 7)?,
         task: task(&row)?,
         token: Secret::mint(SecretKind::Run),
-    };
-    start(tx, &claimed, claim).await?;
-    Ok(Some(claimed))
+    }))
 }
 
 /// Begins a run at once, without a place in the queue: for an answer that somebody waits for. What
@@ -101,6 +119,9 @@ pub async fn begin(
     order: Order,
     claim: Claim,
 ) -> Result<Claimed> {
+    if let Some(why) = stopped(tx, &task).filter(|_| order.trigger == Trigger::Task) {
+        return Err(Error::Conflict(format!("{}: {why}", task.definition.name)));
+    }
     let new = NewRun::of(tx, &task, order.clone())?;
     refuse_excluded(tx, app, &task, new.queue.as_deref()).await?;
     insert(tx, app, &new, RunState::Queued).await?;

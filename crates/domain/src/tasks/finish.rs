@@ -66,7 +66,8 @@ pub async fn finish(
                 Ending::Answered | Ending::NoAnswer => RunState::Failed,
                 Ending::Cancelled => RunState::Cancelled,
             };
-            (state, None, Some(kind.clone()), Some(text.clone()))
+            // PostgreSQL has no U+0000 in a text; results and logs are JSON, which escapes it.
+            (state, None, Some(kind.clone()), Some(text.replace('\0', "\u{fffd}")))
         }
     };
     let log = serde_json::to_string(&finished.log)
@@ -164,26 +165,61 @@ pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
     Ok(true)
 }
 
+/// Queues a run again whose server stops on purpose: the try does not count. One that has ended in
+/// its last moment stays so.
+pub async fn put_back(tx: &mut Tx, id: RunId, attempt: i64) -> Result<()> {
+    let sql = "select app_id, task, secret_hash from runs
+               where id = $1 and state = 'running' and attempt = $2";
+    let Some(row) = tx.first(sql, args![id, attempt]).await? else { return Ok(()) };
+    let (app, task, secret) = (row.parsed(0)?, row.text(1)?, row.hash_or_null(2)?);
+    if !is_there(tx, app, &task).await? {
+        return Ok(());
+    }
+    tx.change(
+        "update runs set state = 'queued', tries_left = tries_left + 1, error_kind = 'lost',
+         error = 'the server stopped during the run', lease_until = null, secret_hash = null
+         where id = $1",
+        args![id],
+    )
+    .await?;
+    end(tx, app, (id, task), RunState::Queued, secret);
+    Ok(())
+}
+
 /// Gives up a run that waits. Answers whether it did: a run that is going is ended by its server.
+/// A task may do neither: the run could be the one that locks people who have left.
 pub async fn cancel_queued(tx: &mut Tx, app: AppId, id: RunId) -> Result<bool> {
+    tx.refuse_task()?;
     let run = super::find_run(tx, app, id).await?;
     if run.state != RunState::Queued {
         return Ok(false);
     }
+    cancel(tx, app, (id, run.task), "it was cancelled before it began".to_owned()).await?;
+    Ok(true)
+}
+
+/// Ends a run that would begin now, and says why.
+pub(super) async fn give_up(tx: &mut Tx, claimed: &Claimed, why: String) -> Result<()> {
+    let name = claimed.task.definition.name.clone();
+    cancel(tx, claimed.app, (claimed.id, name), why).await
+}
+
+async fn cancel(tx: &mut Tx, app: AppId, (id, task): (RunId, String), why: String) -> Result<()> {
     let now = tx.now();
     tx.change(
         "update runs set state = 'cancelled', finished_at = $1, error_kind = 'cancelled',
-         error = 'it was cancelled before it began' where id = $2",
-        args![now, id],
+         error = $2 where id = $3",
+        args![now, why, id],
     )
     .await?;
-    end(tx, app, (id, run.task), RunState::Cancelled, None);
-    Ok(true)
+    end(tx, app, (id, task), RunState::Cancelled, None);
+    Ok(())
 }
 
 /// Queues a run again that has ended without success, with as many tries as a new one. It keeps its
 /// id: for the world it is the same piece of work.
 pub async fn retry(tx: &mut Tx, app: AppId, id: RunId) -> Result<()> {
+    tx.refuse_task()?;
     let run = super::find_run(tx, app, id).await?;
     if !matches!(run.state, RunState::Failed | RunState::Dead | RunState::Cancelled) {
         let why =
@@ -198,7 +234,7 @@ pub async fn retry(tx: &mut Tx, app: AppId, id: RunId) -> Result<()> {
         let why = "it never began, and its params were not kept: want a new run instead";
         return Err(Error::Conflict(why.into()));
     }
-    refuse_full(tx, app).await?;
+    refuse_full(tx, app, false).await?;
     let task = super::find(tx, app, &run.task).await?;
     let (now, tries) = (tx.now(), task.definition.options.tries());
     tx.change(

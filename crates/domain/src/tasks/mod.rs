@@ -26,7 +26,7 @@ use crate::values::time::Time;
 pub use claim::{Claim, Claimed, begin, claim, renew};
 pub use due::{Fired, fire_due, next_due};
 pub use events::{KINDS as EVENT_KINDS, Looked, fire_events};
-pub use finish::{Ending, Finished, cancel_queued, finish, recover, retry};
+pub use finish::{Ending, Finished, cancel_queued, finish, put_back, recover, retry};
 pub use options::{Misfire, Options};
 pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue};
 pub use runs::{
@@ -118,7 +118,7 @@ pub async fn put(
         let found = users::find(tx, app, owner).await;
         found.map_err(|_| Error::invalid("owner", "no user of this app has this id"))?;
     }
-    let old = try_find(tx, app, &definition.name).await?;
+    let old = old(tx, app, &definition.name).await?;
     if old.is_none() {
         let sql = "select count(*) from tasks where app_id = $1";
         if tx.count(sql, args![app]).await? >= TASKS_MAX {
@@ -126,9 +126,18 @@ pub async fn put(
         }
     }
     let now = tx.now();
-    let next_at = definition.schedule.as_ref().map(|plan| plan.next_after(now)).transpose()?;
+    let mut next_at = definition.schedule.as_ref().map(|plan| plan.next_after(now)).transpose()?;
+    // A moment that has come is not lost because the task is put again before it was looked at.
+    let due = old.as_ref().filter(|old| old.has_schedule_of(&definition));
+    next_at = due.and_then(|old| old.next_at.filter(|due| *due <= now)).or(next_at);
     let created_at = old.as_ref().map_or(now, |old| old.created_at);
-    write(tx, app, &definition, (created_at, now, next_at)).await?;
+    let looked_seq = match &old {
+        _ if definition.options.on.is_empty() => None,
+        Some(old) if old.is_watching_as(&definition) => old.looked_seq,
+        // What happened before it was put starts no run of it.
+        _ => Some(ledger::head(tx).await?.seq),
+    };
+    write(tx, app, &definition, (created_at, now, next_at, looked_seq)).await?;
     let sources = (&definition.file, &definition.source, &definition.files);
     let change = Change::TaskPut {
         task: definition.name.clone(),
@@ -144,6 +153,44 @@ pub async fn put(
     Ok((task, old.is_none()))
 }
 
+/// What a task that is put again goes on with. Also of one that cannot be read otherwise: it is
+/// put again to be mended.
+struct Old {
+    created_at: Time,
+    next_at: Option<Time>,
+    plan: (Option<String>, Option<String>),
+    options: Option<Options>,
+    looked_seq: Option<i64>,
+}
+
+impl Old {
+    fn has_schedule_of(&self, definition: &Definition) -> bool {
+        let plan = definition.schedule.as_ref();
+        let new = (plan.map(Schedule::cron), plan.map(Schedule::zone));
+        (self.plan.0.as_deref(), self.plan.1.as_deref()) == new
+    }
+
+    /// Whether the same entries start it: others count from the moment at which they are asked for.
+    fn is_watching_as(&self, definition: &Definition) -> bool {
+        let (old, new) = (self.options.as_ref(), &definition.options);
+        self.looked_seq.is_some()
+            && old.is_some_and(|old| old.on == new.on && old.filter == new.filter)
+    }
+}
+
+async fn old(read: &mut Read, app: AppId, name: &str) -> Result<Option<Old>> {
+    let sql = "select created_at, next_at, cron, zone, options, looked_seq from tasks
+               where app_id = $1 and name = $2";
+    let Some(row) = read.first(sql, args![app, name]).await? else { return Ok(None) };
+    Ok(Some(Old {
+        created_at: row.time(0)?,
+        next_at: row.time_or_null(1)?,
+        plan: (row.text_or_null(2)?, row.text_or_null(3)?),
+        options: row.json(4).ok(),
+        looked_seq: row.int_or_null(5)?,
+    }))
+}
+
 fn json_text<T: serde::Serialize>(what: &str, value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::Internal(format!("{what}: {error}")))
 }
@@ -152,7 +199,7 @@ async fn write(
     tx: &mut Tx,
     app: AppId,
     definition: &Definition,
-    (created_at, now, next_at): (Time, Time, Option<Time>),
+    (created_at, now, next_at, looked_seq): (Time, Time, Option<Time>, Option<i64>),
 ) -> Result<()> {
     let Definition { name, file, source, script, .. } = definition;
     let env = json_text("task variables", &definition.env)?;
@@ -160,9 +207,6 @@ async fn write(
     let options = json_text("task options", &definition.options)?;
     let cron = definition.schedule.as_ref().map(|plan| plan.cron().to_owned());
     let zone = definition.schedule.as_ref().map(|plan| plan.zone().to_owned());
-    // What happened before it was put starts no run of it.
-    let is_watching = !definition.options.on.is_empty();
-    let looked_seq = if is_watching { Some(ledger::head(tx).await?.seq) } else { None };
     tx.change(
         "insert into tasks (app_id, name, file, source, javascript, scopes, cron, zone, params,
          env, single_instance, created_at, updated_at, next_at, files, options, looked_seq)
@@ -243,6 +287,9 @@ fn check_files(definition: &Definition) -> Result<()> {
         let why = format!("at most {FILES_MAX} files: bundle them with `reauth task build`");
         return Err(Error::invalid("files", why));
     }
+    if files.values().chain([source]).any(|text| text.contains('\0')) {
+        return Err(Error::invalid("source", "must not have U+0000: write \\0 in the script"));
+    }
     let bytes: usize = files.values().chain([source]).map(String::len).sum();
     if bytes > SOURCE_BYTES_MAX {
         let why = format!("must be at most {SOURCE_BYTES_MAX} bytes in all");
@@ -257,9 +304,27 @@ pub async fn find(read: &mut Read, app: AppId, name: &str) -> Result<Task> {
 }
 
 async fn try_find(read: &mut Read, app: AppId, name: &str) -> Result<Option<Task>> {
+    // No task is called so, and PostgreSQL has no text with it.
+    if name.contains('\0') {
+        return Ok(None);
+    }
     let sql = task_columns!(" from tasks t where t.app_id = $1 and t.name = $2");
     let row = read.first(sql, args![app, name]).await?;
     row.map(|row| task(&row)).transpose()
+}
+
+/// The variables of a task; none if there is no such task.
+pub async fn variables(
+    read: &mut Read,
+    app: AppId,
+    name: &str,
+) -> Result<BTreeMap<String, String>> {
+    if name.contains('\0') {
+        return Ok(BTreeMap::new());
+    }
+    let sql = "select env from tasks where app_id = $1 and name = $2";
+    let row = read.first(sql, args![app, name]).await?;
+    row.map_or(Ok(BTreeMap::new()), |row| row.json(0))
 }
 
 /// All tasks of an app by name.
@@ -309,9 +374,8 @@ fn task(row: &Row) -> Result<Task> {
 /// Deletes a task. Its runs stay to be read; those that wait are given up.
 pub async fn delete(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
     tx.refuse_task()?;
-    let gone =
-        tx.change("delete from tasks where app_id = $1 and name = $2", args![app, name]).await?;
-    if gone == 0 {
+    let sql = "delete from tasks where app_id = $1 and name = $2";
+    if name.contains('\0') || tx.change(sql, args![app, name]).await? == 0 {
         return Err(Error::not_found(format!("task {name}")));
     }
     let now = tx.now();

@@ -10,7 +10,8 @@ use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, RunId};
 use crate::values::time::Time;
 
-/// More runs than this do not wait for an app: the caller is told to come back.
+/// More runs than this do not wait for an app: the caller is told to come back. Those that are to
+/// begin later are counted apart, up to as many: they cannot keep out what is due.
 pub const QUEUED_MAX: i64 = 1_000;
 /// The longest params of a run, as JSON (contract, section 4).
 pub const PARAMS_BYTES_MAX: usize = 5 << 20;
@@ -71,8 +72,9 @@ impl Order {
 
 /// Queues a run. One whose params are too long has failed with that reason.
 pub async fn queue(tx: &mut Tx, app: AppId, task: &Task, order: Order) -> Result<RunId> {
-    refuse_full(tx, app).await?;
     let new = NewRun::of(tx, task, order)?;
+    let is_later = new.due_at > tx.now();
+    refuse_full(tx, app, is_later).await?;
     let id = new.id;
     if new.params.len() <= PARAMS_BYTES_MAX {
         insert(tx, app, &new, RunState::Queued).await?;
@@ -93,13 +95,19 @@ pub async fn queue(tx: &mut Tx, app: AppId, task: &Task, order: Order) -> Result
     Ok(id)
 }
 
-/// Refuses a run more when too many wait.
-pub(super) async fn refuse_full(read: &mut Read, app: AppId) -> Result<()> {
-    let sql = "select count(*) from runs where app_id = $1 and state = 'queued'";
-    if read.count(sql, args![app]).await? < QUEUED_MAX {
+/// Refuses a run more when too many wait that are due, or that are to begin later.
+pub(super) async fn refuse_full(read: &mut Read, app: AppId, is_later: bool) -> Result<()> {
+    let now = read.now();
+    let sql = if is_later {
+        "select count(*) from runs where app_id = $1 and state = 'queued' and due_at > $2"
+    } else {
+        "select count(*) from runs where app_id = $1 and state = 'queued' and due_at <= $2"
+    };
+    if read.count(sql, args![app, now]).await? < QUEUED_MAX {
         return Ok(());
     }
-    let why = format!("{QUEUED_MAX} runs of this app are waiting already: try again later");
+    let which = if is_later { "are to begin later" } else { "are waiting" };
+    let why = format!("{QUEUED_MAX} runs of this app {which} already: try again later");
     Err(Error::Busy { why, retry_after_s: 10 })
 }
 

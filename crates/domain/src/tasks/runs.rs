@@ -153,6 +153,10 @@ pub async fn page(
     limit: i64,
     skip: i64,
 ) -> Result<(Vec<Run>, i64)> {
+    // No task is called so, and PostgreSQL has no text with it.
+    if filter.task.as_deref().is_some_and(|task| task.contains('\0')) {
+        return Ok((Vec::new(), 0));
+    }
     let state = filter.state.map(RunState::name);
     let task = filter.task.clone();
     let sql = "select count(*) from runs where app_id = $1

@@ -1,12 +1,13 @@
 //! Carries out runs: claims one, lets the sandbox run it, writes down how it ended. The script
 //! reaches the world only through `Reach`, and by default the world is our own API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Claim, Claimed, Ending, Finished, LogRow, RunState};
-use reauth_domain::{Result, RunId, Span};
+use reauth_domain::{Error, Result, RunId, Span};
 use reauth_sandbox::{
     Backend, Call, Job, Limits, LogLine, Module, Outcome, Part, Report, RunFacts, Script,
     WebRequest, WebResponse,
@@ -41,6 +42,8 @@ const CHANGES_MAX: usize = 1_000;
 pub(crate) struct Ready {
     claimed: Claimed,
     entered: Entered,
+    /// Whether what it would change is noted for it alone: else it is its caller's to tell.
+    has_own_changes: bool,
 }
 
 impl Ready {
@@ -48,9 +51,19 @@ impl Ready {
     /// cannot be ended.
     pub(crate) fn new(app: &App, claimed: Claimed) -> Self {
         let own = claimed.is_rehearsed.then(Rehearsed::default);
+        let has_own_changes = own.is_some();
         let rehearsal = own.or_else(|| app.rehearsal.clone());
         let entered = app.going.enter(claimed.id, rehearsal);
-        Self { claimed, entered }
+        Self { claimed, entered, has_own_changes }
+    }
+
+    /// As `new`, for a run that another one waits for. If that one is rehearsed, both note what
+    /// they would change in one list, which is the caller's.
+    pub(crate) fn called(app: &App, claimed: Claimed, caller: RunId) -> Self {
+        let shared = app.going.run(caller).and_then(|going| going.rehearsal.clone());
+        let Some(shared) = shared else { return Self::new(app, claimed) };
+        let entered = app.going.enter(claimed.id, Some(shared));
+        Self { claimed, entered, has_own_changes: false }
     }
 
     /// The run.
@@ -114,17 +127,21 @@ pub(super) async fn keep_leases(app: App, mut stopped: watch::Receiver<bool>) {
 pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(app.config.tasks.concurrency));
     let mut going = JoinSet::new();
+    let mut carried = HashMap::new();
     loop {
-        while going.try_join_next().is_some() {}
+        while let Some(done) = going.try_join_next_with_id() {
+            carried.remove(&done.map_or_else(|error| error.id(), |(id, ())| id));
+        }
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             match claim(&app).await {
                 Ok(Some(ready)) => {
-                    let app = app.clone();
-                    going.spawn(async move {
+                    let (app, run) = (app.clone(), (ready.id(), ready.claimed.attempt));
+                    let it = going.spawn(async move {
                         carry_out(&app, ready).await;
                         drop(place);
                         app.run_wake.notify_one();
                     });
+                    carried.insert(it.id(), run);
                     continue;
                 }
                 Ok(None) => {}
@@ -137,8 +154,24 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
             _ = stopped.changed() => break,
         }
     }
-    // Runs that are going die with their children and are taken up at the next start.
+    // Runs that are going die with their children and are taken up at the next start. That it was
+    // cut off is not the run's fault: it costs it no try.
     going.shutdown().await;
+    let cut_off: Vec<(RunId, i64)> = carried.into_values().collect();
+    if let Err(error) = put_back(&app, &cut_off).await {
+        tracing::warn!(%error, "runs that were cut off are taken up with one try less");
+    }
+}
+
+async fn put_back(app: &App, cut_off: &[(RunId, i64)]) -> Result<()> {
+    if cut_off.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.db.write(By::System).await?;
+    for (id, attempt) in cut_off {
+        tasks::put_back(&mut tx, *id, *attempt).await?;
+    }
+    tx.commit().await.map(drop)
 }
 
 /// Carries out all that waits, one after the other; answers which task's run ended how.
@@ -207,7 +240,7 @@ async fn execute(
     (call, wall): (Call, Span),
     parts: Option<mpsc::Sender<Part>>,
 ) -> Finished {
-    let Ready { claimed, entered } = ready;
+    let Ready { claimed, entered, has_own_changes } = ready;
     let definition = &claimed.task.definition;
     let rehearsal = entered.run.rehearsal.clone();
     let job = Job {
@@ -247,7 +280,7 @@ async fn execute(
         None => cancelled(&entered.run),
     };
     done.retry_after = app.config.tasks.retry_after;
-    if claimed.is_rehearsed {
+    if *has_own_changes {
         done.changes = rehearsal.as_ref().map(changes);
     }
     done
@@ -261,10 +294,16 @@ fn script(file: &str, stored: &str) -> Script {
     })
 }
 
-async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState> {
-    let Ready { claimed, entered } = ready;
+async fn finish(app: &App, ready: Ready, mut finished: Finished) -> Option<RunState> {
+    let Ready { claimed, entered, .. } = ready;
     let (task, id) = (claimed.task.definition.name.clone(), claimed.id);
     let mut written = write_end(app, &claimed, &finished).await;
+    if let Err(Error::Internal(error)) = &written {
+        // What the database refuses once it refuses always: that it ended is worth more.
+        tracing::error!(task, run = %id, error, "a run's end is written down without its texts");
+        finished = without_texts(finished);
+        written = write_end(app, &claimed, &finished).await;
+    }
     for pause in END_PAUSES {
         let Err(error) = &written else { break };
         tracing::warn!(task, run = %id, %error, "a run's end is written down later");
@@ -284,6 +323,17 @@ async fn finish(app: &App, ready: Ready, finished: Finished) -> Option<RunState>
     }
     app.run_ended.send_replace(());
     written.ok().flatten()
+}
+
+/// The same end, with nothing of what the script said.
+fn without_texts(finished: Finished) -> Finished {
+    let outcome = match finished.outcome {
+        Ok(_) => Ok(Value::Null),
+        Err((kind, _)) => Err((kind, "what it said could not be written down".to_owned())),
+    };
+    let text = "the result, the log and the error could not be written down".to_owned();
+    let log = vec![LogRow { at_ms: 0, level: "error".into(), text }];
+    Finished { outcome, log, changes: None, ..finished }
 }
 
 async fn write_end(app: &App, claimed: &Claimed, finished: &Finished) -> Result<Option<RunState>> {

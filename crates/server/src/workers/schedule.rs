@@ -12,14 +12,18 @@ use crate::app::App;
 
 /// A schedule is at most this late; cron knows whole seconds.
 const EVERY: Duration = Duration::from_millis(500);
+/// Schedules that fire in a row; then the ledger has its turn.
+const FIRES_MAX: usize = 100;
 /// Looks at the ledger in a row; then schedules have their turn.
 const LOOKS_MAX: usize = 20;
 
 pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
     let mut looked = Looked::default();
     loop {
-        if let Err(error) = queue_due(&app).await {
-            tracing::error!(%error, "schedules could not be looked at");
+        match queue_due(&app).await {
+            Ok(true) => app.schedule_wake.notify_one(),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "schedules could not be looked at"),
         }
         if let Err(error) = queue_events(&app, &mut looked).await {
             tracing::error!(%error, "the ledger could not be looked at for tasks");
@@ -34,25 +38,27 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
 
 /// Both, for a server without workers.
 pub(super) async fn queue_all(app: &App, looked: &mut Looked) -> Result<()> {
-    queue_due(app).await?;
+    while queue_due(app).await? {}
     queue_events(app, looked).await
 }
 
-async fn queue_due(app: &App) -> Result<()> {
+/// Answers whether there may be more.
+async fn queue_due(app: &App) -> Result<bool> {
     let next = tasks::next_due(&mut app.db.read().await?).await?;
     if next.is_none_or(|next| next > app.db.now()) {
-        return Ok(());
+        return Ok(false);
     }
-    loop {
+    for _ in 0..FIRES_MAX {
         let mut tx = app.db.write(By::System).await?;
         let fired = tasks::fire_due(&mut tx).await?;
         tx.commit().await?;
         app.metrics.count_missed(fired.missed);
         app.run_wake.notify_one();
         if !fired.is_found {
-            return Ok(());
+            return Ok(false);
         }
     }
+    Ok(true)
 }
 
 async fn queue_events(app: &App, looked: &mut Looked) -> Result<()> {

@@ -137,7 +137,7 @@ pub(crate) struct TaskConfig {
     /// What `run` gets when the trigger brings nothing.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
-    /// The task's variables.
+    /// The task's variables. Said nowhere, those that it has stay; null or `{}` clears them.
     env: BTreeMap<String, String>,
     /// Whether at most one run may be going at any time.
     single_instance: bool,
@@ -204,8 +204,13 @@ pub(crate) async fn put(
     PathOf((_, name)): PathOf<(String, String)>,
     Body(wanted): Body<PutTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Answer> {
-    let definition = definition(&who.state, name, wanted).await?;
+    let says_variables = wanted.config.contains_key("env");
+    let mut definition = definition(&who.state, name, wanted).await?;
     let mut tx = who.write().await?;
+    if !says_variables && definition.env.is_empty() {
+        // Whoever deploys a folder does not know what was given with `--env`.
+        definition.env = tasks::variables(&mut tx, who.app, &definition.name).await?;
+    }
     let (task, is_new) = tasks::put(&mut tx, who.app, definition, who.scopes).await?;
     tx.commit().await?;
     who.state.schedule_wake.notify_one();
@@ -220,6 +225,10 @@ async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Defini
     let bytes: usize = files.values().map(String::len).sum();
     if bytes > tasks::SOURCE_BYTES_MAX {
         let why = format!("must be at most {} bytes in all", tasks::SOURCE_BYTES_MAX);
+        return Err(Error::invalid("source", why).into());
+    }
+    if files.values().any(|text| text.contains('\0')) {
+        let why = "must not have U+0000: write \\0 in the script";
         return Err(Error::invalid("source", why).into());
     }
     let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;

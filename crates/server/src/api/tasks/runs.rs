@@ -47,7 +47,8 @@ pub(crate) struct RunView {
     queue: Option<String>,
     /// Whether its changes were only noted.
     dry_run: bool,
-    /// What it would have changed, if it was a dry run.
+    /// What it would have changed, if it was a dry run; with what the runs that it waited for
+    /// would have changed, which have no list of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     changes: Option<Value>,
@@ -97,7 +98,7 @@ pub(crate) struct RunRequest {
     /// What `run` gets instead of the task's own params.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
-    /// When it is to begin; now, if neither this nor `after` is given.
+    /// When it is to begin; now, if it is past or neither this nor `after` is given.
     #[schema(value_type = Option<String>, example = "2026-05-03T08:12:00Z")]
     at: Option<String>,
     /// How long from now it is to begin.
@@ -144,8 +145,8 @@ pub(crate) async fn run(
         order.depth = tasks::depth_of(&mut tx, caller).await? + 1;
         order.is_rehearsed |= who.is_rehearsed();
     }
-    if is_called {
-        return called(&who, tx, task, order).await;
+    if let Some(caller) = who.run().filter(|_| is_called) {
+        return called(&who, tx, caller, task, order).await;
     }
     let (now, noted) = (tx.now(), order.clone());
     let id = tasks::queue(&mut tx, who.app, &task, order).await?;
@@ -202,7 +203,8 @@ fn order(wanted: RunRequest, now: Time) -> Result<Order, Answer> {
     }
     Ok(Order {
         params: wanted.params,
-        due_at,
+        // What waits is taken by its moment: a moment long past would go before all others.
+        due_at: due_at.map(|due_at| due_at.max(now)),
         queue: wanted.queue,
         is_rehearsed: wanted.dry_run,
         ..Order::by(Trigger::Hand)
@@ -213,6 +215,7 @@ fn order(wanted: RunRequest, now: Time) -> Result<Order, Answer> {
 async fn called(
     who: &Backend<TasksRun>,
     mut tx: reauth_domain::Tx,
+    caller: RunId,
     task: Task,
     order: Order,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
@@ -222,7 +225,7 @@ async fn called(
     };
     let claim = run::claim_of(&who.state, who.state.config.tasks.wall);
     let claimed = tasks::begin(&mut tx, who.app, task, order, claim).await?;
-    let ready = run::Ready::new(&who.state, claimed);
+    let ready = run::Ready::called(&who.state, claimed, caller);
     let id = ready.id();
     tx.commit().await?;
     let app = who.state.clone();
@@ -342,7 +345,8 @@ fn id(run: &str) -> Result<RunId, Answer> {
     run.parse().map_err(|_| Error::not_found(format!("run {run}")).into())
 }
 
-/// Ends a run that waits or is going; one that has ended stays as it is. Scope: `tasks:run`.
+/// Ends a run that waits or is going; one that has ended stays as it is. Not for tasks. Scope:
+/// `tasks:run`.
 #[utoipa::path(post, path = "/api/v4/{app}/runs/{run}/cancel", tag = "tasks",
     params(("app" = String, Path), ("run" = String, Path)),
     responses((status = 200, body = RunView), (status = 202, body = RunView),
@@ -367,7 +371,7 @@ pub(crate) async fn cancel(
     Ok(answered(run))
 }
 
-/// Queues a run again that has ended without success. Scope: `tasks:run`.
+/// Queues a run again that has ended without success. Not for tasks. Scope: `tasks:run`.
 #[utoipa::path(post, path = "/api/v4/{app}/runs/{run}/retry", tag = "tasks",
     params(("app" = String, Path), ("run" = String, Path)),
     responses((status = 202, body = RunView), (status = 404, body = ErrorBody),

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use reauth_server::domain::Span;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{ended_runs, put, run, task};
+use super::runs::{begin, until};
+use super::{CALL, ended_runs, put, run, task};
 use crate::both;
 use crate::lab::{Lab, good, json_of, refused, text};
 
@@ -19,6 +20,8 @@ both!(
     a_task_is_put_by_no_task_and_unlocks_by_no_word_of_its_own,
     a_script_that_exhausts_the_compiler_is_refused_and_nothing_else,
     a_list_of_runs_is_short_whatever_they_hold,
+    a_task_ends_no_run_and_tries_none_again,
+    a_task_puts_off_no_end_date_and_changes_no_policy_and_no_attribute_that_one_selects_by,
 );
 
 async fn a_rehearsed_run_does_nothing_by_any_token_or_address(lab: Lab) {
@@ -140,4 +143,59 @@ async fn a_list_of_runs_is_short_whatever_they_hold(lab: Lab) {
     let list = lab.get("/runs").await;
     assert!(list.to_string().len() < 2_000, "{}", list.to_string().len());
     assert_eq!(list["objects"][0]["state"], "succeeded");
+}
+
+async fn a_task_ends_no_run_and_tries_none_again(lab: Lab) {
+    let slow = "export const run = () => new Promise((go) => setTimeout(() => go('done'), 700))";
+    put(&lab, "lock-leavers", task("t.js", slow, &[])).await;
+    put(&lab, "fails", task("t.js", "export function run() { throw new Error('no') }", &[])).await;
+    put(&lab, "sly", task("t.js", CALL, &["tasks:run"])).await;
+    let post = async |path: String| {
+        run(&lab, "sly", json!({ "method": "POST", "path": path })).await["result"].clone()
+    };
+    let failed = text(&run(&lab, "fails", json!({})).await["id"]);
+    assert_eq!(post(format!("/runs/{failed}/retry")).await, 403);
+    let later = json!({ "after": "1h" });
+    let waits = good(lab.api(Method::POST, "/tasks/lock-leavers/run").json(&later)).await;
+    let waits = text(&waits["id"]);
+    assert_eq!(post(format!("/runs/{waits}/cancel")).await, 403);
+    assert_eq!(lab.get(&format!("/runs/{waits}")).await["state"], "queued");
+    let going = begin(&lab, "lock-leavers").await;
+    until(&lab, &going, "running").await;
+    assert_eq!(post(format!("/runs/{going}/cancel")).await, 403);
+    assert_eq!(until(&lab, &going, "succeeded").await["result"], "done");
+}
+
+async fn a_task_puts_off_no_end_date_and_changes_no_policy_and_no_attribute_that_one_selects_by(
+    lab: Lab,
+) {
+    let ann = lab.user("ann").await;
+    let temps = json!({ "name": "temps", "applies_to": { "attributes": { "name": "ann" } },
+        "limits": { "max_age": "8h" } });
+    let policies = json!({ "policies": [temps] });
+    good(lab.api(Method::PUT, "/policies").json(&policies)).await;
+    let (user, end) = (format!("/objects/user/{ann}"), format!("/users/{ann}/not-after"));
+    let dated = |day: &str| json!({ "not_after": day });
+    good(lab.api(Method::PUT, &end).json(&dated("2026-08-01"))).await;
+    let ask = "export async function run({ method, path, body }) {
+        const headers = { Authorization: `Token ${this.backend.token}` };
+        const sent = { method, headers, body: JSON.stringify(body) };
+        return (await fetch(this.backend.url + path, sent)).status; }";
+    let scopes = ["users:read", "users:write", "sessions:end", "tasks:write", "tasks:run"];
+    put(&lab, "sly", task("t.js", ask, &scopes)).await;
+    let sly = async |method: &str, path: &str, body: Value| {
+        let wanted = json!({ "method": method, "path": path, "body": body });
+        run(&lab, "sly", wanted).await["result"].clone()
+    };
+    assert_eq!(sly("PUT", &end, dated("2026-09-01")).await, 403);
+    assert_eq!(sly("PUT", &end, json!({ "not_after": null })).await, 403);
+    assert_eq!(sly("PATCH", &user, json!({ "user": { "name": "eve" } })).await, 403);
+    assert_eq!(sly("PUT", "/policies", json!({ "policies": [] })).await, 403);
+    assert_eq!(lab.get(&user).await["name"], "ann");
+    let bound = lab.get(&format!("/users/{ann}/access-bound")).await;
+    assert_eq!(bound["not_after"], "2026-08-01T00:00:00Z", "{bound}");
+    // An earlier end it may set.
+    assert!(sly("PUT", &end, dated("2026-07-01")).await.as_i64().is_some_and(|it| it < 300));
+    let held = lab.get("/policies").await["policies"].clone();
+    assert_eq!(held[0]["name"], "temps", "{held}");
 }

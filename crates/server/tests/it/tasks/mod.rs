@@ -3,6 +3,7 @@
 
 mod egress;
 mod guards;
+mod kept;
 mod runs;
 mod starts;
 mod strangers;

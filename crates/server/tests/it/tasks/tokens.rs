@@ -1,6 +1,8 @@
 //! A run's token lives as long as the run: no shorter, whatever becomes of what the server has in
 //! memory, and no longer.
 
+use reauth_server::domain::ledger::By;
+use reauth_server::domain::{Span, tasks};
 use reauth_server::{Peer, PeerResponse};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use crate::lab::{Lab, good, json_of, refused, text};
 both!(
     a_run_goes_on_although_live_was_built_anew_meanwhile,
     the_token_of_a_run_that_died_with_its_server_is_dead,
+    the_token_of_a_run_that_a_stop_cut_off_is_dead,
 );
 
 /// A commit that fails at its very end, in the words of each database: nobody can know whether it
@@ -89,23 +92,49 @@ fn ann() -> Value {
 }
 
 async fn the_token_of_a_run_that_died_with_its_server_is_dead(mut lab: Lab) {
-    let hang = "export async function run() {
-        console.log(this.backend.token);
-        await new Promise((go) => setTimeout(go, 60000)); }";
-    let mut hang = task("t.js", hang, &["users:read"]);
-    hang["retries"] = json!(0);
-    put(&lab, "hang", hang).await;
-    let id = begin(&lab, "hang").await;
-    let token = loop {
-        let run = until(&lab, &id, "running").await;
-        if let Some(line) = run["log"].get(0) {
-            break text(&line["text"]);
-        }
-    };
+    let mut once = task("t.js", "export function run() {}", &["users:read"]);
+    once["retries"] = json!(0);
+    put(&lab, "once", once).await;
+    let db = lab.server().app().db.clone();
+    // A server claims it, and dies: it says nothing more of the run.
+    let claim = tasks::Claim { life: Span::minutes(5), lease: Span::minutes(1), per_app: 10 };
+    let app = lab.app.parse().expect("an app");
+    let mut tx = db.write(By::System).await.expect("a change");
+    let found = tasks::find(&mut tx, app, "once").await.expect("the task");
+    let order = tasks::Order::by(tasks::Trigger::Hand);
+    let id = tasks::queue(&mut tx, app, &found, order).await.expect("a run");
+    let claimed = tasks::claim(&mut tx, claim).await.expect("a claim").expect("a run");
+    tx.commit().await.expect("a commit");
+    drop(db);
+    let token = claimed.token.reveal();
     let path = format!("/api/v4/{}/users", lab.app);
-    good(lab.bare(Method::GET, &path).bearer_auth(&token)).await;
+    good(lab.bare(Method::GET, &path).bearer_auth(token)).await;
     // The run's row still says that it is going.
     lab.restart().await;
     assert_eq!(lab.get(&format!("/runs/{id}")).await["state"], "dead");
     refused(lab.bare(Method::GET, &path).bearer_auth(token), 401, "AUTHENTICATION_FAILED").await;
+}
+
+/// The token of a run that is going, which it has said.
+async fn said_token(lab: &Lab, id: &str) -> String {
+    loop {
+        let run = until(lab, id, "running").await;
+        if let Some(line) = run["log"].get(0) {
+            return text(&line["text"]);
+        }
+    }
+}
+
+async fn the_token_of_a_run_that_a_stop_cut_off_is_dead(mut lab: Lab) {
+    let hang = "export async function run() {
+        console.log(this.backend.token);
+        await new Promise((go) => setTimeout(go, 60000)); }";
+    put(&lab, "hang", task("t.js", hang, &["users:read"])).await;
+    let id = begin(&lab, "hang").await;
+    let token = said_token(&lab, &id).await;
+    let path = format!("/api/v4/{}/users", lab.app);
+    good(lab.bare(Method::GET, &path).bearer_auth(&token)).await;
+    lab.restart().await;
+    refused(lab.bare(Method::GET, &path).bearer_auth(&token), 401, "AUTHENTICATION_FAILED").await;
+    assert_ne!(said_token(&lab, &id).await, token, "each try has its own");
 }
