@@ -60,13 +60,12 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
     for moment in wanted {
         match queue_for(tx, app, &due, *moment).await? {
             Queued::Yes => queued += 1,
-            Queued::Waits => {}
             // Not at once: the other schedules have their turn.
             Queued::Full if due.definition.options.misfire == Misfire::Once => {
                 next_at = Some(next_at.map_or(now + FULL_AGAIN, |it| it.min(now + FULL_AGAIN)));
                 missed -= 1;
             }
-            Queued::Full => {}
+            Queued::Waits | Queued::Full => {}
         }
     }
     let noted = stopped.or_else(|| ended(&due, next_at));

@@ -3,12 +3,16 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use reauth_sandbox::{Limits, Outcome};
+use reauth_sandbox::{Host, Limits, Outcome, Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
+use serde_json::Value;
+use tokio::sync::Notify;
 
-use super::{limits, run_within};
+use super::{job, limits, run_within, sandbox};
 
+/// Processor time, in hundredths of a second, that no child takes before its script runs.
+const SPINS: u64 = 50;
 const SPINNING: &str = "export function run() { for (;;) {} }";
 
 /// Whether nobody has the other end open any more.
@@ -18,17 +22,34 @@ fn is_closed(end: &UnixStream) -> bool {
     poll(&mut fds, Some(&now)).expect("a poll") > 0 && fds[0].revents().contains(PollFlags::HUP)
 }
 
+/// Hears that the script runs.
+struct Heard<'a>(&'a Notify);
+
+impl Host for Heard<'_> {
+    async fn fetch(&self, _: Request) -> Result<Response, String> {
+        self.0.notify_one();
+        Err("it is only heard".to_owned())
+    }
+}
+
 #[tokio::test]
 async fn a_child_has_no_file_that_its_parent_has_open() {
     // As whoever starts a server may leave one open in it: without CLOEXEC.
     let (ours, open) = UnixStream::pair().expect("a pair");
     fcntl_setfd(&open, FdFlags::empty()).expect("it is left open");
     let spinning = Limits { wall: Duration::from_secs(2), ..limits() };
-    let run = tokio::spawn(async move { run_within(SPINNING, &spinning).await.outcome });
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    drop(open);
-    assert!(is_closed(&ours), "the child has it open");
-    assert_eq!(run.await.expect("a run"), Outcome::TimedOut);
+    let source = "export async function run() {
+        await fetch('http://api.test/').catch(() => {});
+        for (;;) {} }";
+    let (job, heard) = (job("t.js", source, Value::Null), Notify::new());
+    let (child, host) = (sandbox("sandbox_child"), Heard(&heard));
+    let looking = async {
+        heard.notified().await;
+        drop(open);
+        assert!(is_closed(&ours), "the child has it open");
+    };
+    let (report, ()) = tokio::join!(child.run(&job, &spinning, &host), looking);
+    assert_eq!(report.outcome, Outcome::TimedOut);
 }
 
 /// A parent that dies without a word: it begins what never ends and is killed.
@@ -53,8 +74,8 @@ fn a_child_does_not_outlive_a_parent_that_is_killed() {
         .expect("a parent");
     let child = within(Duration::from_secs(10), || children_of(parent.id()).first().copied());
     let child = child.expect("a child begins");
-    // It spins by then.
-    std::thread::sleep(Duration::from_secs(1));
+    let spins = within(Duration::from_secs(10), || (ticks(child)? > SPINS).then_some(()));
+    assert!(spins.is_some(), "it spins");
     parent.kill().expect("it is killed");
     parent.wait().expect("it has ended");
     let gone = within(Duration::from_secs(5), || (!is_alive(child)).then_some(()));
@@ -78,6 +99,12 @@ fn stat(process: u32) -> Option<(String, u32)> {
     // The name before may have any character.
     let mut rest = text.rsplit_once(") ")?.1.split(' ');
     Some((rest.next()?.to_owned(), rest.next()?.parse().ok()?))
+}
+
+/// The processor time that it has taken, in hundredths of a second.
+fn ticks(process: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.split(' ').nth(11)?.parse().ok()
 }
 
 fn is_alive(process: u32) -> bool {
