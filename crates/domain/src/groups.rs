@@ -1,5 +1,7 @@
 //! Groups of users within an app. A group comes to be with its first member or its first cut-off.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::apps::{check_name, selectors};
@@ -11,7 +13,7 @@ use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, UserId};
 use crate::values::time::Time;
 
-/// More groups than this are not listed: they are for policies, not for data.
+/// The most groups on one page.
 const GROUPS_MAX: i64 = 1_000;
 
 /// The most members on one page.
@@ -34,22 +36,49 @@ pub struct Group {
     pub not_before: Option<Time>,
 }
 
-/// All groups of an app by name.
-pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Group>> {
+/// One page of an app's groups, by name; and how many there are in all.
+pub async fn page(read: &mut Read, app: AppId, limit: i64, skip: i64) -> Result<(Vec<Group>, i64)> {
+    let sql = "select count(*) from user_groups where app_id = $1 and name not like '@%'";
+    let total = read.count(sql, args![app]).await?;
     let rows = read
         .rows(
             "select g.name, g.not_before,
              (select count(*) from group_members m where m.app_id = g.app_id and m.name = g.name)
              from user_groups g where g.app_id = $1 and g.name not like '@%'
-             order by g.name limit $2",
-            args![app, GROUPS_MAX],
+             order by g.name limit $2 offset $3",
+            args![app, limit.clamp(0, GROUPS_MAX), skip],
         )
         .await?;
     let group = |row: &crate::store::Row| {
         let not_before = Some(row.time(1)?).filter(|at| *at > Time::ZERO);
         Ok(Group { name: row.text(0)?, members: row.int(2)?, not_before })
     };
-    rows.iter().map(group).collect()
+    let groups: Result<_> = rows.iter().map(group).collect();
+    Ok((groups?, total))
+}
+
+/// The groups that a user is in, by name; without those that keep themselves.
+pub async fn of_user(read: &mut Read, app: AppId, user: UserId) -> Result<Vec<String>> {
+    let sql = "select name from group_members where app_id = $1 and user_id = $2
+               and name not like '@%' order by name";
+    let rows = read.rows(sql, args![app, user]).await?;
+    rows.iter().map(|row| row.text(0)).collect()
+}
+
+/// Which of these groups have no members: a policy for one is for nobody yet, or is misspelt.
+pub async fn without_members(
+    read: &mut Read,
+    app: AppId,
+    names: impl IntoIterator<Item = &String>,
+) -> Result<Vec<String>> {
+    let (names, mut found) = (names.into_iter().collect::<BTreeSet<_>>(), Vec::new());
+    let sql = "select user_id from group_members where app_id = $1 and name = $2 limit 1";
+    for name in names {
+        if read.first(sql, args![app, name]).await?.is_none() {
+            found.push(name.clone());
+        }
+    }
+    Ok(found)
 }
 
 /// One page of a group's members, those who joined first before others, with when they joined; and

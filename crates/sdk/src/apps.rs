@@ -1,6 +1,7 @@
 //! Apps: their settings, and the handle for requests within one. Source: `/admin/apps`.
 
 use std::collections::BTreeMap;
+use std::num::ParseIntError;
 use std::str::FromStr;
 
 use reqwest::Method;
@@ -36,6 +37,12 @@ pub struct Settings {
     /// How long before a session ends its app is told so; none: it is not told.
     #[serde(default)]
     pub warn_before: Option<Span>,
+    /// A revocation of more sessions needs a preview; none: however many.
+    #[serde(default)]
+    pub unseen_sessions_max: Option<u64>,
+    /// A revocation of more percent of the users needs a preview; none: however many.
+    #[serde(default)]
+    pub unseen_percent_max: Option<u64>,
     /// The attributes of a user object and their types.
     #[serde(default)]
     pub user_schema: BTreeMap<String, FieldType>,
@@ -87,6 +94,19 @@ impl Serialize for Limit {
     }
 }
 
+/// A number that is to be set or taken away. As text `100` or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Most(pub Option<u64>);
+
+impl FromStr for Most {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|number| Self(Some(number))) }
+    }
+}
+
 /// What is to be set of an app's settings. None leaves a setting as it is; in a new app it leaves
 /// the server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -103,6 +123,12 @@ pub struct SettingsChange {
     /// How long before a session ends its app is told so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warn_before: Option<Limit>,
+    /// A revocation of more sessions needs a preview.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unseen_sessions_max: Option<Most>,
+    /// A revocation of more percent of the users needs a preview.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unseen_percent_max: Option<Most>,
     /// All attributes of a user object: it replaces the ones before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_schema: Option<BTreeMap<String, FieldType>>,

@@ -32,7 +32,7 @@ mod time;
 mod tokens;
 mod users;
 
-pub use apps::{App, AppChange, FieldType, InApp, Limit, NewApp, Settings, SettingsChange};
+pub use apps::{App, AppChange, FieldType, InApp, Limit, Most, NewApp, Settings, SettingsChange};
 pub use client::Client;
 pub use devices::{Checked, Connected, Device, Enrolled, Enrolment};
 pub use doctor::{Diagnosis, Finding};
@@ -40,8 +40,8 @@ pub use error::{Error, Result};
 pub use ledger::{By, Entries, Entry, Head, Problem, Verified, Wanted};
 pub use pages::{Page, Pages};
 pub use policies::{
-    AccessBound, AccessItem, End, Explained, Forecast, Group, OwnVerdict, Policy, PolicyLimits,
-    PolicyPreview, PolicySet, Selector, UserBound,
+    AccessBound, AccessItem, End, Explained, Forecast, Group, Member, OwnVerdict, Policy,
+    PolicyLimits, PolicyPreview, PolicySet, Selector, StatedPolicies, UserBound,
 };
 pub use sessions::{
     Container, CutOff, DeviceId, Filter, Revocation, Revoked, Runtime, Session, SessionState,
@@ -52,4 +52,4 @@ pub use tasks::{
 };
 pub use time::{Moment, NotAMoment, NotASpan, Span};
 pub use tokens::{CreatedToken, NewToken, Token};
-pub use users::{AuthenticationToken, User, UserObject};
+pub use users::{AuthenticationToken, TokenRequest, User, UserObject};

@@ -115,6 +115,16 @@ pub struct PolicySet {
     pub reason: Option<String>,
 }
 
+/// What there is to say of a set of policies that was stated.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct StatedPolicies {
+    /// The policies that hold, by name.
+    pub policies: Vec<Policy>,
+    /// Groups that they name and that have no members: misspelt, perhaps.
+    #[serde(default)]
+    pub groups_without_members: Vec<String>,
+}
+
 /// What a set of policies would do if it were stated now.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PolicyPreview {
@@ -128,6 +138,9 @@ pub struct PolicyPreview {
     pub ended_users: u64,
     /// A hundred of those users at most, by their ids.
     pub who: Vec<String>,
+    /// Groups that the new set names and that have no members: misspelt, perhaps.
+    #[serde(default)]
+    pub groups_without_members: Vec<String>,
     /// The sign-ins that will be forced as it is; none if that takes too long to foresee.
     pub before: Option<Forecast>,
     /// The same with the new set, and with those that it forces at once; none likewise.
@@ -165,6 +178,24 @@ pub struct Explained {
     /// From where it signed in last.
     #[serde(default)]
     pub address: Option<String>,
+    /// The device's own id.
+    #[serde(default)]
+    pub device_id: String,
+    /// What the user calls the device.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The platform, as policies compare it.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// By which methods the user proved who they are (RFC 8176).
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// How surely: `aal1`, `aal2` or `aal3`.
+    #[serde(default)]
+    pub assurance: Option<String>,
+    /// The groups that the user is in.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Every end that is known, the decisive one first.
     pub ends: Vec<End>,
     /// What each policy that holds says by itself, by name.
@@ -235,6 +266,15 @@ pub struct UserBound {
     pub credentials: u64,
 }
 
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Member {
+    /// The user's id.
+    pub id: String,
+    /// Since when.
+    pub joined_at: Moment,
+}
+
 /// A group of users. It comes to be with its first member or its first cut-off.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Group {
@@ -259,8 +299,8 @@ impl InApp {
 
     /// States the whole set of policies; the same set again changes nothing. It acts at once, on
     /// every session there is; a longer limit revives none. Scope `app:admin`.
-    pub async fn set_policies(&self, set: &PolicySet) -> Result<()> {
-        self.request(Method::PUT, &["policies"]).body(set).nothing().await
+    pub async fn set_policies(&self, set: &PolicySet) -> Result<StatedPolicies> {
+        self.request(Method::PUT, &["policies"]).body(set).json().await
     }
 
     /// What a set would do if it were stated now. Nothing is changed. Scope `users:read`.
@@ -319,13 +359,14 @@ impl InApp {
     }
 
     /// All groups of the app by name. Scope `users:read`.
-    pub async fn groups(&self) -> Result<Vec<Group>> {
-        #[derive(Deserialize)]
-        struct Groups {
-            objects: Vec<Group>,
-        }
-        let groups: Groups = self.request(Method::GET, &["groups"]).json().await?;
-        Ok(groups.objects)
+    pub fn groups(&self) -> Pages<Group> {
+        Pages::new(self.request(Method::GET, &["groups"]))
+    }
+
+    /// A group's members, those who joined first before others; none if there is no such group.
+    /// Scope `users:read`.
+    pub fn members(&self, group: &str) -> Pages<Member> {
+        Pages::new(self.request(Method::GET, &["groups", group, "members"]))
     }
 
     /// Adds a user to a group; a member stays one. Scope `users:write`.

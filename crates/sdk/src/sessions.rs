@@ -1,9 +1,11 @@
 //! Device sessions and how they end: one by one, or many at once by a cut-off. Source: the
 //! app-users contract, section 2, and `POST …/revocations`.
 
+use std::collections::BTreeMap;
+
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::apps::InApp;
 use crate::client::Client;
@@ -108,9 +110,24 @@ pub struct Filter {
     /// The user with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The members of at least one of these groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+    /// These users, by their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Vec<String>>,
+    /// Users whose attributes have all these values: each a text, a number, true or false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<BTreeMap<String, Value>>,
     /// Sessions on one of these platforms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platforms: Option<Vec<String>>,
+    /// Sessions proved by at least one of these methods (RFC 8176).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// Sessions of one of these assurance levels: `aal1`, `aal2`, `aal3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Vec<String>>,
     /// Sessions whose label fits one of these: `*` is any text, `?` any character.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,

@@ -45,6 +45,20 @@ pub struct UserObject {
     pub attributes: Map<String, Value>,
 }
 
+/// What an authentication token is to say of the sign-in that it stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TokenRequest {
+    /// How long it can be used, at most a day; 10 minutes unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<Span>,
+    /// By which methods the user has proved who they are (RFC 8176), for policies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// How surely: `aal1`, `aal2` or `aal3` (NIST SP 800-63B-4), for policies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<String>,
+}
+
 /// A one-use token with which one device can enrol.
 #[derive(Clone, Deserialize, Serialize)]
 pub struct AuthenticationToken {
@@ -103,18 +117,14 @@ impl InApp {
         self.request(Method::POST, &["users", user, "unlock"]).reason(reason).nothing().await
     }
 
-    /// Issues a one-use token with which one device can enrol as this user: for 10 minutes unless
-    /// `expires_in` says otherwise (at most a day). A locked user is a `CONFLICT`. Scope
-    /// `users:write`.
+    /// Issues a one-use token with which one device can enrol as this user. A locked user is a
+    /// `CONFLICT`. Scope `users:write`.
     pub async fn authentication_token(
         &self,
         user: &str,
-        expires_in: Option<Span>,
+        wanted: &TokenRequest,
     ) -> Result<AuthenticationToken> {
         let request = self.request(Method::POST, &["users", user, "authentication-token"]);
-        match expires_in {
-            Some(span) => request.body(&json!({ "expires_in": span })).json().await,
-            None => request.json().await,
-        }
+        request.body(wanted).json().await
     }
 }

@@ -1,7 +1,7 @@
 //! `reauth app`: apps and their settings.
 
 use clap::{Args, Subcommand};
-use reauth_sdk::{App, AppChange, Limit, NewApp, SettingsChange};
+use reauth_sdk::{App, AppChange, Limit, Most, NewApp, SettingsChange};
 
 use crate::connect::Context;
 use crate::failure::{Failure, Result};
@@ -65,6 +65,12 @@ pub(crate) struct Settings {
     /// How long before a session ends its app is told so, such as 3d; none for not at all
     #[arg(long, value_name = "DURATION")]
     warn_before: Option<Limit>,
+    /// A revocation of more sessions than this needs a look before; none for no limit
+    #[arg(long, value_name = "NUMBER")]
+    unseen_sessions_max: Option<Most>,
+    /// A revocation of more percent of the users than this needs a look before; none for no limit
+    #[arg(long, value_name = "PERCENT")]
+    unseen_percent_max: Option<Most>,
 }
 
 impl Settings {
@@ -74,6 +80,8 @@ impl Settings {
             max_idle: self.max_idle,
             multiple_devices_per_user: self.multiple_devices,
             warn_before: self.warn_before,
+            unseen_sessions_max: self.unseen_sessions_max,
+            unseen_percent_max: self.unseen_percent_max,
             user_schema: None,
         }
     }
@@ -117,14 +125,23 @@ fn row(app: &App) -> [String; 6] {
     ]
 }
 
-fn fields(app: &App) -> [(&'static str, String); 6] {
+fn fields(app: &App) -> [(&'static str, String); 8] {
     let [id, name, age, idle, devices, created] = row(app);
+    let settings = &app.settings;
+    let warned =
+        settings.warn_before.map_or("not at all".to_owned(), |span| format!("{span} before"));
+    let unseen = [(settings.unseen_sessions_max, " sessions"), (settings.unseen_percent_max, " %")];
+    let unseen: Vec<String> =
+        unseen.iter().filter_map(|(max, of)| max.map(|max| format!("{max}{of}"))).collect();
+    let unseen = if unseen.is_empty() { "any number".to_owned() } else { unseen.join(", ") };
     [
         ("id", id),
         ("name", name),
         ("max session age", age),
         ("max idle", idle),
         ("devices per user", devices),
+        ("end is told", warned),
+        ("revoked unseen", unseen),
         ("created", created),
     ]
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use reauth_sdk::{
     Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, NewTask, NewToken, Run, RunState,
-    Schedule, SessionState, SettingsChange, TaskConfig, User, Wanted,
+    Schedule, SessionState, SettingsChange, TaskConfig, TokenRequest, User, Wanted,
 };
 use reauth_server::domain::{Clock, Span, Time};
 use reauth_server::{Config, Server};
@@ -213,7 +213,8 @@ async fn sign_everyone_in(
     for sign_in in &all {
         let moment = now - days(sign_in.days_ago) - Span::minutes(30);
         clock.set(moment.max(clock.now()));
-        let token = app.authentication_token(&users[sign_in.user], None).await?;
+        let token =
+            app.authentication_token(&users[sign_in.user], &TokenRequest::default()).await?;
         let (name, platform) = DEVICES[sign_in.device];
         let enrolment = Enrolment {
             authentication_token: token.token,

@@ -1,12 +1,13 @@
 //! `reauth group`: groups of users within an app.
 
 use clap::{Args, Subcommand};
-use reauth_sdk::Group;
+use reauth_sdk::{self as sdk, Group};
 use serde_json::json;
 
 use crate::connect::Context;
 use crate::failure::Result;
-use crate::times::at_or;
+use crate::paging;
+use crate::times::{at, at_or};
 
 const ADD_EXAMPLES: &str = "\
 A group comes to be with its first member.
@@ -18,6 +19,11 @@ Example:
 pub(crate) enum Verb {
     /// List the groups
     List,
+    /// List a group's members
+    Members {
+        /// The group's name
+        group: String,
+    },
     /// Add a user to a group; a member stays one
     #[command(after_help = ADD_EXAMPLES)]
     Add(Member),
@@ -38,9 +44,14 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
     let app = context.app().await?;
     match verb {
         Verb::List => {
-            let groups = app.groups().await?;
+            let groups = paging::all(app.groups(), "groups").await?;
             let columns = ["name", "members", "must have signed in after"];
             context.output.list(&groups, "groups", columns, row)
+        }
+        Verb::Members { group } => {
+            let members = paging::all(app.members(&group), "members").await?;
+            let row = |member: &sdk::Member| [member.id.clone(), at(member.joined_at)];
+            context.output.list(&members, "members", ["user", "joined"], row)
         }
         Verb::Add(Member { group, user }) => {
             app.add_member(&group, &user).await?;

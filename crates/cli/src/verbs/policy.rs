@@ -109,10 +109,27 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Policy>> {
     let shown = path.display();
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("{shown} cannot be read: {error}")))?;
-    let file: PolicyFile = toml::from_str(&text).map_err(|error| {
+    let file = parsed(&text).map_err(|error| {
         Failure::usage(format!("{shown}: {error}")).help("`reauth policy --help` shows a file")
     })?;
     Ok(file.policy)
+}
+
+/// A date or moment may be written as TOML has them, without quotes.
+fn parsed(text: &str) -> Result<PolicyFile, toml::de::Error> {
+    let plain = toml::from_str(text);
+    let (Err(error), Ok(mut value)) = (&plain, toml::from_str(text)) else { return plain };
+    quote_moments(&mut value);
+    PolicyFile::deserialize(value).map_err(|_| error.clone())
+}
+
+fn quote_moments(value: &mut toml::Value) {
+    match value {
+        toml::Value::Datetime(moment) => *value = toml::Value::String(moment.to_string()),
+        toml::Value::Array(list) => list.iter_mut().for_each(quote_moments),
+        toml::Value::Table(table) => table.iter_mut().for_each(|(_, it)| quote_moments(it)),
+        _ => {}
+    }
 }
 
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
@@ -156,7 +173,10 @@ async fn apply(context: &Context, app: &InApp, set: &PolicySet, yes: bool) -> Re
         };
         what.map_or(Ok(()), |what| confirm::by_word(false, &what, "apply"))?;
     }
-    app.set_policies(set).await?;
+    let stated = app.set_policies(set).await?;
+    for note in nobody(&stated.groups_without_members) {
+        context.output.remark(&note);
+    }
     context.output.either(&difference, &difference.lines())
 }
 
@@ -222,18 +242,25 @@ fn forecast(found: &PolicyPreview, now: Moment) -> String {
     let sum = |forecast: &Option<Forecast>| {
         or_many(forecast.as_ref().map(|it| it.hours.iter().sum::<u64>().to_string()))
     };
-    let why = found.unforeseen.as_ref().map(|why| format!("{why}\n")).unwrap_or_default();
+    let notes = found.unforeseen.iter().cloned().chain(nobody(&found.groups_without_members));
+    let notes: String = notes.map(|note| note + "\n").collect();
     let table = output::table(&["24 h from", "as it is", "with these policies"], rows.collect());
     format!(
         "Signed out at once: {}\n\
          Sign-ins forced in 90 days: {} as it is, {} with these policies\n\
-         Most in one second: {} as it is, {} with these policies\n{why}\n{table}",
+         Most in one second: {} as it is, {} with these policies\n{notes}\n{table}",
         ended(found),
         sum(&found.before),
         sum(&found.after),
         peak(&found.before),
         peak(&found.after),
     )
+}
+
+/// What there is to say of groups that a set names.
+fn nobody(groups: &[String]) -> Vec<String> {
+    let say = |name: &String| format!("Nobody is in the group {name}: is it written so?");
+    groups.iter().map(say).collect()
 }
 
 /// How many a day; none, if that cannot be foreseen.
@@ -365,6 +392,20 @@ mod tests {
     }
 
     #[test]
+    fn a_date_may_be_written_as_toml_has_it() {
+        let text = |date: &str| {
+            format!(
+                "[[policy]]\nname = \"a\"\napplies_to = {{ everyone = true }}\n\
+                 valid_until = 2026-12-31T08:00:00Z\nlimits = {{ not_after = {date} }}\n"
+            )
+        };
+        let file = parsed(&text("2026-12-31")).expect("a file");
+        assert_eq!(file.policy[0].limits.not_after.as_deref(), Some("2026-12-31"));
+        assert_eq!(file.policy[0].valid_until.as_deref(), Some("2026-12-31T08:00:00Z"));
+        assert!(parsed(&text("12")).is_err());
+    }
+
+    #[test]
     fn a_forecast_shows_the_days_that_bring_sign_ins() {
         let forecast_of = |hour: usize, count: u64| {
             let mut hours = vec![0; 2160];
@@ -377,6 +418,7 @@ mod tests {
             ended_sessions: 4,
             ended_users: 2,
             who: Vec::new(),
+            groups_without_members: vec!["nigth".to_owned()],
             before: Some(forecast_of(30, 2)),
             after: Some(forecast_of(0, 4)),
             unforeseen: None,
@@ -394,6 +436,7 @@ mod tests {
         );
         assert!(text.starts_with("Signed out at once: 4 of 10 sessions (2 of 5 users)"), "{text}");
         assert!(text.contains("2 as it is, too many to foresee with these"), "{text}");
-        assert!(text.contains("\nfar too often\n"), "{text}");
+        let notes = "\nfar too often\nNobody is in the group nigth: is it written so?\n";
+        assert!(text.contains(notes), "{text}");
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::confirm;
 use crate::connect::Context;
 use crate::failure::Result;
+use crate::verbs::user::Attribute;
 
 const EXAMPLES: &str = "\
 When this returns, no session that was meant is accepted. On a terminal you see first how many
@@ -16,6 +17,7 @@ unseen_sessions_max and unseen_percent_max may want.
 
 Examples:
   reauth revoke --group contractors --reason \"the contract ended\"
+  reauth revoke --attribute department=sales --method sms
   reauth revoke --platform android --authenticated-before 2026-05-01 --dry-run
   reauth revoke --platform android --authenticated-before 2026-05-01 --expect 0197…";
 
@@ -29,20 +31,30 @@ const TOLERANCE_PERCENT: u32 = 5;
 pub(crate) struct Arguments {
     /// Every user of every app; needs the operator's token
     #[arg(long, group = "whom", conflicts_with_all = ["app_wide", "group", "user", "platform",
-        "label", "device", "ip", "authenticated_before", "created_before", "wipe", "dry_run"])]
+        "label", "device", "ip", "attribute", "method", "assurance", "authenticated_before",
+        "created_before", "wipe", "dry_run"])]
     everyone: bool,
     /// Every user of the app
     #[arg(long, group = "whom", conflicts_with_all = ["group", "user"])]
     app_wide: bool,
-    /// The members of the group with this name
+    /// The members of the group with this name; several times: of one of them
     #[arg(long, value_name = "NAME", group = "whom")]
-    group: Option<String>,
-    /// The user with this id
+    group: Vec<String>,
+    /// The user with this id; several times: these
     #[arg(long, value_name = "ID", group = "whom", conflicts_with = "group")]
-    user: Option<String>,
+    user: Vec<String>,
+    /// Only users with this attribute: NAME=TEXT, or NAME:=JSON; several times: with all
+    #[arg(long, value_name = "NAME=VALUE", group = "whom")]
+    attribute: Vec<Attribute>,
     /// Only on this platform; several times: on one of them
     #[arg(long, value_name = "NAME", group = "whom")]
     platform: Vec<String>,
+    /// Only if proved by this method, such as pwd (RFC 8176); several times: by one of them
+    #[arg(long, value_name = "NAME", group = "whom")]
+    method: Vec<String>,
+    /// Only of this assurance level, such as aal1; several times: of one of them
+    #[arg(long, value_name = "LEVEL", group = "whom")]
+    assurance: Vec<String>,
     /// Only with a label that fits this, such as 'till-*'; several times: one of them
     #[arg(long, value_name = "PATTERN", group = "whom")]
     label: Vec<String>,
@@ -81,10 +93,17 @@ pub(crate) struct Arguments {
 impl Arguments {
     fn filter(&self) -> Filter {
         let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+        let attributes = self.attribute.iter().map(|it| (it.name.clone(), it.value.clone()));
         Filter {
-            group: self.group.clone(),
-            user: self.user.clone(),
+            // One alone is a moment, whatever the number of sessions.
+            group: alone(&self.group),
+            groups: some(&self.group).filter(|all| all.len() > 1),
+            user: alone(&self.user),
+            users: some(&self.user).filter(|all| all.len() > 1),
+            attributes: (!self.attribute.is_empty()).then(|| attributes.collect()),
             platforms: some(&self.platform),
+            methods: some(&self.method),
+            assurance: some(&self.assurance),
             labels: some(&self.label),
             authenticated_before: self.authenticated_before,
             created_before: self.created_before,
@@ -95,14 +114,24 @@ impl Arguments {
 
     /// Whose sessions, in words, and the word that confirms it.
     fn whom(&self, app: &InApp) -> (String, String) {
-        let (whose, word) = match (&self.group, &self.user) {
-            (Some(group), _) => (format!("everyone in the group {group}"), group.clone()),
-            (None, Some(user)) => (format!("user {user}"), user.clone()),
-            (None, None) => (format!("every user of the app {}", app.id()), app.id().to_owned()),
+        let (whose, word) = match (&self.group[..], &self.user[..]) {
+            ([group], _) => (format!("everyone in the group {group}"), group.clone()),
+            ([], [user]) => (format!("user {user}"), user.clone()),
+            ([], []) => (format!("every user of the app {}", app.id()), app.id().to_owned()),
+            ([], users) => (format!("{} users", users.len()), users.len().to_string()),
+            (groups, _) => {
+                let names = groups.join(", ");
+                (format!("everyone in one of the groups {names}"), names)
+            }
         };
-        let is_narrower = Filter { group: None, user: None, ..self.filter() } != Filter::default();
+        let wide = Filter { group: None, user: None, groups: None, users: None, ..self.filter() };
+        let is_narrower = wide != Filter::default();
         (if is_narrower { format!("{whose}, where it fits,") } else { whose }, word)
     }
+}
+
+fn alone(names: &[String]) -> Option<String> {
+    if let [name] = names { Some(name.clone()) } else { None }
 }
 
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {

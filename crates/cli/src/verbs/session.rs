@@ -120,16 +120,29 @@ fn explained(found: &Explained) -> String {
     });
     let history = output::table(&["entry", "at", "what", "by", "why"], history.collect());
     format!(
-        "session    {} of user {}\nstate      {}\nsigned in  {}, from {}\nactive     {}\n\n\
-         {}\n\n{policies}\n\n{history}",
+        "session    {} of user {}\nstate      {}\ndevice     {}, {}\nsigned in  {}, {}, from {}\n\
+         active     {}\ngroups     {}\n\n{}\n\n{policies}\n\n{history}",
         found.session,
         found.user,
         state(&found.state),
+        found.label.as_deref().unwrap_or(&found.device_id),
+        found.platform.as_deref().unwrap_or("of an unknown platform"),
         at(found.last_authenticated_at),
+        proved(found),
         found.address.as_deref().unwrap_or("an unknown address"),
         at(found.last_connected_at),
+        if found.groups.is_empty() { "none".to_owned() } else { found.groups.join(", ") },
         if found.ends.is_empty() { "nothing ends it: it has no bound" } else { &table },
     )
+}
+
+/// How its user proved who they are.
+fn proved(found: &Explained) -> String {
+    let by = match &found.methods[..] {
+        [] => "by unknown methods".to_owned(),
+        methods => format!("by {}", methods.join(", ")),
+    };
+    found.assurance.as_ref().map_or(by.clone(), |assurance| format!("{by} ({assurance})"))
 }
 
 async fn everyone(app: &InApp) -> Result<(Vec<User>, Vec<UserObject>)> {

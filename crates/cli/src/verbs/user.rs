@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use reauth_sdk::{AccessBound, InApp, SessionState, Span, User, UserBound, UserObject};
+use reauth_sdk::{
+    AccessBound, InApp, SessionState, Span, TokenRequest, User, UserBound, UserObject,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -78,6 +80,13 @@ pub(crate) enum Verb {
         /// How long it can be used, at most 1d
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<Span>,
+        /// By which method the user has proved who they are, such as pwd (RFC 8176); several times:
+        /// by all of them
+        #[arg(long, value_name = "NAME")]
+        method: Vec<String>,
+        /// How surely: aal1, aal2 or aal3
+        #[arg(long, value_name = "LEVEL")]
+        assurance: Option<String>,
     },
     /// Say from when on a user is signed in nowhere, as when a contract ends
     #[command(after_help = NOT_AFTER_EXAMPLES)]
@@ -102,8 +111,8 @@ pub(crate) enum Verb {
 /// `NAME=TEXT` or `NAME:=JSON`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attribute {
-    name: String,
-    value: Value,
+    pub(crate) name: String,
+    pub(crate) value: Value,
 }
 
 impl FromStr for Attribute {
@@ -159,8 +168,9 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
             let found = app.access_bound(&id).await?;
             output.either(&found, &bound(&found))
         }
-        Verb::Token { id, expires_in } => {
-            let token = app.authentication_token(&id, expires_in).await?;
+        Verb::Token { id, expires_in, method, assurance } => {
+            let wanted = TokenRequest { expires_in, methods: method, assurance };
+            let token = app.authentication_token(&id, &wanted).await?;
             let until = at(token.expires_at);
             let about = format!("for one sign-in at {} until {until}, shown this once:", token.url);
             output.secret(&token, &token.token, &about)

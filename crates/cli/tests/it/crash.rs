@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reauth_sdk::{
     Client, Device, DeviceId, Enrolment, InApp, Limit, NewApp, SessionState, SettingsChange,
+    TokenRequest,
 };
 use serde_json::Map;
 
@@ -30,7 +31,7 @@ async fn sample(client: &Client) -> reauth_sdk::Result<(InApp, Vec<(String, Stri
     for _ in 0..USERS {
         let user = app.create_user(&Map::new()).await?.id;
         for number in 0..DEVICES {
-            let token = app.authentication_token(&user, None).await?.token;
+            let token = app.authentication_token(&user, &TokenRequest::default()).await?.token;
             let enrolment = Enrolment {
                 authentication_token: token,
                 device: DeviceId { id: number.to_string() },

@@ -31,6 +31,7 @@ fn an_operator_does_a_days_work_with_the_verbs() {
         end_sessions(&serving, &shop.operator, &app, &ann);
         operator(&["group", "add", "contractors", &ann]);
         assert_eq!(operator(&["group", "list"])[0]["name"], "contractors");
+        assert_eq!(operator(&["group", "members", "contractors"])[0]["id"], ann);
         operator(&["revoke", "--group", "contractors", "--yes"]);
         let shown = operator(&["ledger", "show", "--user", &ann]);
         let kinds: Vec<String> =
@@ -100,7 +101,7 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert_eq!(plain(&["policy", "diff", &file]), "nothing changes\n");
 
     let why = plain(&["session", "explain", &phone]);
-    assert!(why.contains("max_session_age") && why.contains("contractors"), "{why}");
+    assert!(why.contains("max_session_age") && why.contains("groups     contractors\n"), "{why}");
     let bound = operator(&["user", "access-bound", &ann]);
     assert_eq!(bound["items"][0]["id"], phone);
     assert!(bound["ends_by"].is_string(), "{bound}");
@@ -116,6 +117,10 @@ fn an_operator_keeps_the_policies_in_a_file() {
     assert!(dated.starts_with("access was granted until 2026-12-01"), "{dated}");
     operator(&["user", "not-after", &ann, "none"]);
 
+    std::fs::write(&file, rules.replace("[\"contractors\"]", "[\"contracters\"]")).expect("a file");
+    let misspelt = serving.verb(&shop.operator, &["policy", "apply", &file]);
+    let said = String::from_utf8_lossy(&misspelt.stderr).into_owned();
+    assert!(said.contains("Nobody is in the group contracters"), "{said}");
     std::fs::write(&file, rules.replace("max_age", "max_ages")).expect("a file");
     let wrong = error_of(&serving.verb(&shop.operator, &["policy", "apply", &file]));
     assert!(wrong.contains("max_ages") && wrong.contains("policies.toml"), "{wrong}");
@@ -135,6 +140,21 @@ fn revoke_what_was_seen(serving: &crate::Serving, token: &str) {
     let elsewhere = ["revoke", "--group", "contractors", "--ip", "203.0.113.0/24", "--dry-run"];
     assert_eq!(operator(&elsewhere)["sessions"], 0);
     assert_eq!(operator(&["revoke", "--ip", "127.0.0.1", "--dry-run"])["sessions"], 1);
+    for (filter, wanted) in [
+        (&["--attribute", "name=Ann"][..], 1),
+        (&["--attribute", "name=Bob"], 0),
+        (&["--group", "contractors", "--group", "others"], 1),
+        (&["--method", "otp"], 0),
+        (&["--assurance", "aal3", "--attribute", "name=Ann"], 0),
+    ] {
+        let seen = operator(&[&["revoke", "--dry-run"], filter].concat());
+        assert_eq!(seen["sessions"], wanted, "{filter:?}");
+    }
+    let app = text(&operator(&["app", "list"])[0]["id"]);
+    operator(&["app", "set", &app, "--unseen-sessions-max", "0"]);
+    let unseen = error_of(&serving.verb(token, &["revoke", "--group", "contractors"]));
+    assert!(unseen.contains("settings allow unseen"), "{unseen}");
+    operator(&["app", "set", &app, "--unseen-sessions-max", "none"]);
     let dry = ["revoke", "--group", "contractors", "--device", "phone", "--dry-run"];
     let seen = operator(&dry);
     assert_eq!(seen["sessions"], 1);

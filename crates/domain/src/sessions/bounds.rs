@@ -1,18 +1,24 @@
 //! Who can still get in, until when, and why: of one session, one user, all users.
 
 use super::{OF_USER_MAX, Session, find, history};
-use crate::access::Ended;
+use crate::access::{Ended, Traits};
+use crate::groups;
 use crate::ledger::Stored;
 use crate::live::{self, Bounded, Explained, OwnVerdict};
 use crate::store::{Db, Read, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::time::Time;
 
 /// Why a session ends when it does.
 #[derive(Debug)]
 pub struct Explanation {
     /// The session.
     pub session: Session,
+    /// What policies can ask of it.
+    pub traits: Traits,
+    /// The groups that its user is in, by name.
+    pub groups: Vec<String>,
     /// Every end that is known of it.
     pub explained: Explained,
     /// What each policy says of it by itself.
@@ -24,16 +30,17 @@ pub struct Explanation {
 /// Why a session ends when it does, and the session itself.
 pub async fn explain(read: &mut Read, app: AppId, id: SessionId) -> Result<Explanation> {
     let missing = || Error::not_found(format!("session {id}"));
-    let sql = "select s.user_id from sessions s join users u on u.id = s.user_id
+    let sql = "select s.user_id, s.traits from sessions s join users u on u.id = s.user_id
                where s.id = $1 and u.app_id = $2 and u.deleted_at is null";
     let row = read.first(sql, args![id, app]).await?.ok_or_else(missing)?;
-    let user = row.parsed(0)?;
+    let (user, traits) = (row.parsed(0)?, row.parsed(1)?);
     let session = find(read, app, user, id).await?;
     let (of, active_at, now) = ((user, id), Some(session.connected_at), read.now());
     let explained = read.live().explain_session(of, active_at, now)?.ok_or_else(missing)?;
     let policies = read.live().own_verdicts(of, active_at, now)?;
     let history = history::of_session(read, app, (user, id), session.authenticated_at).await?;
-    Ok(Explanation { session, explained, policies, history })
+    let groups = groups::of_user(read, app, user).await?;
+    Ok(Explanation { session, traits, groups, explained, policies, history })
 }
 
 /// A credential with which someone can act for a user now, and its end if it has one.
@@ -66,6 +73,50 @@ pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
     Ok(list)
 }
 
+/// An authentication token that is not used yet.
+struct Unused {
+    app: AppId,
+    user: UserId,
+    /// When it was made, and until when it can be used.
+    times: (Time, Time),
+    traits: Traits,
+}
+
+impl Unused {
+    /// The surest end of the session that it can begin at its last moment. None: it can begin none.
+    fn bound(&self, read: &Read) -> Result<Option<Option<Ended>>> {
+        let now = read.now();
+        if !read.live().judge_enrolment(self.user, self.times, None, now)?.is_valid() {
+            return Ok(None);
+        }
+        read.live().bound_of_sign_in(self.user, &self.traits, self.times.1).map(Some)
+    }
+}
+
+/// Those of an app, or of all.
+async fn unused(read: &mut Read, app: Option<AppId>) -> Result<Vec<Unused>> {
+    let sql = "select u.app_id, e.user_id, e.created_at, e.expires_at, e.traits from enrolments e
+               join users u on u.id = e.user_id
+               where (cast($1 as text) is null or u.app_id = $1)
+               and e.ended_at is null and e.expires_at > $2";
+    let (now, mut found) = (read.now(), Vec::new());
+    read.each(sql, args![app, now], |row| {
+        let (app, user, traits) = (row.parsed(0)?, row.parsed(1)?, row.parsed(4)?);
+        found.push(Unused { app, user, times: (row.time(2)?, row.time(3)?), traits });
+        Ok(())
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Users who hold an unused authentication token with which a session begins that nothing ends for
+/// sure; not those of apps whose policies cannot be read, which let nobody in.
+pub(super) async fn endless_tokens(read: &mut Read) -> Result<Vec<(AppId, UserId)>> {
+    let all = unused(read, None).await?;
+    let is_endless = |token: &Unused| matches!(token.bound(read), Ok(Some(None)));
+    Ok(all.iter().filter(|token| is_endless(token)).map(|it| (it.app, it.user)).collect())
+}
+
 /// Every user of an app for whom someone can act now: first those without a bound, then those
 /// whose access lasts longest.
 pub async fn of_app(db: &Db, app: AppId) -> Result<Vec<(UserId, Bounded)>> {
@@ -74,19 +125,9 @@ pub async fn of_app(db: &Db, app: AppId) -> Result<Vec<(UserId, Bounded)>> {
     let looking = db.clone();
     let looked = tokio::task::spawn_blocking(move || looking.live().bounds(app, now)).await;
     let mut users = looked.map_err(|error| Error::Internal(format!("bounds: {error}")))??;
-    let sql = "select e.user_id, e.created_at, e.expires_at, e.traits from enrolments e
-               join users u on u.id = e.user_id
-               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2";
-    let mut open = Vec::new();
-    read.each(sql, args![app, now], |row| {
-        open.push((row.parsed(0)?, (row.time(1)?, row.time(2)?), row.parsed(3)?));
-        Ok(())
-    })
-    .await?;
-    for (user, times, traits) in open {
-        if db.live().judge_enrolment(user, times, None, now)?.is_valid() {
-            let ends = db.live().bound_of_sign_in(user, &traits, times.1)?;
-            let bounded = users.entry(user).or_insert_with(Bounded::nothing);
+    for token in unused(&mut read, Some(app)).await? {
+        if let Some(ends) = token.bound(&read)? {
+            let bounded = users.entry(token.user).or_insert_with(Bounded::nothing);
             bounded.add(ends.map(|ended| ended.at));
         }
     }

@@ -2,6 +2,7 @@
 //! the order of their ends; warnings before an end; and it forgets what ended long ago. It decides
 //! nothing: with the sweep stopped every verdict is the same.
 
+use super::bounds;
 use crate::access::Ended;
 use crate::cutoffs::revocations;
 use crate::ledger::{By, Change, Subject, Warning};
@@ -49,7 +50,7 @@ impl Sweep {
         self.looked.ended.len() + self.looked.ending_soon.len()
     }
 
-    /// How many users had a session that nothing ends for sure.
+    /// How many users had a session that nothing ends for sure, or a token that begins one.
     pub fn endless_users(&self) -> usize {
         self.looked.endless.len()
     }
@@ -96,6 +97,7 @@ pub async fn look(db: &Db) -> Result<Sweep> {
     if db.live().built() != built {
         return Err(Error::Unavailable("the view was built anew: the sweep begins again".into()));
     }
+    looked.endless.extend(bounds::endless_tokens(&mut db.read().await?).await?);
     // The first to end comes last: batches are taken from there.
     let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
     looked.ended.sort_unstable_by_key(latest_first);

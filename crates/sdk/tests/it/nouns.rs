@@ -1,6 +1,8 @@
 //! Each noun asks for what the API has: method, address and body.
 
-use reauth_sdk::{AppChange, Filter, NewApp, NewTask, NewToken, Revocation, RunRequest, Wanted};
+use reauth_sdk::{
+    AppChange, Filter, NewApp, NewTask, NewToken, Revocation, RunRequest, TokenRequest, Wanted,
+};
 use serde_json::{Map, Value, json as value};
 
 use crate::peer::{APP, Peer, full, json};
@@ -64,14 +66,20 @@ async fn a_user_is_created_and_gets_an_authentication_token() {
     let attributes = Map::from_iter([("name".to_owned(), Value::from("Ann"))]);
     let user = peer.app().create_user(&attributes).await.unwrap();
     assert_eq!(user.attributes["name"], "Ann");
-    let token = peer.app().authentication_token("u", None).await.unwrap();
+    let token = peer.app().authentication_token("u", &TokenRequest::default()).await.unwrap();
     assert!(!format!("{token:?}").contains("ree_once"));
-    let hour = Some("1h".parse().unwrap());
-    peer.app().authentication_token("u", hour).await.unwrap();
+    let hour = TokenRequest {
+        expires_in: Some("1h".parse().unwrap()),
+        methods: vec!["pwd".into(), "otp".into()],
+        assurance: Some("aal2".into()),
+    };
+    peer.app().authentication_token("u", &hour).await.unwrap();
     let asked = peer.asked();
     assert_eq!(asked[0].line, format!("POST /api/v4/{APP}/objects/user.json"));
     assert_eq!(asked[0].body, r#"{"user":{"name":"Ann"}}"#);
-    assert_eq!((asked[1].body.as_str(), asked[2].body.as_str()), ("", r#"{"expires_in":"1h"}"#));
+    assert_eq!(asked[1].body, "{}");
+    let wanted = r#"{"expires_in":"1h","methods":["pwd","otp"],"assurance":"aal2"}"#;
+    assert_eq!(asked[2].body, wanted);
 }
 
 #[tokio::test]
@@ -179,18 +187,19 @@ async fn tasks_are_put_run_and_read() {
 
 #[tokio::test]
 async fn groups_and_the_doctor_are_asked() {
-    let groups = r#"{"objects":[{"name":"a","members":2,"not_before":null}]}"#;
+    let groups = r#"{"total":1,"count":1,"more":false,
+        "objects":[{"name":"a","members":2,"not_before":null}]}"#;
     let doctor = r#"{"ok":true,"findings":[{"level":"ok","check":"database","detail":"fine"}]}"#;
     let nothing = full(204, "", "");
     let answers = vec![json(200, groups), nothing.clone(), nothing, json(200, doctor)];
     let peer = Peer::new(answers).await;
-    assert_eq!(peer.app().groups().await.unwrap()[0].members, 2);
+    assert_eq!(peer.app().groups().all().await.unwrap()[0].members, 2);
     peer.app().add_member("a/b", "u").await.unwrap();
     peer.app().remove_member("a", "u").await.unwrap();
     assert!(peer.client().diagnose().await.unwrap().ok);
     let base = format!("/api/v4/{APP}/groups");
     let lines = [
-        format!("GET {base}"),
+        format!("GET {base}?limit=1000&skip=0"),
         format!("PUT {base}/a%2Fb/members/u"),
         format!("DELETE {base}/a/members/u"),
         "GET /admin/doctor".to_owned(),

@@ -20,25 +20,22 @@ pub(crate) struct GroupView {
     not_before: Option<String>,
 }
 
-/// All groups of the app.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct GroupsView {
-    objects: Vec<GroupView>,
-}
-
-/// All groups of the app by name. Scope: `users:read`.
+/// A page of the app's groups, by name. Scope: `users:read`.
 #[utoipa::path(get, path = "/api/v4/{app}/groups", tag = "groups",
-    params(("app" = String, Path)),
-    responses((status = 200, body = GroupsView), (status = 401, body = ErrorBody)))]
-pub(crate) async fn list(who: Backend<UsersRead>) -> Result<Json<GroupsView>, Answer> {
+    params(("app" = String, Path), PageQuery),
+    responses((status = 200, body = List<GroupView>), (status = 401, body = ErrorBody)))]
+pub(crate) async fn list(
+    who: Backend<UsersRead>,
+    page: Page,
+) -> Result<Json<List<GroupView>>, Answer> {
     let mut read = who.state.db.read().await?;
-    let found = groups::all(&mut read, who.app).await?;
+    let (found, total) = groups::page(&mut read, who.app, page.limit, page.skip).await?;
     let view = |group: groups::Group| GroupView {
         name: group.name,
         members: group.members,
         not_before: group.not_before.map(|at| at.to_string()),
     };
-    Ok(Json(GroupsView { objects: found.into_iter().map(view).collect() }))
+    Ok(Json(List::new(found.into_iter().map(view).collect(), total, page)))
 }
 
 /// A member of a group.

@@ -1,6 +1,7 @@
 //! Who can still get in, until when, and why.
 
 use axum::Json;
+use reauth_domain::access::Assurance;
 use reauth_domain::sessions::bounds::{self, Access, Explanation};
 use reauth_domain::tokens::Scope;
 use reauth_domain::{Bounded, Error, KnownEnd, OwnVerdict, SessionId, UserId, users};
@@ -24,6 +25,18 @@ pub(crate) struct ExplainedView {
     last_connected_at: String,
     /// From where it signed in last.
     address: Option<String>,
+    /// The device's own id.
+    device_id: String,
+    /// What the user calls the device.
+    label: Option<String>,
+    /// The platform, as policies compare it.
+    platform: Option<String>,
+    /// By which methods the user proved who they are (RFC 8176).
+    methods: Vec<&'static str>,
+    /// How surely: `aal1`, `aal2` or `aal3` (NIST SP 800-63B-4).
+    assurance: Option<&'static str>,
+    /// The groups that the user is in.
+    groups: Vec<String>,
     /// Every end that is known, the decisive one first.
     ends: Vec<EndView>,
     /// What each policy that holds says by itself, by name.
@@ -88,7 +101,7 @@ pub(crate) async fn explain(
     let id: SessionId = id.parse().map_err(|_| Error::not_found(format!("session {id}")))?;
     let mut read = who.state.db.read().await?;
     let found = bounds::explain(&mut read, who.app, id).await?;
-    let Explanation { session, explained, policies, history } = found;
+    let Explanation { session, traits, groups, explained, policies, history } = found;
     let views = || history.into_iter().map(EntryView::new).collect::<Result<Vec<_>, _>>();
     let history = who.scopes.allow(Scope::LedgerRead).then(views).transpose()?;
     Ok(Json(ExplainedView {
@@ -98,6 +111,12 @@ pub(crate) async fn explain(
         last_authenticated_at: session.authenticated_at.to_string(),
         last_connected_at: session.connected_at.to_string(),
         address: session.address.map(|address| address.to_string()),
+        device_id: session.device_id,
+        label: session.label,
+        platform: traits.platform,
+        methods: traits.methods.names(),
+        assurance: traits.assurance.map(Assurance::name),
+        groups,
         ends: explained.ends.into_iter().map(EndView::new).collect(),
         policies: policies.into_iter().map(VerdictView::new).collect(),
         history,

@@ -15,7 +15,7 @@ use futures_util::{Stream, stream};
 use reauth_domain::access::{Assurance, Methods};
 use reauth_domain::apps::policies::{self, OverMax, Policy, PolicyLimits, Preset};
 use reauth_domain::apps::selectors::{self, Selector};
-use reauth_domain::{Error, Forecast, Preview, Seen, Span, UserId, apps};
+use reauth_domain::{AppId, Error, Forecast, Preview, Read, Seen, Span, UserId, apps, groups};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -222,6 +222,20 @@ impl LimitsView {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct PoliciesView {
     policies: Vec<PolicyView>,
+    /// Groups that they name and that have no members: misspelt, perhaps.
+    groups_without_members: Vec<String>,
+}
+
+impl PoliciesView {
+    async fn new(read: &mut Read, app: AppId, all: Vec<Policy>) -> reauth_domain::Result<Self> {
+        let groups_without_members = groups::without_members(read, app, named_groups(&all)).await?;
+        let policies = all.into_iter().map(PolicyView::new).collect();
+        Ok(Self { policies, groups_without_members })
+    }
+}
+
+fn named_groups(all: &[Policy]) -> impl Iterator<Item = &String> {
+    all.iter().filter_map(|policy| policy.applies_to.groups.as_ref()).flatten()
 }
 
 /// The whole set: what is not in it holds no longer.
@@ -243,8 +257,9 @@ pub(crate) struct PoliciesWanted {
     params(("app" = String, Path)),
     responses((status = 200, body = PoliciesView), (status = 401, body = ErrorBody)))]
 pub(crate) async fn list(who: Backend<UsersRead>) -> Result<Json<PoliciesView>, Answer> {
-    let all = policies::all(&mut who.state.db.read().await?, who.app).await?;
-    Ok(Json(PoliciesView { policies: all.into_iter().map(PolicyView::new).collect() }))
+    let mut read = who.state.db.read().await?;
+    let all = policies::all(&mut read, who.app).await?;
+    Ok(Json(PoliciesView::new(&mut read, who.app, all).await?))
 }
 
 /// States the whole set of policies. It acts at once, on every session there is; a longer limit
@@ -265,8 +280,9 @@ pub(crate) async fn put(
     let set = (all, Some(looked));
     policies::set(&mut tx, &app, set, wanted.allow_endless, wanted.reason).await?;
     let now = policies::all(&mut tx, who.app).await?;
+    let view = PoliciesView::new(&mut tx, who.app, now).await?;
     tx.commit().await?;
-    Ok(Json(PoliciesView { policies: now.into_iter().map(PolicyView::new).collect() }))
+    Ok(Json(view))
 }
 
 /// What a set of policies would do if it were stated now.
@@ -282,6 +298,8 @@ pub(crate) struct PreviewView {
     ended_users: usize,
     /// A hundred of those users at most.
     who: Vec<String>,
+    /// Groups that the new set names and that have no members: misspelt, perhaps.
+    groups_without_members: Vec<String>,
     /// The sign-ins that will be forced as it is; null if that takes too long to foresee.
     before: Option<ForecastView>,
     /// The same with the new set, and with those that it forces at once; null likewise.
@@ -310,8 +328,9 @@ impl ForecastView {
 }
 
 impl PreviewView {
-    fn new(found: Preview) -> Self {
+    fn new(found: Preview, groups_without_members: Vec<String>) -> Self {
         Self {
+            groups_without_members,
             sessions: found.sessions,
             users: found.users,
             ended_sessions: found.ended_sessions,
@@ -340,13 +359,16 @@ pub(crate) async fn preview(
     let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
     policies::check(&app, &all, wanted.allow_endless)?;
     let found = selectors::find(&mut read, &app, &all).await?;
+    let nobody = groups::without_members(&mut read, app.id, named_groups(&all)).await?;
     drop(read);
     let (db, id, seen) = (who.state.db.clone(), who.app, Arc::new(Seen::default()));
     let turn = LOOKS.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
     let told = Arc::clone(&seen);
     let looking = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        db.live().preview(id, (&all, &found), db.now(), &told).map(PreviewView::new)
+        db.live()
+            .preview(id, (&all, &found), db.now(), &told)
+            .map(|found| PreviewView::new(found, nobody))
     });
     if headers.get(header::ACCEPT).is_none_or(|kind| kind != LINES) {
         let found =

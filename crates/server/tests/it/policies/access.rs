@@ -32,6 +32,11 @@ async fn one_can_see_why_and_until_when(lab: Lab) {
     let reasons: Vec<_> = ends.iter().map(|end| (&end["because"], &end["policy"])).collect();
     let (age, idle, g) = (json!("max_session_age"), json!("max_idle"), json!("g"));
     assert_eq!(reasons, [(&idle, &g), (&age, &g), (&age, &Value::Null)], "{explained}");
+    let facts = ["device_id", "label", "platform", "methods", "assurance", "groups"];
+    let facts = facts.map(|name| explained[name].clone());
+    let wanted =
+        [json!("phone"), json!("the phone"), json!("ios"), json!([]), json!(null), json!(["g"])];
+    assert_eq!(facts, wanted);
     let [own, other] = &explained["policies"].as_array().expect("a list")[..] else {
         panic!("{explained}")
     };
@@ -318,8 +323,12 @@ async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
     assert_eq!(lab.get(&path).await["ends_by"], Value::Null);
     let finding = bound_finding(&lab).await;
     assert_eq!(finding["level"], "warning");
-    assert!(text(&finding["detail"]).contains("1 users"), "{finding}");
-    assert_eq!(counted(&lab, "1").await, "reauth_users_without_bound 1");
+    assert!(text(&finding["detail"]).contains("2 users"), "ann, and dan by a token: {finding}");
+    assert_eq!(counted(&lab, "2").await, "reauth_users_without_bound 2");
+    // Nor what begins with a token that nobody has used yet.
+    lab.authentication_token("fay").await;
+    let finding = bound_finding(&lab).await;
+    assert!(text(&finding["detail"]).contains("3 users"), "ann, dan and fay: {finding}");
     lab.set(json!({ "max_session_age": "30d" })).await;
     assert_eq!(bound_finding(&lab).await["level"], "ok");
     assert_eq!(counted(&lab, "0").await, "reauth_users_without_bound 0");
