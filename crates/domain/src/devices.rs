@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::access::{Assurance, Because, Methods, Traits, Verdict, platform};
 use crate::apps::{self, Settings, selectors};
 use crate::ledger::{Change, Subject};
-use crate::live::{Checked, Explained};
+use crate::live::{Checked, Explained, SignIn};
 use crate::sessions;
 use crate::store::{Db, Row, Tx, args};
 use crate::users;
@@ -99,12 +99,13 @@ pub async fn issue(
 }
 
 /// Uses an authentication token up and begins a session on the device. A device that is known
-/// keeps its session id; its old secret is dead. What would be refused at the first check is not
+/// keeps its session id; its old secret is dead. The user proved who they are when the token was
+/// issued: from then on the session's time counts. What would be refused at the first check is not
 /// begun, and the token stays.
 pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Result<Enrolled> {
     check_device(&device)?;
     let settings = apps::find(tx, app).await?.settings;
-    let (user, proof) = use_up(tx, app, token).await?;
+    let (user, authenticated_at, proof) = use_up(tx, app, token).await?;
     let known = known(tx, user, &device.id).await?;
     let device = device.with(known.as_ref());
     let traits = Traits { platform: device.platform(), ..proof };
@@ -112,7 +113,10 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
     let label = device.label.as_deref().unwrap_or_default();
     let labels: Vec<String> = selectors::fitting(&patterns, label).cloned().collect();
     let now = tx.now();
-    tx.live().judge_sign_in(user, (&traits, &labels), now)?.require()?;
+    let known_session = known.as_ref().map(|known| known.session);
+    let begun =
+        SignIn { user, known: known_session, traits: &traits, labels: &labels, authenticated_at };
+    tx.live().judge_sign_in(&begun, now)?.require()?;
     let secret = Secret::mint(SecretKind::Session);
     let mut replaced = Vec::new();
     let session = match known {
@@ -120,9 +124,9 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
             // It takes another place among the user's: what was too many stays so.
             replaced = sessions::write_down(tx, user).await?;
             replaced.retain(|ended| ended.session != session);
-            renew(tx, session, (&secret, &traits), &device).await?
+            renew(tx, session, (&secret, &traits, authenticated_at), &device).await?
         }
-        None => begin(tx, user, (&secret, &traits), &device).await?,
+        None => begin(tx, user, (&secret, &traits, authenticated_at), &device).await?,
     };
     replaced.extend(make_room(tx, user, session, &settings).await?);
     let change = Change::SessionEnrolled {
@@ -130,6 +134,7 @@ pub async fn enroll(tx: &mut Tx, app: AppId, token: &str, device: Device) -> Res
         device: device.id,
         secret_sha256: secret.hash(),
         traits,
+        authenticated_at: Some(authenticated_at),
         replaced,
         labels,
     };
@@ -220,8 +225,8 @@ async fn make_room(
     sessions::end_surplus(tx, user, new, room).await
 }
 
-/// The user for whom the token was issued, if the decision lets it be used.
-async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<(UserId, Traits)> {
+/// For whom and when the token was issued, and what was proved, if the decision lets it be used.
+async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<(UserId, Time, Traits)> {
     if kind_of_secret(token) != Some(SecretKind::Enrolment) {
         return Err(Error::SignInAgain(Because::Unknown));
     }
@@ -235,10 +240,10 @@ async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<(UserId, Traits)
         )
         .await?;
     let row = row.ok_or(Error::SignInAgain(Because::Unknown))?;
-    let (user, now) = (row.parsed(0)?, tx.now());
+    let (user, issued_at, now) = (row.parsed(0)?, row.time(1)?, tx.now());
     let verdict = tx.live().judge_enrolment(
         user,
-        (row.time(1)?, row.time(2)?),
+        (issued_at, row.time(2)?),
         crate::live::written_end(&row, 3)?,
         now,
     )?;
@@ -248,13 +253,13 @@ async fn use_up(tx: &mut Tx, app: AppId, token: &str) -> Result<(UserId, Traits)
         args![now, Because::Used.name(), hash],
     )
     .await?;
-    Ok((user, row.parsed(5)?))
+    Ok((user, issued_at, row.parsed(5)?))
 }
 
 async fn begin(
     tx: &mut Tx,
     user: UserId,
-    (secret, traits): (&Secret, &Traits),
+    (secret, traits, authenticated_at): (&Secret, &Traits, Time),
     device: &Device,
 ) -> Result<SessionId> {
     let (id, now) = (SessionId::mint(), tx.now());
@@ -268,7 +273,7 @@ async fn begin(
             &device.id,
             secret.hash().to_string(),
             now,
-            now,
+            authenticated_at,
             now,
             device.label.clone(),
             json(device.container.as_ref()),
@@ -284,7 +289,7 @@ async fn begin(
 async fn renew(
     tx: &mut Tx,
     id: SessionId,
-    (secret, traits): (&Secret, &Traits),
+    (secret, traits, authenticated_at): (&Secret, &Traits, Time),
     device: &Device,
 ) -> Result<SessionId> {
     let now = tx.now();
@@ -295,7 +300,7 @@ async fn renew(
          warned_end = null where id = $9",
         args![
             secret.hash().to_string(),
-            now,
+            authenticated_at,
             now,
             device.label.clone(),
             json(device.container.as_ref()),

@@ -142,6 +142,9 @@ pub enum Change {
         device: String,
         secret_sha256: SecretHash,
         traits: Traits,
+        /// When its user proved who they are. None in old entries: at that moment.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        authenticated_at: Option<Time>,
         replaced: Vec<EndedSession>,
         #[serde(skip)]
         labels: Vec<String>,

@@ -102,11 +102,20 @@ fn of_app(view: &mut View, entry: &Entry) -> Option<()> {
 
 fn of_session(view: &mut View, entry: &Entry) -> Option<()> {
     match &entry.change {
-        Change::SessionEnrolled { session, secret_sha256, traits, replaced, labels, .. } => {
+        Change::SessionEnrolled {
+            session,
+            secret_sha256,
+            traits,
+            authenticated_at,
+            replaced,
+            labels,
+            ..
+        } => {
+            let at = authenticated_at.unwrap_or(entry.at);
             let kind = entry.user.and_then(|user| view.kind_of(user, traits, labels));
             kind.and_then(|kind| {
                 let secret = (*secret_sha256, view.kinds.number(kind));
-                enrolled(view, entry, *session, secret, replaced)
+                enrolled(view, entry, (*session, at), secret, replaced)
             })
         }
         Change::SessionReAuthenticate { session } => {
@@ -252,16 +261,16 @@ fn end(view: &mut View, entry: &Entry, session: SessionId, because: Because) -> 
 fn enrolled(
     view: &mut View,
     entry: &Entry,
-    session: SessionId,
+    (session, authenticated_at): (SessionId, Time),
     secret: (SecretHash, u16),
     replaced: &[EndedSession],
 ) -> Option<()> {
     let id = entry.user?;
     if let Some(at) = view.session_of(id, session) {
-        view.renew_session(at, secret, entry.at);
+        view.renew_session(at, secret, (authenticated_at, entry.at));
     } else {
         let user = view.user(id)?;
-        view.add_session(user, session, secret, (entry.at, entry.at), None);
+        view.add_session(user, session, secret, (authenticated_at, entry.at), None);
     }
     end_all(view, id, replaced)
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::rules::Rules;
 use super::traits::Kind;
 use super::view::{Session, User, View, position};
-use super::{Checked, Due, Explained, KnownEnd, Looked, Room};
+use super::{Checked, Due, Explained, KnownEnd, Looked, Room, SignIn};
 use crate::access::{
     Because, CutOffKind, Ended, Era, Facts, Limits, Methods, Newer, Traits, Verdict, decide,
     each_end, end, sure_end,
@@ -79,7 +79,15 @@ impl View {
     /// not be known: then there are as many that are newer still.
     fn newer(&self, session: &Session, user: &User, rules: &Rules) -> Vec<Newer> {
         let place = |session: &Session| (session.authenticated_at, session.id);
-        let later = |other: &&Session| place(other) > place(session);
+        self.those(user, rules, |other| place(other) > place(session))
+    }
+
+    fn those(
+        &self,
+        user: &User,
+        rules: &Rules,
+        are_meant: impl Fn(&&Session) -> bool,
+    ) -> Vec<Newer> {
         let cut_offs = self.cut_offs(user);
         let newer = |other: &Session| {
             let eras = self.eras_of(user, Some(other), rules);
@@ -90,7 +98,7 @@ impl View {
                 ended_at: ended.map(|ended| ended.at),
             }
         };
-        self.sessions_of_user(user).filter(later).map(newer).collect()
+        self.sessions_of_user(user).filter(are_meant).map(newer).collect()
     }
 
     /// The limits of the app's settings, those of its policies that are about the session (without
@@ -182,26 +190,40 @@ impl View {
         ends.filter(|end| end.ended == ended).find_map(|end| end.policy)
     }
 
-    /// The decision on a session of this user that would be made now, as far as it is known:
-    /// without a kind, by what is about all sessions of the user.
-    pub(super) fn judge_user(
-        &self,
-        user: UserId,
-        kind: Option<&Kind>,
-        now: Time,
-    ) -> Option<Verdict> {
+    /// The decision on a user who would prove who they are now, by what is about all of their
+    /// sessions.
+    pub(super) fn may_sign_in(&self, user: UserId, now: Time) -> Option<Verdict> {
         let user = &self.users[self.user(user)? as usize];
-        let mut eras = self.eras_of_sign_in(user, kind);
-        let made = Facts::made_at(now);
-        let methods = kind.map_or(Methods::NONE, |kind| kind.traits.methods);
-        if kind.is_none() {
-            // By which methods they will prove themselves is not known yet.
-            for era in &mut eras {
-                era.limits.require_methods = Methods::NONE;
-            }
+        let mut eras = self.eras_of_sign_in(user, None);
+        // By which methods they will prove themselves is not known yet.
+        for era in &mut eras {
+            era.limits.require_methods = Methods::NONE;
         }
         let (cut_offs, user_ended) = (self.cut_offs(user), user.ended);
-        let facts = Facts { user_ended, methods, cut_offs: &cut_offs, eras: &eras, ..made };
+        let made = Facts::made_at(now);
+        Some(decide(&Facts { user_ended, cut_offs: &cut_offs, eras: &eras, ..made }, now))
+    }
+
+    /// The decision on a session that would begin now. Whoever proved who they are later has the
+    /// place before it, as once it has begun.
+    pub(super) fn judge_sign_in(&self, begun: &SignIn<'_>, now: Time) -> Option<Verdict> {
+        let kind = self.kind_of(begun.user, begun.traits, begun.labels)?;
+        let user = &self.users[self.user(begun.user)? as usize];
+        let (eras, cut_offs) = (self.eras_of_sign_in(user, Some(&kind)), self.cut_offs(user));
+        let rules = &self.apps[user.app as usize].rules;
+        let own = begun.known.map(SessionId::uuid);
+        let later = |other: &&Session| {
+            other.authenticated_at > begun.authenticated_at && Some(other.id) != own
+        };
+        let facts = Facts {
+            active_at: now,
+            user_ended: user.ended,
+            methods: begun.traits.methods,
+            cut_offs: &cut_offs,
+            eras: &eras,
+            newer: &self.those(user, rules, later),
+            ..Facts::made_at(begun.authenticated_at)
+        };
         Some(decide(&facts, now))
     }
 
@@ -220,8 +242,8 @@ impl View {
         eras
     }
 
-    /// The end that nobody can put off of a session with these traits that the user would begin at
-    /// a moment. On which device is not known: of all that it could be, the last.
+    /// The end that nobody can put off of a session with these traits of a user who proved who they
+    /// are at a moment. On which device is not known: of all that it could be, the last.
     pub(super) fn bound_of_sign_in(
         &self,
         user: UserId,

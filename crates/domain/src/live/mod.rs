@@ -159,6 +159,20 @@ pub(crate) struct Looked {
     pub(crate) skipped: HashSet<AppId>,
 }
 
+/// A session that would begin.
+pub(crate) struct SignIn<'a> {
+    /// Whose.
+    pub(crate) user: UserId,
+    /// The session that the device has already.
+    pub(crate) known: Option<SessionId>,
+    /// What policies can ask of it.
+    pub(crate) traits: &'a Traits,
+    /// The patterns that its label fits.
+    pub(crate) labels: &'a [String],
+    /// When the user proved who they are.
+    pub(crate) authenticated_at: Time,
+}
+
 /// How many sessions a user may have, by the strictest policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
@@ -313,18 +327,11 @@ impl Live {
         Ok(self.known_of(user)?.room(user, now))
     }
 
-    /// The decision on a session with these traits, and a label that fits these patterns, which
-    /// would begin now.
-    pub(crate) fn judge_sign_in(
-        &self,
-        user: UserId,
-        (traits, labels): (&Traits, &[String]),
-        now: Time,
-    ) -> Result<Verdict> {
-        let missing = || Error::not_found(format!("user {user}"));
-        let view = self.known_of(user)?;
-        let kind = view.kind_of(user, traits, labels).ok_or_else(missing)?;
-        view.judge_user(user, Some(&kind), now).ok_or_else(missing)
+    /// The decision on a session that would begin now.
+    pub(crate) fn judge_sign_in(&self, begun: &SignIn<'_>, now: Time) -> Result<Verdict> {
+        let missing = || Error::not_found(format!("user {}", begun.user));
+        let view = self.known_of(begun.user)?;
+        view.judge_sign_in(begun, now).ok_or_else(missing)
     }
 
     /// Why a session ends when it does, by when it was last active: if its end is written, only the
@@ -381,7 +388,7 @@ impl Live {
     /// What stands in the way of a sign-in of this user, judged as a credential made this moment.
     pub(crate) fn may_sign_in(&self, user: UserId, now: Time) -> Result<Verdict> {
         let view = self.known_of(user)?;
-        view.judge_user(user, None, now).ok_or_else(|| Error::not_found(format!("user {user}")))
+        view.may_sign_in(user, now).ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
     /// Judges an authentication token: by its own times and end, and by its user's state and
@@ -398,8 +405,8 @@ impl Live {
         verdict.ok_or_else(|| Error::not_found(format!("user {user}")))
     }
 
-    /// The end that nobody can put off of a session that a user would begin at a moment; none:
-    /// there is no such end.
+    /// The end that nobody can put off of a session of a user who proved who they are at a moment;
+    /// none: there is no such end.
     pub(crate) fn bound_of_sign_in(
         &self,
         user: UserId,

@@ -343,7 +343,12 @@ impl View {
 
     /// A new authentication of a known session: new secret, new times, no end. The old secret is
     /// unknown from here on.
-    pub(super) fn renew_session(&mut self, at: u32, (secret, kind): (SecretHash, u16), now: Time) {
+    pub(super) fn renew_session(
+        &mut self,
+        at: u32,
+        (secret, kind): (SecretHash, u16),
+        (authenticated_at, now): (Time, Time),
+    ) {
         let hash = hash_of_secret(&self.sessions[at as usize].secret);
         if let Ok(found) = self.session_at.find_entry(hash, |other| *other == at) {
             found.remove();
@@ -351,7 +356,7 @@ impl View {
         let session = &mut self.sessions[at as usize];
         session.secret = short(&secret);
         session.kind = kind;
-        session.authenticated_at = now;
+        session.authenticated_at = authenticated_at;
         *session.last_at.get_mut() = now.micros();
         session.ended_because = None;
         self.warned.remove(&at);

@@ -49,7 +49,7 @@ pub struct Access {
     /// The session; none for an authentication token that is not used yet.
     pub session: Option<SessionId>,
     /// When and why it surely ends: activity does not put it off. Of a token: the session that it
-    /// can begin at its last moment.
+    /// can begin.
     pub ends: Option<Ended>,
 }
 
@@ -66,8 +66,11 @@ pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
         let times = (row.time(0)?, row.time(1)?);
         let written = live::written_end(&row, 2)?;
         if read.live().judge_enrolment(user, times, written, now)?.is_valid() {
-            let ends = read.live().bound_of_sign_in(user, &row.parsed(4)?, times.1)?;
-            list.push(Access { session: None, ends });
+            let ends = read.live().bound_of_sign_in(user, &row.parsed(4)?, times.0)?;
+            // One that begins nothing any more is no credential.
+            if ends.is_none_or(|ended| now < ended.at) {
+                list.push(Access { session: None, ends });
+            }
         }
     }
     Ok(list)
@@ -83,13 +86,14 @@ struct Unused {
 }
 
 impl Unused {
-    /// The surest end of the session that it can begin at its last moment. None: it can begin none.
+    /// The surest end of the session that it can begin. None: it can begin none.
     fn bound(&self, read: &Read) -> Result<Option<Option<Ended>>> {
         let now = read.now();
         if !read.live().judge_enrolment(self.user, self.times, None, now)?.is_valid() {
             return Ok(None);
         }
-        read.live().bound_of_sign_in(self.user, &self.traits, self.times.1).map(Some)
+        let ends = read.live().bound_of_sign_in(self.user, &self.traits, self.times.0)?;
+        Ok(ends.is_none_or(|ended| now < ended.at).then_some(ends))
     }
 }
 

@@ -322,16 +322,20 @@ pub(crate) async fn surplus(
 }
 
 /// Writes down the ends that the decision sees by now, before something changes by which it might
-/// see them no more. What began in this change it does not see yet.
+/// see them no more: also that one which had ended before is to wipe its data. What began in this
+/// change it does not see yet.
 pub(crate) async fn write_down(tx: &mut Tx, user: UserId) -> Result<Vec<EndedSession>> {
-    let sql = "select id from sessions where user_id = $1 and ended_at is null
+    let sql = "select id, ended_by from sessions where user_id = $1 and state <> 'RESET'
                and authenticated_at < $2 order by id";
     let now = tx.now();
     let rows = tx.rows(sql, args![user, now]).await?;
     let mut list = Vec::new();
     for row in rows {
         let id: SessionId = row.parsed(0)?;
-        if let Some((ended, policy)) = tx.live().ended(user, id, now)? {
+        let is_written = row.parsed_or_null::<Because>(1)?.is_some();
+        let is_news = |ended: &Ended| !is_written || ended.because == Because::Wiped;
+        let ended = tx.live().ended(user, id, now)?;
+        if let Some((ended, policy)) = ended.filter(|(ended, _)| is_news(ended)) {
             write_end(tx, (user, id), (ended, policy.as_deref()), ended.at).await?;
             list.push(EndedSession::new(id, ended, policy));
         }

@@ -67,7 +67,8 @@ async fn a_session_ends_at_its_very_moment_without_any_job(lab: Lab) {
     let enrolled = page["entries"].as_array().and_then(|all| all.last()).expect("an entry");
     let entry: serde_json::Value =
         serde_json::from_str(&crate::lab::text(&enrolled["body"])).expect("an entry");
-    let signed_in = Time::from_micros(entry["at"].as_i64().expect("a moment"));
+    let signed_in =
+        Time::from_micros(entry["change"]["authenticated_at"].as_i64().expect("a moment"));
     lab.clock.set(signed_in + Span::days(30) + Span::from_micros(-1));
     phone.must_be_signed_in().await;
     lab.clock.set(signed_in + Span::days(30));

@@ -141,7 +141,7 @@ pub(crate) struct ItemView {
     /// The session's id; an unused authentication token has none to show.
     id: Option<String>,
     /// When it surely ends; that it may end earlier for want of activity is not counted on. Of an
-    /// authentication token: when the session ends that it can begin at its last moment.
+    /// authentication token: when the session ends that it can begin.
     ends_at: Option<String>,
     /// The name of the reason for which it ends.
     because: Option<&'static str>,

@@ -16,6 +16,8 @@ both!(
     what_held_at_the_sign_in_and_who_joined_by_attribute_is_told,
     the_policy_that_was_decisive_is_named_for_good,
     an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin,
+    a_session_is_as_old_as_the_proof_that_began_it,
+    places_are_given_to_those_who_proved_themselves_last,
     the_worst_come_first_among_those_who_can_get_in,
 );
 
@@ -239,7 +241,8 @@ async fn an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin(la
     let path = format!("/users/{ann}/authentication-token");
     let wanted = json!({ "expires_in": "1h", "methods": ["pwd"], "assurance": "aal1" });
     let issued = lab.post(&path, wanted).await;
-    let (token, expires_at) = (text(&issued["token"]), moment(&issued["expires_at"]));
+    let (token, issued_at) =
+        (text(&issued["token"]), moment(&issued["expires_at"]) - Span::hours(1));
     // Neither the platform nor the label of its device is known; how it was proved is.
     let weak = json!({ "name": "weak", "applies_to": { "assurance": ["aal1"] },
         "limits": { "max_age": "10d", "spread": "10%", "max_idle": "1d" } });
@@ -254,7 +257,7 @@ async fn an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin(la
         let found = lab.get(&format!("/users/{ann}/access-bound")).await;
         let item = &found["items"][0];
         assert_eq!(item["credential"], "authentication_token", "{found}");
-        let end = longest.map(|longest| (expires_at + longest).to_string());
+        let end = longest.map(|longest| (issued_at + longest).to_string());
         assert_eq!((&item["ends_at"], &found["ends_by"]), (&json!(end), &json!(end)), "{found}");
         assert!(because.is_null() || item["because"] == because, "{found}");
         assert_eq!(lab.get("/access-bound").await["objects"][0]["ends_by"], json!(end));
@@ -263,15 +266,65 @@ async fn an_unused_token_lets_in_for_as_long_as_the_session_that_it_can_begin(la
     lab.set(json!({ "max_session_age": null })).await;
     assert_eq!(lab.get(&format!("/users/{ann}/access-bound")).await["ends_by"], Value::Null);
     assert_eq!(lab.get("/access-bound").await["objects"][0]["ends_by"], Value::Null);
-    // What then begins with it does not last longer.
+    // What then begins with it lasts as long: its time counts from the proof.
     lab.set(json!({ "max_session_age": "5d" })).await;
     let bound = moment(&lab.get(&format!("/users/{ann}/access-bound")).await["ends_by"]);
     lab.pass(Span::minutes(59));
     let phone = lab.device(&good(lab.enroll(&token, "phone")).await);
     let ends_at = moment(&phone.view().await["ends_at"]);
-    assert!(ends_at <= bound && bound - ends_at <= Span::minutes(1), "{ends_at} {bound}");
-    lab.clock.set(bound);
+    assert_eq!(ends_at, bound);
+    lab.clock.set(bound + Span::seconds(1));
     phone.must_sign_in_again("LOCKED", "max_session_age").await;
+}
+
+async fn a_session_is_as_old_as_the_proof_that_began_it(mut lab: Lab) {
+    let issue = async |lab: &Lab, life: &str| {
+        let path = format!("/users/{}/authentication-token", lab.user("ann").await);
+        text(&lab.post(&path, json!({ "expires_in": life })).await["token"])
+    };
+    let (early, late) = (issue(&lab, "1d").await, issue(&lab, "1d").await);
+    let daily = json!({ "name": "daily", "applies_to": { "everyone": true },
+        "limits": { "max_age": "10h", "max_idle": "1h", "daily_at": "22:00", "zone": "UTC" } });
+    state(&lab, json!([daily])).await;
+    lab.pass(Span::hours(9));
+    let phone = lab.device(&good(lab.enroll(&early, "phone")).await);
+    let path = phone.path();
+    assert_eq!(phone.view().await["last_authenticated_at"], "2026-05-03T06:12:00Z");
+    drop(phone);
+    lab.restart().await;
+    lab.pass(Span::minutes(59));
+    assert_eq!(lab.get(&path).await["state"], "ENROLLED", "idle counts from the sign-in");
+    lab.pass(Span::minutes(1));
+    assert_eq!(lab.get(&path).await["ended_by"], "max_session_age");
+    // What would be too old at once is not begun, and is no credential.
+    let body = refused(lab.enroll(&late, "tablet"), 401, "AUTHENTICATION_FAILED").await;
+    assert!(text(&body["detail"]).contains("older than is allowed"), "{body}");
+    let bound = lab.get(&format!("/users/{}/access-bound", lab.user("ann").await)).await;
+    assert_eq!(bound["items"], json!([]));
+    // Nor what the calendar ends: it was proved before that moment.
+    let daily = json!({ "name": "daily", "applies_to": { "everyone": true },
+        "limits": { "daily_at": "22:00", "zone": "UTC" } });
+    state(&lab, json!([daily])).await;
+    let token = issue(&lab, "1d").await;
+    lab.clock.set(Time::parse("2026-05-03T22:00:00Z").expect("a moment"));
+    let body = refused(lab.enroll(&token, "tablet"), 401, "AUTHENTICATION_FAILED").await;
+    assert!(text(&body["detail"]).contains("get a new one"), "{body}");
+}
+
+async fn places_are_given_to_those_who_proved_themselves_last(lab: Lab) {
+    let one = json!({ "name": "one", "applies_to": { "everyone": true },
+        "limits": { "max_sessions": 1 } });
+    state(&lab, json!([one])).await;
+    let old = lab.authentication_token("ann").await;
+    lab.pass(Span::minutes(1));
+    let phone = lab.sign_in("ann", "phone").await;
+    lab.pass(Span::minutes(1));
+    let body = refused(lab.enroll(&old, "tablet"), 401, "AUTHENTICATION_FAILED").await;
+    assert!(text(&body["detail"]).contains("as many other devices as allowed"), "{body}");
+    phone.must_be_signed_in().await;
+    let tablet = lab.sign_in("ann", "tablet").await;
+    tablet.must_be_signed_in().await;
+    phone.must_sign_in_again("LOCKED", "max_sessions").await;
 }
 
 fn moment(value: &Value) -> Time {

@@ -14,6 +14,7 @@ both!(
     an_address_is_where_the_device_signed_in_from,
     who_joins_after_a_revocation_is_not_meant_by_it,
     a_wipe_reaches_devices_that_are_locked_already,
+    who_leaves_after_a_wipe_wipes_all_the_same,
     what_was_seen_is_what_is_done_or_nothing,
     a_large_revocation_can_need_a_look_first,
     a_revocation_that_is_not_written_down_yet_holds_over_a_restart,
@@ -113,6 +114,22 @@ async fn a_wipe_reaches_devices_that_are_locked_already(lab: Lab) {
     let again = lab.sign_in("ann", "locked").await;
     lab.sweep().await;
     again.must_be_signed_in().await;
+}
+
+async fn who_leaves_after_a_wipe_wipes_all_the_same(mut lab: Lab) {
+    let (locked, live) = (lab.sign_in("ann", "locked").await, lab.sign_in("ann", "live").await);
+    lab.act(&format!("{}/re-authenticate", locked.path())).await;
+    super::join(&lab, "g", &locked.user).await;
+    let done = revoke(&lab, &json!({ "groups": ["g"] }), "wipe").await;
+    assert_eq!(done["sessions"], 2);
+    good(lab.api(Method::DELETE, &format!("/groups/g/members/{}", locked.user))).await;
+    locked.must_sign_in_again("RESET", "wipe").await;
+    live.must_sign_in_again("RESET", "wipe").await;
+    let path = locked.path();
+    drop((locked, live));
+    lab.sweep().await;
+    lab.restart().await;
+    assert_eq!(lab.get(&path).await["state"], "RESET");
 }
 
 async fn what_was_seen_is_what_is_done_or_nothing(lab: Lab) {
@@ -228,8 +245,9 @@ async fn a_revocation_ends_the_unused_tokens_of_whom_it_is_about(lab: Lab) {
         (json!({ "users": [ann] }), "re-authenticate", [true, false]),
         (json!({ "groups": ["contractors"] }), "wipe", [false, true]),
         (json!({ "users": [ann, bob] }), "wipe", [true, true]),
-        // About sessions: who has none yet is not meant.
-        (json!({ "users": [ann], "platforms": ["ios"] }), "re-authenticate", [false, false]),
+        // About sessions: not on this platform, nor what is proved only then.
+        (json!({ "users": [ann], "platforms": ["android"] }), "re-authenticate", [false, false]),
+        (json!({ "users": [ann], "platforms": ["ios"] }), "re-authenticate", [true, false]),
     ] {
         let tokens = [lab.authentication_token("ann").await, lab.authentication_token("bob").await];
         let wanted = json!({ "filter": filter, "action": action });
