@@ -53,7 +53,7 @@ impl Ready {
         let own = claimed.is_rehearsed.then(Rehearsed::default);
         let has_own_changes = own.is_some();
         let rehearsal = own.or_else(|| app.rehearsal.clone());
-        let entered = app.going.enter(claimed.id, rehearsal);
+        let entered = app.going.enter((claimed.id, claimed.attempt), rehearsal);
         Self { claimed, entered, has_own_changes }
     }
 
@@ -62,7 +62,7 @@ impl Ready {
     pub(crate) fn called(app: &App, claimed: Claimed, caller: RunId) -> Self {
         let shared = app.going.run(caller).and_then(|going| going.rehearsal.clone());
         let Some(shared) = shared else { return Self::new(app, claimed) };
-        let entered = app.going.enter(claimed.id, Some(shared));
+        let entered = app.going.enter((claimed.id, claimed.attempt), Some(shared));
         Self { claimed, entered, has_own_changes: false }
     }
 
@@ -107,10 +107,11 @@ pub(super) async fn keep_leases(app: App, mut stopped: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RENEW_EVERY) => {}
+            () = app.lease_wake.notified() => {}
             _ = stopped.changed() => return,
         }
         let renewed = async {
-            let going = app.going.ids();
+            let going = app.going.tries();
             if !going.is_empty() {
                 let mut tx = app.db.write(By::System).await?;
                 tasks::renew(&mut tx, &going, LEASE).await?;

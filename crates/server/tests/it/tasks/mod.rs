@@ -4,6 +4,7 @@
 mod egress;
 mod guards;
 mod kept;
+mod leases;
 mod runs;
 mod starts;
 mod strangers;

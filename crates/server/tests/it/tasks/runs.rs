@@ -23,7 +23,6 @@ both!(
     what_a_run_has_said_can_be_read_while_it_goes,
     runs_and_their_logs_are_forgotten_in_time,
     params_that_are_too_long_are_a_failed_run,
-    a_run_of_a_server_that_gives_no_sign_of_life_is_taken_up,
     hostile_tasks_neither_grow_the_server_nor_stop_the_others,
 );
 
@@ -287,48 +286,6 @@ async fn params_that_are_too_long_are_a_failed_run(lab: Lab) {
     let sent = lab.api(Method::POST, "/tasks/t/run").json(&longer).send().await;
     assert!(sent.is_err() || sent.is_ok_and(|answer| answer.status() == 413));
     assert_eq!(lab.get("/runs").await["total"], 1);
-}
-
-async fn a_run_of_a_server_that_gives_no_sign_of_life_is_taken_up(lab: Lab) {
-    put(&lab, "t", task("t.js", "export function run() { return this.run.attempt }", &[])).await;
-    let db = &lab.server().app().db;
-    // Another server claims it, and is never heard of again.
-    let claim = tasks::Claim { life: Span::minutes(5), lease: Span::minutes(1), per_app: 10 };
-    let app = lab.app.parse().expect("an app");
-    let mut tx = db.write(By::System).await.expect("a change");
-    let found = tasks::find(&mut tx, app, "t").await.expect("the task");
-    let order = tasks::Order::by(tasks::Trigger::Hand);
-    let id = tasks::queue(&mut tx, app, &found, order).await.expect("a run");
-    let claimed = tasks::claim(&mut tx, claim).await.expect("a claim").expect("a run");
-    tx.commit().await.expect("a commit");
-    assert_eq!(claimed.id, id);
-    let recover = async || {
-        let mut tx = db.write(By::System).await.expect("a change");
-        let is_found = tasks::recover(&mut tx, false).await.expect("it looks");
-        tx.commit().await.expect("a commit");
-        is_found
-    };
-    assert!(!recover().await, "its lease holds");
-    let path = format!("/api/v4/{}/tasks", lab.app);
-    let token = claimed.token.reveal().to_owned();
-    refused(lab.bare(Method::GET, &path).bearer_auth(&token), 403, "PERMISSION_DENIED").await;
-    lab.clock.pass(Span::minutes(2));
-    assert!(recover().await);
-    refused(lab.bare(Method::GET, &path).bearer_auth(&token), 401, "AUTHENTICATION_FAILED").await;
-    lab.server().app().run_wake.notify_one();
-    assert_eq!(until(&lab, &id.to_string(), "succeeded").await["result"], 2);
-    // The one that was away comes back: its word counts no more.
-    let late = tasks::Finished {
-        outcome: Ok(json!("late")),
-        ending: tasks::Ending::Answered,
-        log: Vec::new(),
-        changes: None,
-        retry_after: Span::seconds(1),
-    };
-    let mut tx = db.write(By::System).await.expect("a change");
-    assert_eq!(tasks::finish(&mut tx, &claimed, &late).await.expect("no error"), None);
-    tx.commit().await.expect("a commit");
-    assert_eq!(lab.get(&format!("/runs/{id}")).await["result"], 2);
 }
 
 /// Each tries to take what is not its own.
