@@ -21,11 +21,11 @@ const GIVEN_UP_MAX: i64 = 500;
 /// Whether a run that brought no result has said all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It answered: with a result, or with an error of its own.
+    /// It answered: with a result, with an error of its own, or with more than it may say.
     Answered,
-    /// It crashed, took too long or was lost: it is tried again.
+    /// It crashed, took too much time or memory, or was lost: it is tried again.
     NoAnswer,
-    /// Someone asked for its end.
+    /// Someone asked for its end, or nobody waits for it any more.
     Cancelled,
 }
 

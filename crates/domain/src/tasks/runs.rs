@@ -27,11 +27,11 @@ pub enum RunState {
     Running,
     /// It returned.
     Succeeded,
-    /// It threw, or broke a limit.
+    /// It threw, or said too much.
     Failed,
     /// It gave no answer, as often as it was tried: someone must look at it.
     Dead,
-    /// Someone asked for its end.
+    /// Someone asked for its end, or nobody waited for it any more.
     Cancelled,
 }
 

@@ -13,7 +13,7 @@ use reauth_sandbox::{
     WebRequest, WebResponse,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::egress::AllowedHost;
@@ -270,15 +270,15 @@ async fn execute(
         rehearsal: rehearsal.clone(),
         run: Arc::clone(&entered.run),
         parts,
+        has_begun: Notify::new(),
     };
     let limits = limits(app, wall);
-    let report = tokio::select! {
-        report = app.sandbox.run(&job, &limits, &host) => Some(report),
-        () = entered.run.cancelled() => None,
-    };
-    let mut done = match report {
-        Some(report) => finished(report),
-        None => cancelled(&entered.run),
+    let mut done = tokio::select! {
+        // An answer that is there is whole, whoever has left meanwhile.
+        biased;
+        report = app.sandbox.run(&job, &limits, &host) => finished(report),
+        () = entered.run.cancelled() => cancelled(&entered.run, "someone asked for its end"),
+        () = host.left() => cancelled(&entered.run, "whoever asked left in the middle of the answer"),
     };
     done.retry_after = app.config.tasks.retry_after;
     if *has_own_changes {
@@ -367,8 +367,12 @@ fn finished(report: Report) -> Finished {
         Err((kind.to_owned(), text))
     };
     let ending = match report.outcome {
-        Outcome::TimedOut | Outcome::Crashed { .. } | Outcome::Refused { .. } => Ending::NoAnswer,
-        _ => Ending::Answered,
+        Outcome::Done(_) | Outcome::Threw { .. } | Outcome::TooLarge { .. } => Ending::Answered,
+        Outcome::TimedOut
+        | Outcome::OutOfTime
+        | Outcome::OutOfMemory
+        | Outcome::Crashed { .. }
+        | Outcome::Refused { .. } => Ending::NoAnswer,
     };
     let outcome = match report.outcome {
         Outcome::Done(value) => Ok(value),
@@ -395,8 +399,8 @@ fn finished(report: Report) -> Finished {
     Finished { outcome, ending, log, changes: None, retry_after: Span::seconds(0) }
 }
 
-fn cancelled(run: &going::Run) -> Finished {
-    let outcome = Err(("cancelled".to_owned(), "someone asked for its end".to_owned()));
+fn cancelled(run: &going::Run, why: &str) -> Finished {
+    let outcome = Err(("cancelled".to_owned(), why.to_owned()));
     let (ending, log) = (Ending::Cancelled, run.log());
     Finished { outcome, ending, log, changes: None, retry_after: Span::seconds(0) }
 }

@@ -13,6 +13,7 @@ use crate::lab::{Lab, good, json_of, refused, text};
 
 both!(
     a_run_without_an_answer_is_tried_again_later_and_later_and_is_dead_in_the_end,
+    what_took_too_much_time_or_memory_is_tried_again,
     a_dead_run_is_tried_again_when_someone_says_so,
     an_error_is_an_answer_unless_the_task_wants_to_try_again,
     a_run_knows_its_id_and_its_try,
@@ -87,6 +88,28 @@ async fn until_waiting(lab: &Lab, id: &str, attempt: i64) -> Value {
         }
         assert!(began.elapsed() < Duration::from_mins(1), "{run}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn what_took_too_much_time_or_memory_is_tried_again(mut lab: Lab) {
+    lab.config.tasks.cpu = Span::seconds(1);
+    lab.config.tasks.memory_bytes = 32 << 20;
+    lab.restart().await;
+    for (greed, kind) in [
+        ("for (;;) {}", "out_of_time"),
+        ("const all = []; for (;;) all.push('x'.repeat(1e6) + all.length)", "out_of_memory"),
+    ] {
+        let source = format!(
+            "export function run() {{ if (this.run.attempt < 2) {{ {greed} }} return 'calm' }}"
+        );
+        put(&lab, "greedy", task("t.js", &source, &[])).await;
+        let id = begin(&lab, "greedy").await;
+        let waiting = until_waiting(&lab, &id, 1).await;
+        assert_eq!(waiting["error"]["kind"], kind, "{waiting}");
+        lab.pass(Span::minutes(1));
+        lab.server().app().run_wake.notify_one();
+        let done = until(&lab, &id, "succeeded").await;
+        assert_eq!((&done["result"], &done["attempt"]), (&json!("calm"), &json!(2)), "{done}");
     }
 }
 
