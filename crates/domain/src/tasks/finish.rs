@@ -32,8 +32,8 @@ pub enum Ending {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// What it returned, or why it failed: a kind for programs and a text for people.
-    pub outcome: Result<Value, (String, String)>,
+    /// What it returned, as JSON, or why it failed: a kind for programs and a text for people.
+    pub outcome: Result<String, (String, String)>,
     /// Whether it has said all.
     pub ending: Ending,
     /// Its log.
@@ -60,7 +60,7 @@ pub async fn finish(
         }
         && is_there(tx, claimed.app, &claimed.task.definition.name).await?;
     let (state, result, kind, error) = match &finished.outcome {
-        Ok(result) => (RunState::Succeeded, Some(result.to_string()), None, None),
+        Ok(result) => (RunState::Succeeded, Some(result.clone()), None, None),
         Err((kind, text)) => {
             let state = match finished.ending {
                 _ if is_retried => RunState::Queued,

@@ -220,13 +220,13 @@ pub(crate) async fn answer_web(
     let call = Call::Web { params, request };
     let done = execute(app, &ready, (call, app.config.tasks.web_wall), Some(parts)).await;
     let answer = match &done.outcome {
-        Ok(value) => serde_json::from_value::<WebResponse>(value.clone())
+        Ok(json) => serde_json::from_str::<WebResponse>(json)
             .map_err(|error| format!("the answer cannot be read: {error}")),
         Err((kind, text)) => Err(format!("{kind}: {text}")),
     };
     // What was answered is the caller's affair: the run keeps how it went.
     let outcome = match (&answer, done.outcome) {
-        (Ok(answer), _) => Ok(json!({ "status": answer.status })),
+        (Ok(answer), _) => Ok(json!({ "status": answer.status }).to_string()),
         (Err(why), Ok(_)) => Err(("threw".to_owned(), why.clone())),
         (Err(_), failed) => failed,
     };
@@ -329,7 +329,7 @@ async fn finish(app: &App, ready: Ready, mut finished: Finished) -> Option<RunSt
 /// The same end, with nothing of what the script said.
 fn without_texts(finished: Finished) -> Finished {
     let outcome = match finished.outcome {
-        Ok(_) => Ok(Value::Null),
+        Ok(_) => Ok("null".to_owned()),
         Err((kind, _)) => Err((kind, "what it said could not be written down".to_owned())),
     };
     let text = "the result, the log and the error could not be written down".to_owned();
@@ -375,7 +375,7 @@ fn finished(report: Report) -> Finished {
         | Outcome::Refused { .. } => Ending::NoAnswer,
     };
     let outcome = match report.outcome {
-        Outcome::Done(value) => Ok(value),
+        Outcome::Done(json) => Ok(json.into_text()),
         Outcome::Threw { message, stack } => {
             failed("threw", format!("{message}\n{stack}").trim_end().to_owned())
         }

@@ -3,6 +3,7 @@
 
 mod egress;
 mod guards;
+mod hostile;
 mod kept;
 mod leases;
 mod runs;
