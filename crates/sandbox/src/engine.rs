@@ -20,7 +20,8 @@ use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
 use crate::limits::{die_with_parent, drop_rights};
 use crate::natives::natives;
 use crate::places::resolve;
-use crate::{Guards, Job, Limits, Script};
+use crate::process::{ERROR_BYTES_MAX, cut};
+use crate::{Guards, Job, Json, Limits, Script};
 
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
@@ -157,7 +158,10 @@ fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent
                 let ended = evaluate(&ctx, socket, (&job, &hooks), limits);
                 Ok(ToParent::End(ended.unwrap_or_else(Failure::end)))
             }
-            ToChild::Compile { entry, files } => Ok(ToParent::Compiled(compile(&entry, &files))),
+            ToChild::Compile { entry, files } => {
+                let compiled = serde_json::value::to_raw_value(&compile(&entry, &files));
+                compiled.map(ToParent::Compiled).map_err(|error| error.to_string())
+            }
             _ => Err("the script must come second".to_owned()),
         }
     })
@@ -175,7 +179,12 @@ impl Failure {
     fn end(self) -> End {
         match self {
             Self::Threw { message, .. } if message.ends_with("out of memory") => End::OutOfMemory,
-            Self::Threw { message, stack } => End::Threw { message, stack },
+            Self::Threw { mut message, mut stack } => {
+                // A frame has no room for more than this, and nobody reads as much.
+                cut(&mut message, ERROR_BYTES_MAX);
+                cut(&mut stack, ERROR_BYTES_MAX);
+                End::Threw { message, stack }
+            }
             Self::Broken(message) if message.contains("llocation") => End::OutOfMemory,
             Self::Broken(message) => End::Threw { message, stack: String::new() },
         }
@@ -210,8 +219,8 @@ fn evaluate<'js>(
     if json.len() > limits.result_bytes {
         return Ok(End::TooLarge);
     }
-    let value = serde_json::from_str(&json);
-    value.map(End::Done).map_err(|error| Failure::Broken(format!("no JSON: {error}")))
+    let json = Json::of(json).map(End::Done);
+    json.map_err(|error| Failure::Broken(format!("no JSON: {error}")))
 }
 
 /// A script that does what most do, and leaves nothing behind.

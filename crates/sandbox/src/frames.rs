@@ -2,14 +2,19 @@
 //! JSON. The parent reads frames as hostile input: length, shape and order are checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::limits::Guards;
-use crate::{CompileError, Compiled, Job, Level, Limits, Request, Response, WebResponse};
+use crate::{Job, Json, Level, Limits, Request, Response, WebResponse};
 
 /// The first frame holds numbers only.
 pub(crate) const FIRST_BYTES_MAX: usize = 4_096;
+/// A request or an answer has so many headers at most: servers refuse more.
+pub(crate) const HEADERS_MAX: usize = 100;
 
 /// From the parent.
 #[derive(Serialize, Deserialize)]
@@ -39,8 +44,8 @@ pub(crate) enum ToParent {
     Head(WebResponse),
     /// The next piece.
     Piece(#[serde(with = "base64_bytes")] Vec<u8>),
-    /// What came of the compiling.
-    Compiled(Result<Compiled, CompileError>),
+    /// What came of the compiling, to be read by who has asked for it: it has many parts.
+    Compiled(Box<RawValue>),
     /// The end.
     End(End),
 }
@@ -48,7 +53,7 @@ pub(crate) enum ToParent {
 /// How the script ended, as the child sees it.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum End {
-    Done(serde_json::Value),
+    Done(Json),
     Threw { message: String, stack: String },
     OutOfMemory,
     TooLarge,
@@ -91,4 +96,43 @@ pub(crate) mod base64_bytes {
         let text = std::borrow::Cow::<'de, str>::deserialize(value)?;
         BASE64_STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)
     }
+}
+
+/// Headers as they come, but one more than there may be at the most: what is left out was too much
+/// in any case, and would take many times its length.
+pub(crate) fn headers<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<(String, String)>, D::Error> {
+    struct Few;
+
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<(String, String)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("headers")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut few = Vec::new();
+            while few.len() <= HEADERS_MAX {
+                let Some(header) = all.next_element()? else { return Ok(few) };
+                few.push(header);
+            }
+            while all.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(few)
+        }
+    }
+
+    from.deserialize_seq(Few)
+}
+
+/// Headers, if there are not too many.
+pub(crate) fn few_headers<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<(String, String)>, D::Error> {
+    let few = headers(from)?;
+    if few.len() > HEADERS_MAX {
+        return Err(D::Error::custom(format!("over {HEADERS_MAX} headers")));
+    }
+    Ok(few)
 }

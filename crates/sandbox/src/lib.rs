@@ -11,6 +11,7 @@ mod config;
 mod engine;
 mod frames;
 mod held;
+mod json;
 mod limits;
 mod natives;
 mod places;
@@ -26,6 +27,7 @@ use serde_json::Value;
 
 pub use compile::{CompileError, Compiled, compile, imports};
 pub use engine::child_main;
+pub use json::Json;
 pub use limits::{Guards, drop_rights};
 pub use places::resolve;
 pub use process::Sandbox;
@@ -123,7 +125,8 @@ pub struct WebRequest {
 pub struct WebResponse {
     /// Such as 200.
     pub status: u16,
-    /// Names in lower case.
+    /// Names in lower case; 100 at the most.
+    #[serde(deserialize_with = "frames::few_headers")]
     pub headers: Vec<(String, String)>,
     /// The body.
     #[serde(with = "frames::base64_bytes")]
@@ -233,7 +236,7 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// `run` returned this.
-    Done(Value),
+    Done(Json),
     /// The script threw.
     Threw {
         /// The error's name and message.
@@ -317,7 +320,8 @@ pub struct Request {
     pub method: String,
     /// An absolute URL.
     pub url: String,
-    /// Names in lower case.
+    /// Names in lower case. Of what a child says one more than it may have is read at the most.
+    #[serde(deserialize_with = "frames::headers")]
     pub headers: Vec<(String, String)>,
     /// The body; empty is none.
     #[serde(with = "frames::base64_bytes")]

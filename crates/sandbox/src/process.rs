@@ -19,12 +19,13 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
-use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
+use crate::frames::{self, End, FIRST_BYTES_MAX, HEADERS_MAX, ToChild, ToParent};
 use crate::held::Held;
 use crate::places::Places;
 use crate::pool::Pool;
 use crate::{
-    Call, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Part, Report, Request, Uncompiled,
+    Call, CompileError, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Part, Report,
+    Request, Uncompiled,
 };
 
 /// What a child may say on standard error before it dies: enough for a panic's text.
@@ -35,15 +36,13 @@ const DEATH: Duration = Duration::from_secs(1);
 const FRAME_OVERHEAD: usize = 64 * 1024;
 
 /// The longest text of an error: people read it.
-const ERROR_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// So many lines of a log have their places told as they were written.
 const WRITTEN_MAX: usize = 1_000;
 /// Stands where a line was cut.
 const CUT: &str = "…";
 /// So much is read at once: most frames are shorter.
 const READ_BYTES: usize = 16 * 1024;
-/// A request has so many headers at most: servers refuse more.
-const HEADERS_MAX: usize = 100;
 /// A log that goes on so many times beyond its limit ends its run: reading what is not kept would
 /// go on as long as the script writes.
 const LOG_TIMES_MAX: usize = 16;
@@ -172,10 +171,12 @@ impl Sandbox {
                 Ok(()) => running.frames.next().await,
                 Err(_) => None,
             };
-            match heard {
-                Some(Ok(ToParent::Compiled(compiled))) => compiled.map_err(Uncompiled::Wrong),
-                _ => Err(Uncompiled::Exhausted(TOO_DEEP.to_owned())),
-            }
+            let Some(Ok(ToParent::Compiled(compiled))) = heard else {
+                return Err(Uncompiled::Exhausted(TOO_DEEP.to_owned()));
+            };
+            let compiled: Result<Compiled, CompileError> = serde_json::from_str(compiled.get())
+                .map_err(|_| Uncompiled::Exhausted(TOO_DEEP.to_owned()))?;
+            compiled.map_err(Uncompiled::Wrong)
         };
         let compiled = tokio::time::timeout(COMPILE_WALL, compile).await;
         compiled.unwrap_or_else(|_| Err(Uncompiled::Exhausted(TOO_DEEP.to_owned())))
@@ -408,7 +409,7 @@ impl Said {
 }
 
 /// Shortens a text to so many bytes, at the end of a character.
-fn cut(text: &mut String, bytes_max: usize) {
+pub(crate) fn cut(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         let end = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
         text.truncate(end.unwrap_or(0));
@@ -418,10 +419,10 @@ fn cut(text: &mut String, bytes_max: usize) {
 fn outcome(end: End, limits: &Limits) -> Outcome {
     match end {
         // The child has looked too, but it is not believed.
-        End::Done(value) if value.to_string().len() > limits.result_bytes => {
+        End::Done(json) if json.text().len() > limits.result_bytes => {
             Outcome::TooLarge { what: "the result".to_owned() }
         }
-        End::Done(value) => Outcome::Done(value),
+        End::Done(json) => Outcome::Done(json),
         End::Threw { message, stack } => Outcome::Threw { message, stack },
         End::OutOfMemory => Outcome::OutOfMemory,
         End::TooLarge => Outcome::TooLarge { what: "the result".to_owned() },
@@ -466,13 +467,13 @@ mod tests {
     use super::*;
 
     fn end(text: &str) -> Vec<u8> {
-        let frame = ToParent::End(End::Done(text.into()));
+        let frame = ToParent::End(End::Done(serde_json::Value::from(text).into()));
         frames::encode(&frame).expect("it has a form")
     }
 
     fn text(frame: Option<Result<ToParent, String>>) -> String {
         match frame {
-            Some(Ok(ToParent::End(End::Done(value)))) => value.to_string(),
+            Some(Ok(ToParent::End(End::Done(json)))) => json.into_text(),
             Some(Ok(_)) => "something else".to_owned(),
             Some(Err(why)) => why,
             None => "gone".to_owned(),

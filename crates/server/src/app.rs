@@ -92,6 +92,8 @@ pub struct Parts {
     pub(crate) previews: Previews,
     /// Wakes the worker that carries out runs.
     pub run_wake: Notify,
+    /// Wakes the worker that gives signs of life for runs: for those who move the clock.
+    pub lease_wake: Notify,
     /// Tells those who wait for a run that one has ended.
     pub run_ended: watch::Sender<()>,
     /// The runs that are being carried out here.
@@ -250,6 +252,7 @@ async fn open(
             sweep_wake: Notify::new(),
             previews: Previews::default(),
             run_wake: Notify::new(),
+            lease_wake: Notify::new(),
             run_ended: watch::Sender::new(()),
             rehearsal,
         }),

@@ -186,13 +186,15 @@ async fn start(tx: &mut Tx, claimed: &Claimed, claim: Claim) -> Result<()> {
     Ok(())
 }
 
-/// Says that these runs are still going. No entry of the ledger: it is a sign of life.
-pub async fn renew(tx: &mut Tx, runs: &[RunId], lease: Span) -> Result<()> {
+/// Says that these tries of runs are still going. No entry of the ledger: it is a sign of life. A
+/// run that was taken up meanwhile is another server's: its lease stays as it is.
+pub async fn renew(tx: &mut Tx, tries: &[(RunId, i64)], lease: Span) -> Result<()> {
     let until = tx.now() + lease;
-    for run in runs {
+    for (run, attempt) in tries {
         tx.change(
-            "update runs set lease_until = $1 where id = $2 and state = 'running'",
-            args![until, *run],
+            "update runs set lease_until = $1
+             where id = $2 and attempt = $3 and state = 'running'",
+            args![until, *run, *attempt],
         )
         .await?;
     }

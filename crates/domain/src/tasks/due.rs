@@ -14,13 +14,18 @@ const LATE: Span = Span::minutes(1);
 const FULL_AGAIN: Span = Span::seconds(10);
 /// The most runs that one look queues for moments that were missed.
 const CATCH_UP_MAX: usize = 100;
+/// Moments that passed are counted one by one up to here, which holds the writer for a tenth of a
+/// second: two months of minutes, a day of seconds. Beyond it is known only that they were more.
+const COUNTED_MAX: u64 = 100_000;
+/// No two moments of a schedule are closer.
+const CRON_STEP: Span = Span::seconds(1);
 
 /// What a look at the schedules did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fired {
     /// Whether a schedule was due: there may be another.
     pub is_found: bool,
-    /// Moments that passed without a run of their own.
+    /// Moments that passed without a run of their own; at most 100 000 of one schedule at once.
     pub missed: u64,
 }
 
@@ -37,31 +42,28 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
         Ok(due) => due,
         Err(error) => return leave_out(tx, app, row.text(0)?, &error).await,
     };
-    let moments = moments(&due, now);
+    let misfire = due.definition.options.misfire;
+    let (passed, stopped) = (Passed::of(&due, now), stopped(tx, &due));
     let mut next_at = next_of(&due, now);
-    let stopped = stopped(tx, &due);
-    let wanted = match (due.definition.options.misfire, stopped.is_some()) {
+    let last = std::slice::from_ref(&passed.last);
+    let wanted = match (misfire, stopped.is_some()) {
         (_, true) => &[][..],
         (Misfire::All, _) => {
-            if moments.len() == CATCH_UP_MAX {
+            if passed.oldest.len() == CATCH_UP_MAX {
                 // More are left: they come with the next look.
-                let last = moments.last().copied().unwrap_or(now);
-                next_at = next_of(&due, last);
+                next_at = next_of(&due, passed.last);
             }
-            &moments[..]
+            &passed.oldest[..]
         }
-        (Misfire::Once, _) => &moments[..moments.len().min(1)],
-        (Misfire::Skip, _) => match moments.last() {
-            Some(last) if now - *last <= LATE => &moments[moments.len() - 1..],
-            _ => &[],
-        },
+        (Misfire::Skip, _) if now - passed.last > LATE => &[],
+        (Misfire::Once | Misfire::Skip, _) => last,
     };
-    let (mut queued, mut missed) = (0, moments.len() as u64);
+    let (mut queued, mut missed) = (0, passed.count);
     for moment in wanted {
         match queue_for(tx, app, &due, *moment).await? {
             Queued::Yes => queued += 1,
             // Not at once: the other schedules have their turn.
-            Queued::Full if due.definition.options.misfire == Misfire::Once => {
+            Queued::Full if misfire == Misfire::Once => {
                 next_at = Some(next_at.map_or(now + FULL_AGAIN, |it| it.min(now + FULL_AGAIN)));
                 missed -= 1;
             }
@@ -100,18 +102,49 @@ pub(super) fn ended(task: &Task, next_at: Option<Time>) -> Option<String> {
     Some(format!("its schedule {:?} has ended: no moment is left at which it fires", plan.cron()))
 }
 
-/// The moments from the one that is due until now, oldest first.
-fn moments(due: &Task, now: Time) -> Vec<Time> {
-    let mut moments = Vec::new();
-    let mut next = due.next_at;
-    while let Some(moment) = next.filter(|moment| *moment <= now) {
-        moments.push(moment);
-        if moments.len() == CATCH_UP_MAX {
-            break;
+/// The moments from the one that was due until now.
+struct Passed {
+    /// Each of them, oldest first, if each is to have its run: as many as one look queues.
+    oldest: Vec<Time>,
+    /// How many, as far as they are counted.
+    count: u64,
+    /// The last of these for which one look queues runs; of all, if one run is for all.
+    last: Time,
+}
+
+impl Passed {
+    fn of(due: &Task, now: Time) -> Self {
+        let is_each_wanted = due.definition.options.misfire == Misfire::All;
+        let first = due.next_at.unwrap_or(now);
+        let mut passed = Self { oldest: vec![first], count: 1, last: first };
+        while let Some(next) = next_of(due, passed.last).filter(|next| *next <= now) {
+            if is_each_wanted && passed.oldest.len() == CATCH_UP_MAX {
+                break;
+            }
+            if passed.count == COUNTED_MAX {
+                passed.last = last_of(due, (next, now));
+                break;
+            }
+            if is_each_wanted {
+                passed.oldest.push(next);
+            }
+            (passed.count, passed.last) = (passed.count + 1, next);
         }
-        next = next_of(due, moment);
+        passed
     }
-    moments
+}
+
+/// The last moment until `now`, from one on: halved until there is room for none between.
+fn last_of(due: &Task, (mut last, now): (Time, Time)) -> Time {
+    let mut none_after = now;
+    while none_after - last >= CRON_STEP {
+        let middle = last + Span::from_micros((none_after - last).micros() / 2);
+        match next_of(due, middle).filter(|next| *next <= now) {
+            Some(next) => last = next,
+            None => none_after = middle,
+        }
+    }
+    last
 }
 
 /// What became of a moment.
@@ -193,37 +226,112 @@ mod tests {
         }
     }
 
+    struct Story {
+        db: Db,
+        clock: Clock,
+        app: AppId,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Story {
+        async fn begin() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let clock = Clock::manual(Time::parse("2026-05-03T06:12:30Z").expect("a moment"));
+            let db = Db::open(Place::Directory(dir.path().join("data")), clock.clone()).await;
+            let db = db.expect("a store");
+            let mut tx = db.write(By::System).await.expect("a change");
+            let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
+            let app = app.expect("an app").id;
+            tx.commit().await.expect("it holds");
+            Self { db, clock, app, _dir: dir }
+        }
+
+        async fn put(&self, definition: Definition) -> Task {
+            let mut tx = self.db.write(By::System).await.expect("a change");
+            let made = put(&mut tx, self.app, definition, Scopes::default()).await;
+            tx.commit().await.expect("it holds");
+            made.expect("a task").0
+        }
+
+        /// Looks until nothing is due; answers how many moments had no run of their own.
+        async fn look(&self) -> u64 {
+            let (mut tx, mut missed) = (self.db.write(By::System).await.expect("a change"), 0);
+            loop {
+                let fired = fire_due(&mut tx).await.expect("it looks");
+                missed += fired.missed;
+                if !fired.is_found {
+                    tx.commit().await.expect("it holds");
+                    return missed;
+                }
+            }
+        }
+
+        /// The tasks whose runs wait, and for when, newest first.
+        async fn runs(&self) -> Vec<(String, String)> {
+            let mut read = self.db.read().await.expect("a view");
+            let found = runs::page(&mut read, self.app, &runs::Filter::default(), 200, 0).await;
+            let told = |run: runs::Run| (run.task, run.due_at.to_string());
+            found.expect("the runs").0.into_iter().map(told).collect()
+        }
+    }
+
+    fn every(cron: &str, misfire: Misfire) -> Definition {
+        let schedule = Some(Schedule::parse(cron, "UTC").expect("a schedule"));
+        Definition { schedule, options: Options { misfire, ..Options::default() }, ..hourly("t") }
+    }
+
+    #[tokio::test]
+    async fn after_a_long_stop_the_last_moment_counts_and_all_that_were_missed_are_counted() {
+        for (cron, misfire, stop, missed, due_at) in [
+            ("* * * * *", Misfire::Once, Span::days(60), 86_399, Some("2026-07-02T06:12:00Z")),
+            ("* * * * *", Misfire::Skip, Span::days(60), 86_399, Some("2026-07-02T06:12:00Z")),
+            ("5 * * * *", Misfire::Once, Span::days(60), 1_439, Some("2026-07-02T06:05:00Z")),
+            ("5 * * * *", Misfire::Skip, Span::days(60), 1_440, None),
+            // More than are counted: the last one is found all the same.
+            ("* * * * * *", Misfire::Skip, Span::days(3), 99_999, Some("2026-05-06T06:12:30Z")),
+            ("* 3-5 * 6 *", Misfire::Once, Span::days(9_000), 99_999, Some("2050-06-30T05:59:00Z")),
+        ] {
+            let story = Story::begin().await;
+            story.put(every(cron, misfire)).await;
+            story.clock.pass(stop);
+            assert_eq!(story.look().await, missed, "{cron} {misfire:?}");
+            let runs: Vec<String> = story.runs().await.into_iter().map(|run| run.1).collect();
+            assert_eq!(runs, Vec::from_iter(due_at.map(str::to_owned)), "{cron} {misfire:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn when_each_moment_has_its_run_none_is_missed() {
+        let story = Story::begin().await;
+        story.put(every("*/10 * * * *", Misfire::All)).await;
+        story.clock.pass(Span::days(1));
+        assert_eq!(story.look().await, 0);
+        let runs = story.runs().await;
+        assert_eq!((runs.len(), runs[0].1.as_str()), (144, "2026-05-04T06:10:00Z"));
+        assert_eq!(runs[143].1, "2026-05-03T06:20:00Z");
+    }
+
     #[tokio::test]
     async fn a_schedule_that_cannot_be_read_stops_no_other_and_says_so() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let clock = Clock::manual(Time::parse("2026-05-03T06:12:00Z").expect("a moment"));
-        let db = Db::open(Place::Directory(dir.path().join("data")), clock.clone()).await;
-        let db = db.expect("a store");
-        let mut tx = db.write(By::System).await.expect("a change");
-        let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
-        let app = app.expect("an app").id;
+        let story = Story::begin().await;
         for name in ["broken", "good"] {
-            put(&mut tx, app, hourly(name), Scopes::default()).await.expect("a task");
+            story.put(hourly(name)).await;
         }
+        let mut tx = story.db.write(By::System).await.expect("a change");
         let sql = "update tasks set zone = 'Mars/Olympus' where name = 'broken'";
         tx.change(sql, args![]).await.expect("the damage");
         tx.commit().await.expect("it holds");
-        clock.pass(Span::hours(1));
-        let mut tx = db.write(By::System).await.expect("a change");
-        while fire_due(&mut tx).await.expect("it looks").is_found {}
-        tx.commit().await.expect("it holds");
-        let mut read = db.read().await.expect("a view");
-        let (found, _) =
-            runs::page(&mut read, app, &runs::Filter::default(), 10, 0).await.expect("the runs");
-        assert_eq!(found.iter().map(|run| run.task.as_str()).collect::<Vec<_>>(), ["good"]);
-        let (_, stopped) = needs_attention(&mut read).await.expect("what stands still");
-        assert_eq!(stopped.len(), 1);
-        assert!(stopped[0].0 == "broken" && stopped[0].1.contains("Mars/Olympus"), "{stopped:?}");
+        story.clock.pass(Span::hours(1));
+        assert_eq!(story.look().await, 1);
+        assert_eq!(story.runs().await, [("good".to_owned(), "2026-05-03T07:00:00Z".to_owned())]);
+        let mut read = story.db.read().await.expect("a view");
+        let (_, resting) = needs_attention(&mut read).await.expect("what stands still");
+        assert_eq!(resting.len(), 1);
+        let one = &resting[0];
+        assert!(one.task == "broken" && one.why.contains("Mars/Olympus"), "{one:?}");
         drop(read);
         // Put again, it is mended.
-        let mut tx = db.write(By::System).await.expect("a change");
-        let (mended, _) =
-            put(&mut tx, app, hourly("broken"), Scopes::default()).await.expect("a task");
+        let mended = story.put(hourly("broken")).await;
         assert_eq!(mended.next_at.map(|at| at.to_string()), Some("2026-05-03T08:00:00Z".into()));
     }
 }

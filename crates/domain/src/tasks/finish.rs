@@ -15,23 +15,25 @@ use crate::values::time::{Span, Time};
 
 /// Between two tries lies this at the most.
 const PAUSE_MAX: Span = Span::minutes(10);
+/// Runs of a deleted task are read so many at once.
+const GIVEN_UP_MAX: i64 = 500;
 
 /// Whether a run that brought no result has said all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It answered: with a result, or with an error of its own.
+    /// It answered: with a result, with an error of its own, or with more than it may say.
     Answered,
-    /// It crashed, took too long or was lost: it is tried again.
+    /// It crashed, took too much time or memory, or was lost: it is tried again.
     NoAnswer,
-    /// Someone asked for its end.
+    /// Someone asked for its end, or nobody waits for it any more.
     Cancelled,
 }
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// What it returned, or why it failed: a kind for programs and a text for people.
-    pub outcome: Result<Value, (String, String)>,
+    /// What it returned, as JSON, or why it failed: a kind for programs and a text for people.
+    pub outcome: Result<String, (String, String)>,
     /// Whether it has said all.
     pub ending: Ending,
     /// Its log.
@@ -58,7 +60,7 @@ pub async fn finish(
         }
         && is_there(tx, claimed.app, &claimed.task.definition.name).await?;
     let (state, result, kind, error) = match &finished.outcome {
-        Ok(result) => (RunState::Succeeded, Some(result.to_string()), None, None),
+        Ok(result) => (RunState::Succeeded, Some(result.clone()), None, None),
         Err((kind, text)) => {
             let state = match finished.ending {
                 _ if is_retried => RunState::Queued,
@@ -214,6 +216,29 @@ async fn cancel(tx: &mut Tx, app: AppId, (id, task): (RunId, String), why: Strin
     .await?;
     end(tx, app, (id, task), RunState::Cancelled, None);
     Ok(())
+}
+
+/// Ends the runs that wait for a task that was deleted.
+pub(super) async fn give_up_deleted(tx: &mut Tx, app: AppId, task: &str) -> Result<()> {
+    let now = tx.now();
+    loop {
+        let sql = "select id from runs where app_id = $1 and task = $2 and state = 'queued'
+                   order by due_at, id limit $3";
+        let waiting = tx.rows(sql, args![app, task, GIVEN_UP_MAX]).await?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        for row in waiting {
+            let id: RunId = row.parsed(0)?;
+            tx.change(
+                "update runs set state = 'failed', finished_at = $1, error_kind = 'deleted',
+                 error = 'the task was deleted while the run waited' where id = $2",
+                args![now, id],
+            )
+            .await?;
+            end(tx, app, (id, task.to_owned()), RunState::Failed, None);
+        }
+    }
 }
 
 /// Queues a run again that has ended without success, with as many tries as a new one. It keeps its

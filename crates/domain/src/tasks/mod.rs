@@ -334,14 +334,29 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Task>> {
     rows.iter().map(task).collect()
 }
 
-/// What someone should look at: how many runs are dead, and the tasks that do not run by themselves
-/// although they should, with why.
-pub async fn needs_attention(read: &mut Read) -> Result<(i64, Vec<(String, String)>)> {
+/// A task that does not run by itself although it should.
+#[derive(Clone, Debug)]
+pub struct Resting {
+    /// Its app: the id, and the name, which others may have too.
+    pub app: (AppId, String),
+    /// Its name.
+    pub task: String,
+    /// Why it rests.
+    pub why: String,
+}
+
+/// What someone should look at: how many runs are dead, and the tasks that rest.
+pub async fn needs_attention(read: &mut Read) -> Result<(i64, Vec<Resting>)> {
     let dead = read.count("select count(*) from runs where state = 'dead'", args![]).await?;
-    let sql = "select name, stopped from tasks where stopped is not null order by name limit $1";
+    let sql = "select a.id, a.name, t.name, t.stopped from tasks t join apps a on a.id = t.app_id
+               where t.stopped is not null order by a.name, a.id, t.name limit $1";
     let rows = read.rows(sql, args![TASKS_MAX]).await?;
-    let stopped: Result<_> = rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect();
-    Ok((dead, stopped?))
+    let resting = |row: &Row| {
+        let app = (row.parsed(0)?, row.text(1)?);
+        Ok(Resting { app, task: row.text(2)?, why: row.text(3)? })
+    };
+    let resting: Result<_> = rows.iter().map(resting).collect();
+    Ok((dead, resting?))
 }
 
 fn task(row: &Row) -> Result<Task> {
@@ -378,14 +393,7 @@ pub async fn delete(tx: &mut Tx, app: AppId, name: &str) -> Result<()> {
     if name.contains('\0') || tx.change(sql, args![app, name]).await? == 0 {
         return Err(Error::not_found(format!("task {name}")));
     }
-    let now = tx.now();
-    tx.change(
-        "update runs set state = 'failed', finished_at = $1, error_kind = 'deleted',
-         error = 'the task was deleted while the run waited'
-         where app_id = $2 and task = $3 and state = 'queued'",
-        args![now, app, name],
-    )
-    .await?;
+    finish::give_up_deleted(tx, app, name).await?;
     tx.record(Subject::app(app), None, Change::TaskDeleted { task: name.to_owned() });
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::ledger::{Change, Subject};
 use crate::store::{Read, Row, Tx, args};
@@ -27,11 +28,11 @@ pub enum RunState {
     Running,
     /// It returned.
     Succeeded,
-    /// It threw, or broke a limit.
+    /// It threw, or said too much.
     Failed,
     /// It gave no answer, as often as it was tried: someone must look at it.
     Dead,
-    /// Someone asked for its end.
+    /// Someone asked for its end, or nobody waited for it any more.
     Cancelled,
 }
 
@@ -103,8 +104,8 @@ pub struct Run {
     pub started_at: Option<Time>,
     /// When it ended.
     pub finished_at: Option<Time>,
-    /// What it returned.
-    pub result: Option<Value>,
+    /// What it returned, as it was written: nothing is built of what is only handed on.
+    pub result: Option<Box<RawValue>>,
     /// Why it failed: a kind for programs and a text for people.
     pub error: Option<(String, String)>,
     /// What it excludes and is excluded by.

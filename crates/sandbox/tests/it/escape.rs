@@ -83,7 +83,7 @@ async fn what_is_too_large_is_cut_or_refused() {
     assert_eq!(outcome.outcome, Outcome::TooLarge { what: "the result".into() });
     let chatty = "export function run() { for (let i = 0; i < 500; i++) console.log('line', i) }";
     let report = run_within(chatty, &limits).await;
-    assert_eq!(report.outcome, Outcome::Done(Value::Null));
+    assert_eq!(report.outcome, Outcome::Done(Value::Null.into()));
     assert!(report.log_is_cut && report.log.len() < 100, "{}", report.log.len());
     let job = job("t.js", "export function run() {}", Value::from("x".repeat(200)));
     let report = sandbox("sandbox_child").run(&job, &limits, &World::default()).await;
@@ -112,7 +112,9 @@ async fn tricks_with_the_language_lead_nowhere() {
         let outcome = run(source).await;
         let is_contained = matches!(outcome, Outcome::Done(_) | Outcome::Threw { .. });
         assert!(is_contained, "{outcome:?}: {source}");
-        if let Outcome::Done(Value::String(text)) = outcome {
+        if let Outcome::Done(json) = outcome
+            && let Ok(text) = json.read::<String>()
+        {
             assert!(text == "undefined" || text == "undefinedundefined" || text == "x", "{text}");
         }
     }
@@ -176,7 +178,7 @@ async fn must_fail(entry: &str) {
     }
     let is_contained = match &report.outcome {
         Outcome::Crashed { why } => why.contains("forbidden system call"),
-        Outcome::Done(value) => value == "it failed",
+        Outcome::Done(json) => json.text() == "\"it failed\"",
         _ => false,
     };
     assert!(is_contained, "{entry}: {:?}", report.outcome);
@@ -286,7 +288,7 @@ async fn a_flood_of_requests_waits_in_the_child() {
         return bytes > 3.6e7; }";
     let roomy = Limits { memory_bytes: 1 << 30, cpu: Duration::from_secs(20), ..limits() };
     let report = run_within(source, &roomy).await;
-    assert_eq!(report.outcome, Outcome::Done(Value::Bool(true)));
+    assert_eq!(report.outcome, Outcome::Done(Value::Bool(true).into()));
 }
 
 #[tokio::test]
@@ -302,5 +304,5 @@ async fn a_long_script_and_a_full_heap_have_room_in_the_process() {
         const body = 'x'.repeat(4e6);
         const answer = await fetch('http://api.test/echo', { method: 'POST', body });
         return (await answer.text()).length > 4e6 && full[1] === 1; }";
-    assert_eq!(run(source).await, Outcome::Done(Value::Bool(true)));
+    assert_eq!(run(source).await, Outcome::Done(Value::Bool(true).into()));
 }

@@ -89,7 +89,7 @@ async fn who_gives_up_what_is_not_there_disturbs_nothing() {
     let job = job("t.js", "export function run() {}", Value::Null);
     let child = sandbox("flood::child::gives_up_what_is_not_there");
     let report = child.run(&job, &limits(), &World::default()).await;
-    assert_eq!(report.outcome, Outcome::Done("calm".into()));
+    assert_eq!(report.outcome, Outcome::Done(json!("calm").into()));
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn long_requests_with_long_answers_all_get_through() {
         return all.every((length) => length > 5e6); }";
     let roomy = Limits { memory_bytes: 1 << 30, cpu: Duration::from_secs(20), ..limits() };
     let report = run_within(source, &roomy).await;
-    assert_eq!(report.outcome, Outcome::Done(Value::Bool(true)));
+    assert_eq!(report.outcome, Outcome::Done(Value::Bool(true).into()));
 }
 
 #[tokio::test]
@@ -125,5 +125,5 @@ async fn requests_that_were_given_up_leave_their_places() {
         return [new Set(names).size, names[0], (await echo.json()).body]; }";
     let report = run_within(source, &limits()).await;
     let wanted = json!([1, "TimeoutError", "still here"]);
-    assert_eq!(report.outcome, Outcome::Done(wanted));
+    assert_eq!(report.outcome, Outcome::Done(wanted.into()));
 }

@@ -118,7 +118,7 @@ async fn answers_are_read_as_they_came() {
     let wanted = json!({ "moved": [true, "http://api.test/there", true], "text": "{}",
         "twice": "TypeError", "copy": {}, "there": [false, 999, false],
         "cookies": ["a=1", "b=2"], "two": "1, 2", "name": "Ünal €" });
-    assert_eq!(report.outcome, Outcome::Done(wanted));
+    assert_eq!(report.outcome, Outcome::Done(wanted.into()));
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn the_console_fills_in_counts_and_indents() {
         console.log('x'.repeat(1_000_000));
     }";
     let report = run_within(source, &limits()).await;
-    assert_eq!(report.outcome, Outcome::Done(Value::Null));
+    assert_eq!(report.outcome, Outcome::Done(Value::Null.into()));
     let mut log: Vec<(Level, &str)> =
         report.log.iter().map(|line| (line.level, line.text.as_str())).collect();
     let (_, long) = log.pop().expect("a line");

@@ -17,13 +17,15 @@ async fn run_gets_its_context_and_params_and_its_result_comes_back() {
         let job = job("task.js", source, params);
         sandbox("sandbox_child").run(&job, &limits(), &World::default()).await.outcome
     };
-    let Outcome::Done(value) = done(json!({ "days": 30 })).await else { panic!("it succeeds") };
+    let Outcome::Done(json) = done(json!({ "days": 30 })).await else { panic!("it succeeds") };
+    let value: Value = json.read().expect("a value");
     assert_eq!(value["url"], "http://api.test/api/v4/x/users");
     assert_eq!(value["token"], "rer_secret");
     assert_eq!(value["params"], json!({ "days": 30 }));
     assert_eq!((&value["region"], &value["same"]), (&json!("eu"), &json!("eu")));
     assert_eq!(value.get("path"), None, "the child has no environment");
-    let Outcome::Done(value) = done(Value::Null).await else { panic!("it succeeds") };
+    let Outcome::Done(json) = done(Value::Null).await else { panic!("it succeeds") };
+    let value: Value = json.read().expect("a value");
     assert_eq!(value["params"], json!({}));
 }
 
@@ -51,7 +53,8 @@ async fn dates_follow_the_clock_of_the_server() {
     let now_ms = Some(1_777_788_720_000);
     let job = Job { now_ms, ..job("task.js", source, Value::Null) };
     let report = sandbox("sandbox_child").run(&job, &limits(), &World::default()).await;
-    let Outcome::Done(value) = report.outcome else { panic!("{:?}", report.outcome) };
+    let Outcome::Done(json) = report.outcome else { panic!("{:?}", report.outcome) };
+    let value: Value = json.read().expect("a value");
     let wanted = json!({ "now": "2026-05-03T06:12", "called": "string",
         "of": "1970-01-01T00:00:00.000Z", "parsed": 86_400_000, "utc": 86_400_000, "is": true,
         "made": true, "day": "day", "kind": true, "goes_on": true, "replaced": true });
@@ -70,7 +73,7 @@ async fn typescript_runs_as_it_is_written() {
     let job = job("task.ts", source, json!({}));
     let report = sandbox("sandbox_child").run(&job, &limits(), &World::default()).await;
     let wanted = json!({ "kind": "old", "second": 2, "days": 30 });
-    assert_eq!(report.outcome, Outcome::Done(wanted));
+    assert_eq!(report.outcome, Outcome::Done(wanted.into()));
 }
 
 #[tokio::test]
@@ -136,7 +139,7 @@ async fn fetch_goes_through_the_host() {
         "refused": "TypeError: this world has no such place", "wrong": "TypeError",
         "broken": [500, false],
     });
-    assert_eq!(report.outcome, Outcome::Done(wanted));
+    assert_eq!(report.outcome, Outcome::Done(wanted.into()));
     let asked = world.asked.lock().expect("the list");
     let headers = &asked[0].headers;
     assert_eq!(asked[0].method, "POST");

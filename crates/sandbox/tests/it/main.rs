@@ -6,6 +6,7 @@ mod flood;
 mod globals;
 mod inherited;
 mod language;
+mod memory;
 mod web;
 
 use std::collections::BTreeMap;
@@ -97,7 +98,7 @@ async fn run(source: &str) -> Outcome {
 /// What `body` returns as the body of `run`.
 async fn value(body: &str) -> Value {
     match run(&format!("export async function run(params) {{ {body} }}")).await {
-        Outcome::Done(value) => value,
+        Outcome::Done(json) => json.read().expect("a value"),
         other => panic!("{other:?}: {body}"),
     }
 }

@@ -47,7 +47,7 @@ impl Asked {
     /// Status, headers by name, and the body as text.
     async fn of(&self, source: &str) -> (u64, Value, String) {
         let answer = match outcome(source, self.call()).await {
-            Outcome::Done(answer) => answer,
+            Outcome::Done(json) => json.read::<Value>().expect("a value"),
             other => panic!("{other:?}: {source}"),
         };
         let pairs = answer["headers"].as_array().expect("headers").iter();
@@ -229,7 +229,7 @@ async fn the_identity_hook_names_a_user_or_refuses() {
         ),
     ] {
         let call = json!({ "kind": "identity", "claims": { "sub": "u7" } });
-        assert_eq!(outcome(&hook(code), call).await, Outcome::Done(wanted), "{code}");
+        assert_eq!(outcome(&hook(code), call).await, Outcome::Done(wanted.into()), "{code}");
     }
     for (source, wanted) in [
         (hook("return { authorized: true, user: { id: claims.sub } }"), "must return"),
@@ -312,5 +312,5 @@ async fn a_script_knows_its_run() {
         return [typeof this.run.id, typeof this.run.attempt, params, Object.keys(this)] }";
     let wanted = json!(["string", "number", { "a": 1 }, ["backend", "env", "run"]]);
     let call = json!({ "kind": "run", "params": { "a": 1 } });
-    assert_eq!(outcome(source, call).await, Outcome::Done(wanted));
+    assert_eq!(outcome(source, call).await, Outcome::Done(wanted.into()));
 }

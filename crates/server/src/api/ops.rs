@@ -8,7 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use reauth_domain::apps::policies::{self, Policy};
 use reauth_domain::sessions::sweep;
-use reauth_domain::{Place, Read, apps, ledger, tasks};
+use reauth_domain::tasks::{self, Resting};
+use reauth_domain::{Place, Read, apps, ledger};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -139,13 +140,15 @@ async fn sandbox(state: &App) -> Finding {
 
 /// Whether someone should look after a task.
 async fn tasks_of(read: &mut Read) -> Result<Finding, Answer> {
-    let (dead, stopped) = tasks::needs_attention(read).await?;
+    let (dead, resting) = tasks::needs_attention(read).await?;
     let mut all = Vec::new();
     if dead > 0 {
         let how = "`reauth task runs --state dead` lists them, `reauth task retry` tries again";
         all.push(format!("{dead} runs gave no answer: {how}"));
     }
-    all.extend(stopped.into_iter().map(|(name, why)| format!("{name} rests: {why}")));
+    all.extend(resting.into_iter().map(|Resting { app: (id, app), task, why }| {
+        format!("task {task} of app {app} ({id}) rests: {why}")
+    }));
     if all.is_empty() {
         let detail = "no run and no schedule needs a look".to_owned();
         return Ok(Finding { level: "ok", check: "tasks", detail });

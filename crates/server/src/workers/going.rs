@@ -18,6 +18,7 @@ pub(crate) struct Going {
 
 /// One of them.
 pub(crate) struct Run {
+    attempt: i64,
     log: Mutex<Vec<LogRow>>,
     cancelled: watch::Sender<bool>,
     /// Its end could not be written down: nobody carries it out, and its token may still be known.
@@ -35,10 +36,15 @@ pub(crate) struct Entered {
 }
 
 impl Going {
-    /// Begins to carry out a run.
-    pub(crate) fn enter(self: &Arc<Self>, id: RunId, rehearsal: Option<Rehearsed>) -> Entered {
+    /// Begins to carry out a try of a run.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        (id, attempt): (RunId, i64),
+        rehearsal: Option<Rehearsed>,
+    ) -> Entered {
         let (log, cancelled) = (Mutex::default(), watch::Sender::new(false));
-        let run = Arc::new(Run { log, cancelled, is_over: AtomicBool::new(false), rehearsal });
+        let is_over = AtomicBool::new(false);
+        let run = Arc::new(Run { attempt, log, cancelled, is_over, rehearsal });
         self.all().insert(id, Arc::clone(&run));
         Entered { going: Arc::clone(self), id, run }
     }
@@ -48,10 +54,11 @@ impl Going {
         self.all().get(&id).cloned()
     }
 
-    /// All that are really carried out.
-    pub(crate) fn ids(&self) -> Vec<RunId> {
+    /// All that are really carried out, each with which try it is.
+    pub(crate) fn tries(&self) -> Vec<(RunId, i64)> {
         let is_over = |run: &Arc<Run>| run.is_over.load(Ordering::Relaxed);
-        self.all().iter().filter(|(_, run)| !is_over(run)).map(|(id, _)| *id).collect()
+        let all = self.all();
+        all.iter().filter(|(_, run)| !is_over(run)).map(|(id, run)| (*id, run.attempt)).collect()
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Arc<Run>>> {

@@ -13,7 +13,7 @@ use reauth_domain::AppId;
 use reauth_sandbox::{Host, LogLine, Part, Redirect, Request, Response};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::app::App;
 use crate::simulation::Rehearsed;
@@ -59,6 +59,8 @@ pub(crate) struct Reach {
     pub(crate) run: Arc<going::Run>,
     /// Where a web task's answer goes that comes in pieces.
     pub(crate) parts: Option<mpsc::Sender<Part>>,
+    /// Told when the first of it has come.
+    pub(crate) has_begun: Notify,
 }
 
 impl Host for Reach {
@@ -77,7 +79,8 @@ impl Host for Reach {
 
     async fn answer(&self, part: Part) {
         if let Some(parts) = &self.parts {
-            // Whoever asked may have gone away: the run goes on.
+            self.has_begun.notify_one();
+            // Whoever asked may have left: then `left` says so.
             let _ = parts.send(part).await;
         }
     }
@@ -93,6 +96,14 @@ enum Peer {
 }
 
 impl Reach {
+    /// Waits until whoever asked has left in the middle of an answer. Who leaves before it has
+    /// begun may have wanted no more than that the run goes.
+    pub(crate) async fn left(&self) {
+        let Some(parts) = &self.parts else { return std::future::pending().await };
+        self.has_begun.notified().await;
+        parts.closed().await;
+    }
+
     async fn ask(&self, request: Request) -> Result<Response, String> {
         let redirect = request.redirect;
         let mut hop = Hop::first(request)?;

@@ -13,7 +13,7 @@ use reauth_sandbox::{
     WebRequest, WebResponse,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::egress::AllowedHost;
@@ -53,7 +53,7 @@ impl Ready {
         let own = claimed.is_rehearsed.then(Rehearsed::default);
         let has_own_changes = own.is_some();
         let rehearsal = own.or_else(|| app.rehearsal.clone());
-        let entered = app.going.enter(claimed.id, rehearsal);
+        let entered = app.going.enter((claimed.id, claimed.attempt), rehearsal);
         Self { claimed, entered, has_own_changes }
     }
 
@@ -62,7 +62,7 @@ impl Ready {
     pub(crate) fn called(app: &App, claimed: Claimed, caller: RunId) -> Self {
         let shared = app.going.run(caller).and_then(|going| going.rehearsal.clone());
         let Some(shared) = shared else { return Self::new(app, claimed) };
-        let entered = app.going.enter(claimed.id, Some(shared));
+        let entered = app.going.enter((claimed.id, claimed.attempt), Some(shared));
         Self { claimed, entered, has_own_changes: false }
     }
 
@@ -107,10 +107,11 @@ pub(super) async fn keep_leases(app: App, mut stopped: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RENEW_EVERY) => {}
+            () = app.lease_wake.notified() => {}
             _ = stopped.changed() => return,
         }
         let renewed = async {
-            let going = app.going.ids();
+            let going = app.going.tries();
             if !going.is_empty() {
                 let mut tx = app.db.write(By::System).await?;
                 tasks::renew(&mut tx, &going, LEASE).await?;
@@ -219,13 +220,13 @@ pub(crate) async fn answer_web(
     let call = Call::Web { params, request };
     let done = execute(app, &ready, (call, app.config.tasks.web_wall), Some(parts)).await;
     let answer = match &done.outcome {
-        Ok(value) => serde_json::from_value::<WebResponse>(value.clone())
+        Ok(json) => serde_json::from_str::<WebResponse>(json)
             .map_err(|error| format!("the answer cannot be read: {error}")),
         Err((kind, text)) => Err(format!("{kind}: {text}")),
     };
     // What was answered is the caller's affair: the run keeps how it went.
     let outcome = match (&answer, done.outcome) {
-        (Ok(answer), _) => Ok(json!({ "status": answer.status })),
+        (Ok(answer), _) => Ok(json!({ "status": answer.status }).to_string()),
         (Err(why), Ok(_)) => Err(("threw".to_owned(), why.clone())),
         (Err(_), failed) => failed,
     };
@@ -269,15 +270,15 @@ async fn execute(
         rehearsal: rehearsal.clone(),
         run: Arc::clone(&entered.run),
         parts,
+        has_begun: Notify::new(),
     };
     let limits = limits(app, wall);
-    let report = tokio::select! {
-        report = app.sandbox.run(&job, &limits, &host) => Some(report),
-        () = entered.run.cancelled() => None,
-    };
-    let mut done = match report {
-        Some(report) => finished(report),
-        None => cancelled(&entered.run),
+    let mut done = tokio::select! {
+        // An answer that is there is whole, whoever has left meanwhile.
+        biased;
+        report = app.sandbox.run(&job, &limits, &host) => finished(report),
+        () = entered.run.cancelled() => cancelled(&entered.run, "someone asked for its end"),
+        () = host.left() => cancelled(&entered.run, "whoever asked left in the middle of the answer"),
     };
     done.retry_after = app.config.tasks.retry_after;
     if *has_own_changes {
@@ -328,7 +329,7 @@ async fn finish(app: &App, ready: Ready, mut finished: Finished) -> Option<RunSt
 /// The same end, with nothing of what the script said.
 fn without_texts(finished: Finished) -> Finished {
     let outcome = match finished.outcome {
-        Ok(_) => Ok(Value::Null),
+        Ok(_) => Ok("null".to_owned()),
         Err((kind, _)) => Err((kind, "what it said could not be written down".to_owned())),
     };
     let text = "the result, the log and the error could not be written down".to_owned();
@@ -366,11 +367,15 @@ fn finished(report: Report) -> Finished {
         Err((kind.to_owned(), text))
     };
     let ending = match report.outcome {
-        Outcome::TimedOut | Outcome::Crashed { .. } | Outcome::Refused { .. } => Ending::NoAnswer,
-        _ => Ending::Answered,
+        Outcome::Done(_) | Outcome::Threw { .. } | Outcome::TooLarge { .. } => Ending::Answered,
+        Outcome::TimedOut
+        | Outcome::OutOfTime
+        | Outcome::OutOfMemory
+        | Outcome::Crashed { .. }
+        | Outcome::Refused { .. } => Ending::NoAnswer,
     };
     let outcome = match report.outcome {
-        Outcome::Done(value) => Ok(value),
+        Outcome::Done(json) => Ok(json.into_text()),
         Outcome::Threw { message, stack } => {
             failed("threw", format!("{message}\n{stack}").trim_end().to_owned())
         }
@@ -394,8 +399,8 @@ fn finished(report: Report) -> Finished {
     Finished { outcome, ending, log, changes: None, retry_after: Span::seconds(0) }
 }
 
-fn cancelled(run: &going::Run) -> Finished {
-    let outcome = Err(("cancelled".to_owned(), "someone asked for its end".to_owned()));
+fn cancelled(run: &going::Run, why: &str) -> Finished {
+    let outcome = Err(("cancelled".to_owned(), why.to_owned()));
     let (ending, log) = (Ending::Cancelled, run.log());
     Finished { outcome, ending, log, changes: None, retry_after: Span::seconds(0) }
 }

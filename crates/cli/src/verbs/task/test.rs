@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reauth_server::sandbox::{
-    self, Backend, Call, Job, Limits, LogLine, Outcome, Report, RunFacts, Sandbox, Script,
+    self, Backend, Call, Job, Json, Limits, LogLine, Outcome, Report, RunFacts, Sandbox, Script,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ async fn file(
     }
     log(context, &report.log);
     match report.outcome {
-        Outcome::Done(results) => read(results),
+        Outcome::Done(results) => read(&results),
         Outcome::Threw { message, stack } => Err(Failure::new(format!("{message}\n{stack}"))),
         other => Err(Failure::new(format!("the tests of {name} did not end: {other:?}"))),
     }
@@ -141,8 +141,8 @@ pub(super) async fn in_child(script: &Script, params: Value, lab: &Lab) -> Resul
     Ok(sandbox.run(&job, &limits, lab).await)
 }
 
-fn read(results: Value) -> Result<Vec<Tested>> {
-    serde_json::from_value(results).map_err(|error| Failure::new(format!("the results: {error}")))
+fn read(results: &Json) -> Result<Vec<Tested>> {
+    results.read().map_err(|error| Failure::new(format!("the results: {error}")))
 }
 
 /// The test with all that it imports, and what runs it.

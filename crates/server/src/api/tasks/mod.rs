@@ -325,5 +325,6 @@ pub(crate) async fn delete(
     let mut tx = who.write().await?;
     tasks::delete(&mut tx, who.app, &name).await?;
     tx.commit().await?;
+    who.state.run_ended.send_replace(());
     Ok(StatusCode::NO_CONTENT)
 }

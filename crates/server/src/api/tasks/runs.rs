@@ -8,6 +8,7 @@ use reauth_domain::tasks::{self, LogRow, Order, Run, RunFilter, RunState, Task, 
 use reauth_domain::{Error, RunId, Span, Time};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::answer::{Answer, ErrorBody};
@@ -41,7 +42,8 @@ pub(crate) struct RunView {
     took_ms: Option<i64>,
     params: Value,
     /// What `run` returned.
-    result: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    result: Option<Box<RawValue>>,
     error: Option<RunError>,
     /// Runs with the same queue exclude each other.
     queue: Option<String>,

@@ -111,7 +111,7 @@ pub(crate) async fn answer(
     tx.commit().await?;
     let (id, name) = (ready.id(), address.task);
     let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
-    // It runs to its end even if whoever asked goes away.
+    // It runs to its end even if whoever asked goes away before the answer begins.
     let answered = tokio::spawn(async move {
         let asked = (Value::Object(params), request);
         let answer = run::answer_web(&state, ready, asked, sender).await;

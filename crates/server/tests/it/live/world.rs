@@ -399,7 +399,7 @@ fn task(is_wide: bool) -> Result<Definition> {
 fn ended(is_answered: bool) -> Finished {
     let failed = ("timed_out".to_owned(), "it took too long".to_owned());
     let (outcome, ending) = if is_answered {
-        (Ok(Value::Null), Ending::Answered)
+        (Ok("null".to_owned()), Ending::Answered)
     } else {
         (Err(failed), Ending::NoAnswer)
     };

@@ -22,6 +22,7 @@ both!(
     a_list_of_runs_is_short_whatever_they_hold,
     a_task_ends_no_run_and_tries_none_again,
     a_task_puts_off_no_end_date_and_changes_no_policy_and_no_attribute_that_one_selects_by,
+    a_task_with_every_scope_makes_no_token_raises_no_limit_and_takes_nobody_out_of_a_policy,
 );
 
 async fn a_rehearsed_run_does_nothing_by_any_token_or_address(lab: Lab) {
@@ -166,6 +167,12 @@ async fn a_task_ends_no_run_and_tries_none_again(lab: Lab) {
     assert_eq!(until(&lab, &going, "succeeded").await["result"], "done");
 }
 
+/// Says what it was answered.
+const ASK: &str = "export async function run({ method, path, body }) {
+    const headers = { Authorization: `Token ${this.backend.token}` };
+    const sent = { method, headers, body: body && JSON.stringify(body) };
+    return (await fetch(this.backend.url + path, sent)).status; }";
+
 async fn a_task_puts_off_no_end_date_and_changes_no_policy_and_no_attribute_that_one_selects_by(
     lab: Lab,
 ) {
@@ -177,12 +184,8 @@ async fn a_task_puts_off_no_end_date_and_changes_no_policy_and_no_attribute_that
     let (user, end) = (format!("/objects/user/{ann}"), format!("/users/{ann}/not-after"));
     let dated = |day: &str| json!({ "not_after": day });
     good(lab.api(Method::PUT, &end).json(&dated("2026-08-01"))).await;
-    let ask = "export async function run({ method, path, body }) {
-        const headers = { Authorization: `Token ${this.backend.token}` };
-        const sent = { method, headers, body: JSON.stringify(body) };
-        return (await fetch(this.backend.url + path, sent)).status; }";
     let scopes = ["users:read", "users:write", "sessions:end", "tasks:write", "tasks:run"];
-    put(&lab, "sly", task("t.js", ask, &scopes)).await;
+    put(&lab, "sly", task("t.js", ASK, &scopes)).await;
     let sly = async |method: &str, path: &str, body: Value| {
         let wanted = json!({ "method": method, "path": path, "body": body });
         run(&lab, "sly", wanted).await["result"].clone()
@@ -198,4 +201,64 @@ async fn a_task_puts_off_no_end_date_and_changes_no_policy_and_no_attribute_that
     assert!(sly("PUT", &end, dated("2026-07-01")).await.as_i64().is_some_and(|it| it < 300));
     let held = lab.get("/policies").await["policies"].clone();
     assert_eq!(held[0]["name"], "temps", "{held}");
+}
+
+async fn a_task_with_every_scope_makes_no_token_raises_no_limit_and_takes_nobody_out_of_a_policy(
+    lab: Lab,
+) {
+    let ann = lab.user("ann").await;
+    let temps = |hours: &str| {
+        json!({ "policies": [{ "name": "temps", "limits": { "max_age": hours },
+            "applies_to": { "attributes": { "name": "ann" } } }] })
+    };
+    good(lab.api(Method::PUT, "/policies").json(&temps("8h"))).await;
+    let scopes = [
+        "users:read",
+        "users:write",
+        "users:unlock",
+        "sessions:end",
+        "ledger:read",
+        "tasks:read",
+        "tasks:write",
+        "tasks:run",
+    ];
+    let path = format!("/api/v4/{}/tasks/sly", lab.app);
+    let request = lab.bare(Method::PUT, &path).bearer_auth(&lab.operator);
+    good(request.json(&task("t.js", ASK, &scopes))).await;
+    let sly = async |(method, path, body): (&str, &str, Value)| {
+        let wanted = json!({ "method": method, "path": path, "body": body });
+        run(&lab, "sly", wanted).await["result"].clone()
+    };
+    let (user, admin) = (format!("/objects/user/{ann}"), format!("/admin/apps/{}", lab.app));
+    let tokens = format!("{admin}/tokens");
+    let all = lab.operator_get(&tokens).await;
+    let (app, held) = (lab.operator_get(&admin).await, lab.get("/policies").await);
+    let up = |path: &str| format!("/../../..{path}");
+    let eve = json!({ "type": "user", "id": ann, "name": "eve" });
+    let none = Value::Null;
+    for (asked, answer) in [
+        (("PUT", user.as_str(), json!({ "user": { "name": "eve" } })), 403),
+        (("PATCH", &user, json!({ "user": { "name": null } })), 403),
+        (("PUT", "/policies", temps("720h")), 403),
+        (("POST", &format!("/users/{ann}/authentication-token"), json!({})), 403),
+        (("GET", &up(&tokens), none.clone()), 403),
+        (("POST", &up(&tokens), json!({ "name": "x", "scopes": ["users:read"] })), 403),
+        (
+            ("DELETE", &up(&format!("{tokens}/{}", text(&all["objects"][0]["id"]))), none.clone()),
+            403,
+        ),
+        (("PATCH", &up(&admin), json!({ "settings": { "max_session_age": "365d" } })), 403),
+        (("POST", &up("/admin/apps"), json!({ "name": "another" })), 403),
+    ] {
+        assert_eq!(sly(asked.clone()).await, answer, "{asked:?}");
+    }
+    let batch = json!({ "operations": [{ "method": "patch", "object": eve }] });
+    sly(("POST", "/batch", batch.clone())).await;
+    assert_eq!(lab.get(&user).await["name"], "ann");
+    assert_eq!(lab.get("/policies").await, held);
+    assert_eq!(lab.operator_get(&admin).await, app);
+    assert_eq!(lab.operator_get(&tokens).await, all);
+    assert_eq!(lab.operator_get("/admin/apps").await["total"], 1);
+    lab.post("/batch", batch).await;
+    assert_eq!(lab.get(&user).await["name"], "eve", "from an admin it is heard");
 }

@@ -23,6 +23,7 @@ both!(
     variables_stay_until_they_are_said_anew,
     a_rehearsal_tells_what_the_tasks_that_it_calls_would_change,
     a_run_that_a_stop_cuts_off_loses_no_try,
+    runs_that_wait_for_a_deleted_task_end_with_an_entry_each,
 );
 
 const ECHO: &str = "export function run(params) { return params }";
@@ -257,4 +258,31 @@ async fn a_run_that_a_stop_cuts_off_loses_no_try(mut lab: Lab) {
         lab.restart().await;
     }
     assert_eq!(until(&lab, &id, "succeeded").await["result"], 3);
+}
+
+async fn runs_that_wait_for_a_deleted_task_end_with_an_entry_each(lab: Lab) {
+    put(&lab, "t", task("t.js", ECHO, &[])).await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let later = lab.api(Method::POST, "/tasks/t/run").json(&json!({ "after": "1h" }));
+        waiting.push(text(&good(later).await["id"]));
+    }
+    let first = format!("/runs/{}?wait=true", waiting[0]);
+    let delete = async {
+        assert_eq!(json_of(lab.api(Method::DELETE, "/tasks/t")).await.0, 204);
+    };
+    let (ended, ()) = tokio::join!(lab.get(&first), delete);
+    assert_eq!((&ended["state"], &ended["error"]["kind"]), (&json!("failed"), &json!("deleted")));
+    let ledger = lab.get("/ledger?limit=1000").await;
+    let entries = ledger["entries"].as_array().expect("a list");
+    let ends = entries.iter().filter(|entry| entry["kind"] == "run.ended");
+    let mut ends: Vec<(String, Value, Value)> = ends
+        .map(|it| (text(&it["change"]["run"]), it["change"]["state"].clone(), it["by"].clone()))
+        .collect();
+    ends.sort_by(|one, other| one.0.cmp(&other.0));
+    waiting.sort();
+    let deleted = entries.iter().find(|entry| entry["kind"] == "task.deleted").expect("an entry");
+    let by = &deleted["by"];
+    let wanted = waiting.into_iter().map(|run| (run, json!("failed"), by.clone()));
+    assert_eq!(ends, wanted.collect::<Vec<_>>());
 }

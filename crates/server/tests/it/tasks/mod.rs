@@ -3,7 +3,9 @@
 
 mod egress;
 mod guards;
+mod hostile;
 mod kept;
+mod leases;
 mod runs;
 mod starts;
 mod strangers;
@@ -321,10 +323,11 @@ async fn failures_are_kept_with_their_reason_and_log(mut lab: Lab) {
         ("console.log('soon'); return 'x'.repeat(6e6)", "too_large"),
     ] {
         let source = format!("export async function run() {{ {source} }}");
-        // No answer is tried again, an error or a broken limit is an answer.
-        let state = if kind == "timed_out" { "dead" } else { "failed" };
+        // What the script itself said is an answer, also if it is too long.
+        let is_answer = matches!(kind, "threw" | "too_large");
+        let state = if is_answer { "failed" } else { "dead" };
         let mut wanted = task("t.js", &source, &[]);
-        if kind == "timed_out" {
+        if !is_answer {
             wanted["retries"] = json!(0);
         }
         put(&lab, "t", wanted).await;

@@ -119,6 +119,8 @@ async fn a_task_whose_owner_may_not_sign_in_rests_and_says_so(lab: Lab) {
     lab.server().settle().await.expect("it settles");
     let rests = lab.get("/tasks/hers").await;
     assert!(text(&rests["stopped"]).contains(&ann), "{rests}");
+    let doctor = lab.operator_get("/admin/doctor").await.to_string();
+    assert!(doctor.contains(&format!("task hers of app shop ({}) rests", lab.app)), "{doctor}");
     assert_eq!(lab.get("/tasks/hers/runs").await["total"], 1);
     lab.act(&format!("/users/{ann}/unlock")).await;
     lab.pass(Span::hours(1));

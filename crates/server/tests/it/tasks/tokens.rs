@@ -1,12 +1,11 @@
 //! A run's token lives as long as the run: no shorter, whatever becomes of what the server has in
 //! memory, and no longer.
 
-use reauth_server::domain::ledger::By;
-use reauth_server::domain::{Span, tasks};
 use reauth_server::{Peer, PeerResponse};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::leases::claimed_elsewhere;
 use super::runs::{begin, until};
 use super::{put, task};
 use crate::both;
@@ -95,23 +94,14 @@ async fn the_token_of_a_run_that_died_with_its_server_is_dead(mut lab: Lab) {
     let mut once = task("t.js", "export function run() {}", &["users:read"]);
     once["retries"] = json!(0);
     put(&lab, "once", once).await;
-    let db = lab.server().app().db.clone();
     // A server claims it, and dies: it says nothing more of the run.
-    let claim = tasks::Claim { life: Span::minutes(5), lease: Span::minutes(1), per_app: 10 };
-    let app = lab.app.parse().expect("an app");
-    let mut tx = db.write(By::System).await.expect("a change");
-    let found = tasks::find(&mut tx, app, "once").await.expect("the task");
-    let order = tasks::Order::by(tasks::Trigger::Hand);
-    let id = tasks::queue(&mut tx, app, &found, order).await.expect("a run");
-    let claimed = tasks::claim(&mut tx, claim).await.expect("a claim").expect("a run");
-    tx.commit().await.expect("a commit");
-    drop(db);
+    let claimed = claimed_elsewhere(&lab, "once").await;
     let token = claimed.token.reveal();
     let path = format!("/api/v4/{}/users", lab.app);
     good(lab.bare(Method::GET, &path).bearer_auth(token)).await;
     // The run's row still says that it is going.
     lab.restart().await;
-    assert_eq!(lab.get(&format!("/runs/{id}")).await["state"], "dead");
+    assert_eq!(lab.get(&format!("/runs/{}", claimed.id)).await["state"], "dead");
     refused(lab.bare(Method::GET, &path).bearer_auth(token), 401, "AUTHENTICATION_FAILED").await;
 }
 

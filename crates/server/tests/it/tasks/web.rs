@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
+use super::runs::until;
 use super::{put, task};
 use crate::both;
 use crate::lab::{Lab, good, refused, text};
@@ -107,22 +108,16 @@ async fn an_answer_comes_as_it_is_made(lab: Lab) {
     lab.user("ann").await;
     assert_eq!(whole.text().await.expect("the rest"), "two");
     let (broken, second) = begin("?users=2&fails=1").await;
-    let (gone, third) = begin("?users=2").await;
+    // Nobody waits for more of it: it ends although the one that it waits for never comes.
+    let (gone, third) = begin("?users=3").await;
     drop(gone);
+    let left = until(&lab, &third, "cancelled").await;
+    assert_eq!(left["error"]["kind"], "cancelled", "{left}");
+    assert!(text(&left["error"]["message"]).contains("whoever asked left"), "{left}");
     lab.user("bob").await;
     assert!(broken.text().await.is_err(), "nobody takes it for whole");
-    for (run, wanted) in [(first, "succeeded"), (second, "failed"), (third, "succeeded")] {
-        let ended = async {
-            loop {
-                let state = text(&lab.get(&format!("/runs/{run}")).await["state"]);
-                if state != "running" {
-                    return state;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let state = tokio::time::timeout(Duration::from_secs(20), ended).await;
-        assert_eq!(state.expect("it ends"), wanted);
+    for (run, wanted) in [(first, "succeeded"), (second, "failed")] {
+        until(&lab, &run, wanted).await;
     }
 }
 
