@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/003_tasks.sql"),
     include_str!("../../migrations/004_run_tokens.sql"),
     include_str!("../../migrations/005_warned_end.sql"),
+    include_str!("../../migrations/006_tasks_wait.sql"),
 ];
 
 const CREATE_VERSION: &str = "create table if not exists schema_version (version bigint not null)";

@@ -3,13 +3,13 @@
 
 use serde_json::Value;
 
-use super::due::stopped;
-use super::finish::give_up;
+use super::due::{end_schedule, stopped};
+use super::finish::{cancel, give_up};
 use super::queue::{NewRun, Trigger, insert};
 use super::runs::RunState;
 use super::{COLUMNS, Order, Task, task, task_columns};
 use crate::ledger::{Change, Subject};
-use crate::store::{Tx, args};
+use crate::store::{Row, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, RunId};
 use crate::values::secret::{Secret, SecretKind};
@@ -45,6 +45,8 @@ pub struct Claimed {
     pub is_rehearsed: bool,
     /// How many tasks started each other before it.
     pub depth: i64,
+    /// Whether somebody waits for its answer.
+    pub is_awaited: bool,
     /// The task as it is now.
     pub task: Task,
     /// The run's token.
@@ -59,7 +61,14 @@ pub struct Claimed {
 /// acting for somebody who is out.
 pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
     loop {
-        let Some(claimed) = oldest(tx, claim.per_app).await? else { return Ok(None) };
+        let Some(row) = oldest(tx, claim.per_app).await? else { return Ok(None) };
+        let claimed = match claimed(&row) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                leave_out(tx, &row, &error).await?;
+                continue;
+            }
+        };
         let is_by_itself = matches!(claimed.trigger.as_str(), "schedule" | "event" | "task");
         match stopped(tx, &claimed.task).filter(|_| is_by_itself) {
             None => {
@@ -72,12 +81,11 @@ pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
 }
 
 /// The oldest run that may begin.
-async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Claimed>> {
+async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Row>> {
     let now = tx.now();
-    let found = tx
-        .first(
-            task_columns!(
-                ", r.app_id, r.id, r.params, r.attempt, r.tries_left, r.trigger, r.rehearsed,
+    tx.first(
+        task_columns!(
+            ", r.app_id, r.id, r.params, r.attempt, r.tries_left, r.trigger, r.rehearsed,
                  r.depth
                  from runs r join tasks t on t.app_id = r.app_id and t.name = r.task
                  where r.state = 'queued' and r.due_at <= $1
@@ -91,12 +99,21 @@ async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Claimed>> {
                       and x.app_id = r.app_id and x.trigger <> 'web') < $2
                  order by (select count(*) from runs x where x.state = 'running'
                            and x.app_id = r.app_id), r.due_at, r.id limit 1"
-            ),
-            args![now, per_app],
-        )
-        .await?;
-    let Some(row) = found else { return Ok(None) };
-    Ok(Some(Claimed {
+        ),
+        args![now, per_app],
+    )
+    .await
+}
+
+/// A run of a task that cannot be read ends, and says so: the others do not wait for it.
+async fn leave_out(tx: &mut Tx, row: &Row, error: &Error) -> Result<()> {
+    let (app, id, name) = (row.parsed(COLUMNS)?, row.parsed(COLUMNS + 1)?, row.text(0)?);
+    end_schedule(tx, app, &name, error).await?;
+    cancel(tx, app, (id, name), format!("its task cannot be read: {error}")).await
+}
+
+fn claimed(row: &Row) -> Result<Claimed> {
+    Ok(Claimed {
         app: row.parsed(COLUMNS)?,
         id: row.parsed(COLUMNS + 1)?,
         params: row.json(COLUMNS + 2)?,
@@ -105,9 +122,10 @@ async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Claimed>> {
         trigger: row.text(COLUMNS + 5)?,
         is_rehearsed: row.int(COLUMNS + 6)? != 0,
         depth: row.int(COLUMNS + 7)?,
-        task: task(&row)?,
+        is_awaited: false,
+        task: task(row)?,
         token: Secret::mint(SecretKind::Run),
-    }))
+    })
 }
 
 /// Begins a run at once, without a place in the queue: for an answer that somebody waits for. What
@@ -122,7 +140,7 @@ pub async fn begin(
     if let Some(why) = stopped(tx, &task).filter(|_| order.trigger == Trigger::Task) {
         return Err(Error::Conflict(format!("{}: {why}", task.definition.name)));
     }
-    let new = NewRun::of(tx, &task, order.clone())?;
+    let new = NewRun::of(tx, &task, Order { is_awaited: true, ..order.clone() })?;
     refuse_excluded(tx, app, &task, new.queue.as_deref()).await?;
     insert(tx, app, &new, RunState::Queued).await?;
     let claimed = Claimed {
@@ -136,6 +154,7 @@ pub async fn begin(
             .map_err(|error| Error::Internal(format!("a run's params: {error}")))?,
         is_rehearsed: order.is_rehearsed,
         depth: order.depth,
+        is_awaited: true,
         task,
         token: Secret::mint(SecretKind::Run),
     };

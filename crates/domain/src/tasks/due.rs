@@ -33,7 +33,8 @@ pub struct Fired {
 pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
     let now = tx.now();
     let sql = task_columns!(
-        ", t.app_id from tasks t where t.next_at <= $1 order by t.next_at, t.app_id, t.name limit 1"
+        ", t.app_id from tasks t where t.next_at <= $1 and coalesce(t.wait_until, 0) <= $1
+         order by t.next_at, t.app_id, t.name limit 1"
     );
     let rows = tx.rows(sql, args![now]).await?;
     let Some(row) = rows.first() else { return Ok(Fired::default()) };
@@ -58,22 +59,23 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
         (Misfire::Skip, _) if now - passed.last > LATE => &[],
         (Misfire::Once | Misfire::Skip, _) => last,
     };
-    let (mut queued, mut missed) = (0, passed.count);
+    let (mut queued, mut missed, mut wait_until) = (0, passed.count, None);
     for moment in wanted {
         match queue_for(tx, app, &due, *moment).await? {
             Queued::Yes => queued += 1,
-            // Not at once: the other schedules have their turn.
-            Queued::Full if misfire == Misfire::Once => {
-                next_at = Some(next_at.map_or(now + FULL_AGAIN, |it| it.min(now + FULL_AGAIN)));
-                missed -= 1;
+            // Not at once: the other schedules have their turn. The moment stays.
+            Queued::Full if misfire != Misfire::Skip => {
+                (next_at, wait_until) = (Some(*moment), Some(now + FULL_AGAIN));
+                missed = if misfire == Misfire::All { queued } else { passed.count - 1 };
+                break;
             }
             Queued::Waits | Queued::Full => {}
         }
     }
-    let noted = stopped.or_else(|| ended(&due, next_at));
     tx.change(
-        "update tasks set next_at = $1, stopped = $2 where app_id = $3 and name = $4",
-        args![next_at, noted, app, &due.definition.name],
+        "update tasks set next_at = $1, wait_until = $2, stopped = $3
+         where app_id = $4 and name = $5",
+        args![next_at, wait_until, ended(&due, next_at), app, &due.definition.name],
     )
     .await?;
     Ok(Fired { is_found: true, missed: missed.saturating_sub(queued) })
@@ -81,14 +83,19 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
 
 /// A task that cannot be read runs no more by itself, and says so: the others do not wait for it.
 async fn leave_out(tx: &mut Tx, app: AppId, name: String, error: &Error) -> Result<Fired> {
-    tracing::error!(task = name, %error, "a scheduled task cannot be read");
+    end_schedule(tx, app, &name, error).await?;
+    Ok(Fired { is_found: true, missed: 1 })
+}
+
+pub(super) async fn end_schedule(tx: &mut Tx, app: AppId, name: &str, error: &Error) -> Result<()> {
+    tracing::error!(task = name, %error, "a task cannot be read");
     let why = format!("it cannot be read, so its schedule has ended: {error}; put it again");
     tx.change(
         "update tasks set next_at = null, stopped = $1 where app_id = $2 and name = $3",
         args![why, app, name],
     )
-    .await?;
-    Ok(Fired { is_found: true, missed: 1 })
+    .await
+    .map(|_| ())
 }
 
 /// When it fires first after this moment, if ever.
@@ -177,9 +184,9 @@ async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<
 }
 
 /// Why the task does not run by itself now: its owner may not sign in.
-pub(super) fn stopped(tx: &Tx, task: &Task) -> Option<String> {
+pub(super) fn stopped(read: &Read, task: &Task) -> Option<String> {
     let owner = task.definition.options.owner?;
-    match tx.live().may_sign_in(owner, tx.now()) {
+    match read.live().may_sign_in(owner, read.now()) {
         Ok(Verdict::Valid { .. }) => None,
         Ok(Verdict::Ended(ended)) => {
             Some(format!("its owner {owner} may not sign in: {}", ended.because))
@@ -191,7 +198,8 @@ pub(super) fn stopped(tx: &Tx, task: &Task) -> Option<String> {
 
 /// When the next task is due.
 pub async fn next_due(read: &mut Read) -> Result<Option<Time>> {
-    let sql = "select min(next_at) from tasks";
+    let sql = "select min(case when wait_until > next_at then wait_until else next_at end)
+               from tasks";
     let row = read.first(sql, args![]).await?;
     row.map_or(Ok(None), |row| row.time_or_null(0))
 }
@@ -206,7 +214,10 @@ mod tests {
     use crate::apps::{self, Settings};
     use crate::ledger::By;
     use crate::store::{Db, Place};
-    use crate::tasks::{Definition, Options, Schedule, needs_attention, put, runs};
+    use crate::tasks::{
+        Claim, Definition, Options, RunState, Schedule, all, begin, claim, find_run,
+        needs_attention, put, recover, runs,
+    };
     use crate::tokens::Scopes;
     use crate::values::time::Clock;
 
@@ -309,6 +320,53 @@ mod tests {
         let runs = story.runs().await;
         assert_eq!((runs.len(), runs[0].1.as_str()), (144, "2026-05-04T06:10:00Z"));
         assert_eq!(runs[143].1, "2026-05-03T06:20:00Z");
+    }
+
+    #[tokio::test]
+    async fn a_run_of_a_task_that_cannot_be_read_stops_no_other() {
+        let story = Story::begin().await;
+        let mut ids = Vec::new();
+        for name in ["broken", "good"] {
+            let put = story.put(hourly(name)).await;
+            let mut tx = story.db.write(By::System).await.expect("a change");
+            ids.push(
+                queue(&mut tx, story.app, &put, Order::by(Trigger::Hand)).await.expect("a run"),
+            );
+            tx.commit().await.expect("it holds");
+        }
+        let mut tx = story.db.write(By::System).await.expect("a change");
+        let sql = "update tasks set options = '{' where name = 'broken'";
+        tx.change(sql, args![]).await.expect("the damage");
+        let wanted = Claim { life: Span::hours(1), lease: Span::minutes(1), per_app: 2 };
+        let claimed = claim(&mut tx, wanted).await.expect("it looks").expect("a run");
+        assert_eq!(claimed.id, ids[1]);
+        tx.commit().await.expect("it holds");
+        let mut read = story.db.read().await.expect("a view");
+        let left = find_run(&mut read, story.app, ids[0]).await.expect("the run");
+        assert_eq!(left.state, RunState::Cancelled);
+        let (_, resting) = needs_attention(&mut read).await.expect("what stands still");
+        assert_eq!(resting.len(), 1);
+        assert!(resting[0].task == "broken" && resting[0].why.contains("put it again"));
+        let shown: Vec<String> = all(&mut read, story.app)
+            .await
+            .expect("tasks")
+            .into_iter()
+            .map(|it| it.definition.name)
+            .collect();
+        assert_eq!(shown, ["good"]);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_somebody_waited_for_is_not_dead_when_its_server_stopped() {
+        let story = Story::begin().await;
+        let task = story.put(hourly("callee")).await;
+        let mut tx = story.db.write(By::System).await.expect("a change");
+        let wanted = Claim { life: Span::hours(1), lease: Span::minutes(1), per_app: 2 };
+        let order = Order::by(Trigger::Task);
+        let begun = begin(&mut tx, story.app, task, order, wanted).await.expect("a run");
+        assert!(recover(&mut tx, true).await.expect("it looks"));
+        let run = find_run(&mut tx, story.app, begun.id).await.expect("the run");
+        assert_eq!(run.state, RunState::Failed, "its caller was told: nobody else need look");
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::due::{ended, stopped};
+use super::due::stopped;
 use super::queue::{DEPTH_MAX, Order, Trigger, event_params, queue};
 use super::runs::depth_of;
 use super::{Options, Task};
@@ -124,12 +124,11 @@ async fn fire(
     let mut tx = db.write(By::System).await?;
     let name = &task.definition.name;
     let stopped = stopped(&tx, task);
-    let noted = stopped.clone().or_else(|| ended(task, task.next_at));
     let moved = tx
         .change(
-            "update tasks set looked_seq = $1, stopped = $2
-             where app_id = $3 and name = $4 and looked_seq = $5 and updated_at = $6",
-            args![through, noted, app, name, written, task.updated_at],
+            "update tasks set looked_seq = $1
+             where app_id = $2 and name = $3 and looked_seq = $4 and updated_at = $5",
+            args![through, app, name, written, task.updated_at],
         )
         .await?;
     // Put anew or deleted meanwhile: the next look sees what it is now.

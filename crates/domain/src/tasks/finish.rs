@@ -64,7 +64,7 @@ pub async fn finish(
         Err((kind, text)) => {
             let state = match finished.ending {
                 _ if is_retried => RunState::Queued,
-                Ending::NoAnswer if is_work(&claimed.trigger) => RunState::Dead,
+                Ending::NoAnswer if !claimed.is_awaited => RunState::Dead,
                 Ending::Answered | Ending::NoAnswer => RunState::Failed,
                 Ending::Cancelled => RunState::Cancelled,
             };
@@ -105,11 +105,6 @@ pub async fn finish(
     Ok(Some(state))
 }
 
-/// Whether someone must look at a run that gave no answer. Who asked a web task was told at once.
-fn is_work(trigger: &str) -> bool {
-    trigger != "web"
-}
-
 /// Whether the task is still there: without it no run can be tried again.
 async fn is_there(read: &mut Read, app: AppId, task: &str) -> Result<bool> {
     let sql = "select count(*) from tasks where app_id = $1 and name = $2";
@@ -137,11 +132,11 @@ fn end(
 }
 
 /// Takes up one run whose server died: it runs again, or is dead when it has been tried often
-/// enough. Answers whether there was one. `all` is for the start of the only server, when no run
+/// enough. One that somebody waited for has failed: they were told. Answers whether there was one. `all` is for the start of the only server, when no run
 /// can be going; else a run whose lease has passed is meant.
 pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
     let (now, far) = (tx.now(), Time::from_micros(i64::MAX));
-    let sql = "select app_id, id, task, tries_left, secret_hash, trigger from runs
+    let sql = "select app_id, id, task, tries_left, secret_hash, awaited from runs
                where state = 'running' and (lease_until is null or lease_until <= $1) limit 1";
     let Some(row) = tx.first(sql, args![if all { far } else { now }]).await? else {
         return Ok(false);
@@ -150,7 +145,7 @@ pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
     let secret = row.hash_or_null(4)?;
     let state = if row.int(3)? > 0 && is_there(tx, app, &task).await? {
         RunState::Queued
-    } else if is_work(&row.text(5)?) {
+    } else if row.int(5)? == 0 {
         RunState::Dead
     } else {
         RunState::Failed
@@ -206,7 +201,12 @@ pub(super) async fn give_up(tx: &mut Tx, claimed: &Claimed, why: String) -> Resu
     cancel(tx, claimed.app, (claimed.id, name), why).await
 }
 
-async fn cancel(tx: &mut Tx, app: AppId, (id, task): (RunId, String), why: String) -> Result<()> {
+pub(super) async fn cancel(
+    tx: &mut Tx,
+    app: AppId,
+    (id, task): (RunId, String),
+    why: String,
+) -> Result<()> {
     let now = tx.now();
     tx.change(
         "update runs set state = 'cancelled', finished_at = $1, error_kind = 'cancelled',
@@ -263,8 +263,8 @@ pub async fn retry(tx: &mut Tx, app: AppId, id: RunId) -> Result<()> {
     let task = super::find(tx, app, &run.task).await?;
     let (now, tries) = (tx.now(), task.definition.options.tries());
     tx.change(
-        "update runs set state = 'queued', due_at = $1, tries_left = $2, finished_at = null
-         where id = $3",
+        "update runs set state = 'queued', due_at = $1, tries_left = $2, finished_at = null,
+         awaited = 0 where id = $3",
         args![now, tries, id],
     )
     .await?;

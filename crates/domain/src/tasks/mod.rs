@@ -150,6 +150,7 @@ pub async fn put(
     };
     tx.record(Subject::app(app), None, change);
     let task = Task { definition, created_at, updated_at: now, next_at, stopped: None };
+    let task = task.told(tx);
     Ok((task, old.is_none()))
 }
 
@@ -216,7 +217,7 @@ async fn write(
          zone = excluded.zone, params = excluded.params, env = excluded.env,
          single_instance = excluded.single_instance, updated_at = excluded.updated_at,
          next_at = excluded.next_at, files = excluded.files, options = excluded.options,
-         looked_seq = excluded.looked_seq, stopped = null",
+         looked_seq = excluded.looked_seq, stopped = null, wait_until = null",
         args![
             app,
             name,
@@ -310,7 +311,7 @@ async fn try_find(read: &mut Read, app: AppId, name: &str) -> Result<Option<Task
     }
     let sql = task_columns!(" from tasks t where t.app_id = $1 and t.name = $2");
     let row = read.first(sql, args![app, name]).await?;
-    row.map(|row| task(&row)).transpose()
+    row.map(|row| task(&row).map(|task| task.told(read))).transpose()
 }
 
 /// The variables of a task; none if there is no such task.
@@ -331,7 +332,8 @@ pub async fn variables(
 pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Task>> {
     let sql = task_columns!(" from tasks t where t.app_id = $1 order by t.name limit $2");
     let rows = read.rows(sql, args![app, TASKS_MAX]).await?;
-    rows.iter().map(task).collect()
+    // Of one that cannot be read the doctor tells: the others are listed all the same.
+    Ok(rows.iter().filter_map(|row| task(row).ok()).map(|task| task.told(read)).collect())
 }
 
 /// A task that does not run by itself although it should.
@@ -348,15 +350,30 @@ pub struct Resting {
 /// What someone should look at: how many runs are dead, and the tasks that rest.
 pub async fn needs_attention(read: &mut Read) -> Result<(i64, Vec<Resting>)> {
     let dead = read.count("select count(*) from runs where state = 'dead'", args![]).await?;
-    let sql = "select a.id, a.name, t.name, t.stopped from tasks t join apps a on a.id = t.app_id
-               where t.stopped is not null order by a.name, a.id, t.name limit $1";
-    let rows = read.rows(sql, args![TASKS_MAX]).await?;
-    let resting = |row: &Row| {
-        let app = (row.parsed(0)?, row.text(1)?);
-        Ok(Resting { app, task: row.text(2)?, why: row.text(3)? })
-    };
-    let resting: Result<_> = rows.iter().map(resting).collect();
-    Ok((dead, resting?))
+    let sql = task_columns!(
+        ", a.id, a.name from tasks t join apps a on a.id = t.app_id
+         order by a.name, a.id, t.name limit $1"
+    );
+    let mut resting = Vec::new();
+    for row in read.rows(sql, args![TASKS_MAX]).await? {
+        let why = match task(&row) {
+            Ok(task) => task.told(read).stopped,
+            Err(error) => Some(format!("it cannot be read: {error}; put it again")),
+        };
+        if let Some(why) = why {
+            let app = (row.parsed(COLUMNS)?, row.text(COLUMNS + 1)?);
+            resting.push(Resting { app, task: row.text(0)?, why });
+        }
+    }
+    Ok((dead, resting))
+}
+
+impl Task {
+    /// With why it does not run by itself now, as far as that is not stored.
+    fn told(self, read: &Read) -> Self {
+        let stopped = due::stopped(read, &self).or_else(|| self.stopped.clone());
+        Self { stopped, ..self }
+    }
 }
 
 fn task(row: &Row) -> Result<Task> {

@@ -61,12 +61,22 @@ pub struct Order {
     pub is_rehearsed: bool,
     /// How many tasks started each other before it.
     pub depth: i64,
+    /// Whether somebody waits for its answer: true of what is begun at once.
+    pub is_awaited: bool,
 }
 
 impl Order {
     /// Now, with the task's own params.
     pub fn by(trigger: Trigger) -> Self {
-        Self { trigger, params: None, due_at: None, queue: None, is_rehearsed: false, depth: 0 }
+        Self {
+            trigger,
+            params: None,
+            due_at: None,
+            queue: None,
+            is_rehearsed: false,
+            depth: 0,
+            is_awaited: false,
+        }
     }
 }
 
@@ -154,7 +164,8 @@ pub(super) async fn insert(tx: &mut Tx, app: AppId, new: &NewRun, state: RunStat
     let NewRun { id, task, params, due_at, tries, queue, order } = new;
     tx.change(
         "insert into runs (id, app_id, task, trigger, state, attempt, params, due_at, tries_left,
-         queue, depth, rehearsed) values ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, $10, $11)",
+         queue, depth, rehearsed, awaited)
+         values ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, $10, $11, $12)",
         args![
             *id,
             app,
@@ -166,7 +177,8 @@ pub(super) async fn insert(tx: &mut Tx, app: AppId, new: &NewRun, state: RunStat
             *tries,
             queue.clone(),
             order.depth,
-            order.is_rehearsed
+            order.is_rehearsed,
+            order.is_awaited
         ],
     )
     .await?;

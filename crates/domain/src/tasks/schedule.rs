@@ -73,10 +73,9 @@ impl Schedule {
         }
     }
 
-    /// Whether it means every hour, or each so many, and no hours of their own.
+    /// Whether it means every hour, and none of its own.
     fn is_for_every_hour(&self) -> bool {
-        let hours = &self.pattern.pattern.hours;
-        hours.from_wildcard || hours.values().len() == 24
+        self.pattern.pattern.hours.values().len() == 24
     }
 
     fn never(&self) -> Error {
@@ -174,6 +173,11 @@ mod tests {
                 "0 2-4 * * *",
                 vec!["03:00 CEST", "04:00 CEST"],
                 vec!["02:00 CEST", "03:00 CET", "04:00 CET"],
+            ),
+            (
+                "30 */8,2 * * *",
+                vec!["03:00 CEST", "08:30 CEST", "16:30 CEST"],
+                vec!["02:30 CEST", "08:30 CET", "16:30 CET"],
             ),
             ("*/20 2 * * *", vec!["03:00 CEST"], vec!["02:00 CEST", "02:20 CEST", "02:40 CEST"]),
             (

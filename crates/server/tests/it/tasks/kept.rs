@@ -148,6 +148,9 @@ async fn what_is_to_begin_later_keeps_out_nothing_that_is_due(lab: Lab) {
 async fn a_schedule_that_finds_the_queue_full_runs_when_there_is_room(mut lab: Lab) {
     put(&lab, "filler", task("t.js", ECHO, &[])).await;
     put(&lab, "nightly", scheduled("0 7 * * *")).await;
+    let mut each = scheduled("0,30 7 * * *");
+    each["misfire"] = json!("all");
+    put(&lab, "each", each).await;
     // What runs holds the queue of all that wait.
     let hang = "export const run = () => new Promise((go) => setTimeout(go, 60000))";
     let mut holder = task("t.js", hang, &[]);
@@ -157,16 +160,24 @@ async fn a_schedule_that_finds_the_queue_full_runs_when_there_is_room(mut lab: L
     until(&lab, &held, "running").await;
     let filled = fill(&lab, Span::seconds(0)).await;
     refused(lab.api(Method::POST, "/tasks/filler/run"), 429, "TOO_MANY_REQUESTS").await;
-    lab.clock.pass(Span::hours(1));
+    lab.clock.pass(Span::minutes(80));
     lab.server().app().schedule_wake.notify_one();
-    while lab.get("/tasks/nightly").await["next_at"] == "2026-05-03T07:00:00Z" {
+    let db = &lab.server().app().db;
+    let next_due = async || tasks::next_due(&mut db.read().await.expect("a view")).await;
+    while next_due().await.expect("a moment").is_some_and(|due| due <= lab.clock.now()) {
         tokio::task::yield_now().await;
     }
-    assert_eq!(lab.get("/tasks/nightly/runs").await["total"], 0);
+    for name in ["nightly", "each"] {
+        assert_eq!(lab.get(&format!("/tasks/{name}/runs")).await["total"], 0);
+    }
     empty(&lab, filled).await;
     lab.pass(Span::seconds(11));
     ended_runs(&lab, "nightly", 1).await;
+    let runs = ended_runs(&lab, "each", 2).await;
+    let due: Vec<String> = runs.iter().map(|run| text(&run["due_at"])).collect();
+    assert_eq!(due, ["2026-05-03T07:30:00Z", "2026-05-03T07:00:00Z"]);
     assert_eq!(lab.get("/tasks/nightly").await["next_at"], "2026-05-04T07:00:00Z");
+    assert_eq!(lab.get("/tasks/each").await["next_at"], "2026-05-04T07:00:00Z");
     lab.stop().await;
 }
 

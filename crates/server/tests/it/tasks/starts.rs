@@ -115,6 +115,7 @@ async fn a_task_whose_owner_may_not_sign_in_rests_and_says_so(lab: Lab) {
     lab.pass(Span::hours(1));
     ended_runs(&lab, "hers", 1).await;
     lab.act(&format!("/users/{ann}/lock")).await;
+    assert!(text(&lab.get("/tasks/hers").await["stopped"]).contains(&ann), "at once");
     lab.pass(Span::hours(1));
     lab.server().settle().await.expect("it settles");
     let rests = lab.get("/tasks/hers").await;
@@ -123,9 +124,9 @@ async fn a_task_whose_owner_may_not_sign_in_rests_and_says_so(lab: Lab) {
     assert!(doctor.contains(&format!("task hers of app shop ({}) rests", lab.app)), "{doctor}");
     assert_eq!(lab.get("/tasks/hers/runs").await["total"], 1);
     lab.act(&format!("/users/{ann}/unlock")).await;
+    assert_eq!(lab.get("/tasks/hers").await["stopped"], Value::Null);
     lab.pass(Span::hours(1));
     ended_runs(&lab, "hers", 2).await;
-    assert_eq!(lab.get("/tasks/hers").await["stopped"], Value::Null);
     hourly["owner"] = json!("01900000-0000-7000-8000-00000000000a");
     let request = lab.api(Method::PUT, "/tasks/hers").json(&hourly);
     assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "owner");
