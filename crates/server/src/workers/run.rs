@@ -278,7 +278,7 @@ async fn execute(
         biased;
         report = app.sandbox.run(&job, &limits, &host) => finished(report),
         () = entered.run.cancelled() => cancelled(&entered.run, "someone asked for its end"),
-        () = host.left() => cancelled(&entered.run, "whoever asked left in the middle of the answer"),
+        () = host.left() => cancelled(&entered.run, "whoever asked left before its end"),
     };
     done.retry_after = app.config.tasks.retry_after;
     if *has_own_changes {

@@ -1,4 +1,4 @@
-//! Leases: a run is its server's as long as that gives signs of life for it, and nobody's afterwards.
+//! Leases: a run is its server's as long as that gives signs of life for it, and no longer.
 
 use reauth_server::domain::ledger::By;
 use reauth_server::domain::{Span, tasks};
