@@ -44,7 +44,7 @@ const PRELUDE: &str = concat!(
 /// The name that the engine gives it in stacks, which tell a script's author nothing of it.
 pub(crate) const PRELUDE_NAME: &str = "eval_script";
 /// Deep recursion ends as an error of the script well before the thread's own stack does.
-const STACK_BYTES: usize = 512 * 1024;
+pub(crate) const STACK_BYTES: usize = 512 * 1024;
 /// What a timer is awaited for at the most before the loop looks again.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Frames from the parent are trusted, but not endless.

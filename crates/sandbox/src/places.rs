@@ -91,6 +91,12 @@ fn rewritten(text: &str, name: &str, map: &SourceMap<'_>) -> String {
     made
 }
 
+/// The line and column of the first place in a text that is in this file.
+pub(crate) fn place_in(text: &str, name: &str) -> Option<(u32, u32)> {
+    let mut all = text.match_indices(name);
+    all.find_map(|(at, _)| place(&text[at + name.len()..])).map(|(line, column, _)| (line, column))
+}
+
 /// Reads `:line:column` at the beginning; answers its length too.
 fn place(text: &str) -> Option<(u32, u32, usize)> {
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
