@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
@@ -23,6 +25,8 @@ use crate::Limits;
 const PROGRAM_BYTES: u64 = 256 << 20;
 /// The socket, stdout, stderr, and what the start-up may hold.
 const FILES_MAX: u64 = 16;
+/// What the kernel says of this process.
+const STATUS: &str = "/proc/self/status";
 /// `PROT_EXEC`: no page of the child becomes executable any more.
 const PROT_EXEC: u64 = 4;
 
@@ -71,6 +75,34 @@ impl fmt::Display for Guards {
 pub(crate) fn die_with_parent() -> bool {
     let kill = Some(rustix::process::Signal::KILL);
     rustix::process::set_parent_process_death_signal(kill).is_ok()
+}
+
+/// How much memory this process has had in use at most, as the kernel counts it.
+pub(crate) struct Peak {
+    status: File,
+    first_bytes: u64,
+}
+
+impl Peak {
+    /// Opens what a child cannot open later.
+    pub(crate) fn open() -> Option<Self> {
+        let first_bytes = peak_bytes(&std::fs::read_to_string(STATUS).ok()?)?;
+        Some(Self { status: File::open(STATUS).ok()?, first_bytes })
+    }
+
+    /// By how much it has grown meanwhile. It is told once.
+    pub(crate) fn grown_bytes(&self) -> Option<u64> {
+        let mut text = [0; 4_096];
+        let length = (&self.status).read(&mut text).ok()?;
+        let now = peak_bytes(&String::from_utf8_lossy(&text[..length]))?;
+        Some(now.saturating_sub(self.first_bytes))
+    }
+}
+
+fn peak_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Gives up every right that a script does not need. For the child; there is no way back.

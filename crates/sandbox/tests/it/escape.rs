@@ -62,6 +62,15 @@ async fn memory_bombs_end_as_out_of_memory() {
         assert!(is_bounded, "{outcome:?}: {source}");
     }
     assert!(matches!(run("export function run() { return 1 }").await, Outcome::Done(_)));
+    // The engine has no words for these, or even swallows them.
+    for source in [
+        "const all = []; export function run() { for (let i = 0;; i++) all.push({ i }) }",
+        "const all = []; export async function run() { for (let i = 0;; i++) all.push(await { i }) }",
+    ] {
+        let outcome =
+            run_within(source, &Limits { cpu: limits().cpu, ..small.clone() }).await.outcome;
+        assert_eq!(outcome, Outcome::OutOfMemory, "{source}");
+    }
 }
 
 #[tokio::test]
