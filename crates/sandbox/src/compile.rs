@@ -63,14 +63,16 @@ pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled
     }
     let (mut modules, mut config) = (Vec::new(), None);
     for (name, source) in files {
-        let (module, said) = compile_file(name, source, files)?;
-        modules.push(module);
-        if name == entry {
-            config = said;
-        }
+        let said = (name == entry).then_some(&mut config);
+        modules.push(compile_file(name, source, files, said)?);
     }
     let script = Script { entry: entry.to_owned(), modules };
-    let exports = Checked::new(&script, files)?.exports(entry).into_iter().collect();
+    let checked = Checked::new(&script, files)?;
+    let exports = checked.exports(entry);
+    if config.is_none() && exports.contains(config::NAME) {
+        return Err(checked.wrong_export(entry, config::NAME, config::ELSEWHERE));
+    }
+    let exports = exports.into_iter().collect();
     Ok(Compiled { script, config, exports })
 }
 
@@ -97,7 +99,8 @@ fn compile_file(
     name: &str,
     source: &str,
     files: &BTreeMap<String, String>,
-) -> Result<(Module, Option<Value>), CompileError> {
+    said: Option<&mut Option<Value>>,
+) -> Result<Module, CompileError> {
     let allocator = Allocator::default();
     let options = ParseOptions { parse_regular_expression: true, ..ParseOptions::default() };
     let parsed = Parser::new(&allocator, source, kind(name)).with_options(options).parse();
@@ -105,13 +108,14 @@ fn compile_file(
     first(file, &parsed.diagnostics)?;
     imports_lead_somewhere(file, &parsed.module_record, files)?;
     let mut program = parsed.program;
-    let config = config::exported(&program).map_err(|(at, why)| error_at(file, &why, at))?;
+    if let Some(config) = said {
+        *config = config::exported(&program).map_err(|(at, why)| error_at(file, &why, at))?;
+    }
     let checked =
         SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
     first(file, &checked.diagnostics)?;
     if !is_typescript(name) {
-        let module = Module { name: name.into(), javascript: source.to_owned(), map: None };
-        return Ok((module, config));
+        return Ok(Module { name: name.into(), javascript: source.to_owned(), map: None });
     }
     let scoping = checked.semantic.into_scoping();
     let options = TransformOptions::default();
@@ -127,7 +131,7 @@ fn compile_file(
         map.set_source_contents(vec![None]);
         map.to_json_string()
     });
-    Ok((Module { name: name.into(), javascript: made.code, map }, config))
+    Ok(Module { name: name.into(), javascript: made.code, map })
 }
 
 /// Every import that is there at run time leads to a file.
@@ -307,5 +311,31 @@ mod tests {
         let error = of("t.ts", source).expect_err("it is computed");
         assert_eq!((error.line, error.column), (2, 34), "{error}");
         assert!(error.message.contains("literal"), "{error}");
+    }
+
+    #[test]
+    fn a_config_that_cannot_be_read_is_told() {
+        let compiled = |main: &str| {
+            let lib = "export const config = { retries: 1 + 1 }; export const more = {};";
+            let files = [("t.ts", main), ("lib.ts", lib)];
+            compile("t.ts", &BTreeMap::from(files.map(|(n, text)| (n.to_owned(), text.to_owned()))))
+        };
+        for (main, column) in [
+            ("export { config } from './lib';", 10),
+            ("import { config } from './lib'; export { config };", 42),
+            ("import * as all from './lib'; export { all as config };", 47),
+            ("export * from './lib';", 1),
+            ("export const { config } = { config: {} };", 16),
+            ("export let config;", 12),
+            ("let cfg; cfg = {}; export { cfg as config };", 36),
+            ("export function config() {}", 17),
+        ] {
+            let error = compiled(&format!("{main} export function run() {{}}")).expect_err(main);
+            assert!(error.message.contains("export const config = {"), "{error}");
+            assert_eq!((error.line, error.column), (1, column), "{error}");
+        }
+        for main in ["export type config = 1;", "import { more } from './lib'; more;"] {
+            assert_eq!(compiled(main).expect(main).config, None);
+        }
     }
 }
