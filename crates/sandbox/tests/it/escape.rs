@@ -200,6 +200,10 @@ attacks! {
     a_child_cannot_start_a_thread: std::thread::Builder::new().spawn(|| ()).is_ok();
     a_child_cannot_signal_others: rustix::process::kill_process(
         rustix::process::getppid().expect("a parent"), rustix::process::Signal::INT).is_ok();
+    a_child_cannot_let_a_file_signal: rustix::fs::fcntl_setfl(
+        rustix::stdio::stdin(), rustix::fs::OFlags::from_bits_retain(libc::O_ASYNC.unsigned_abs())).is_ok();
+    a_child_cannot_lock_a_file: rustix::fs::fcntl_lock(
+        rustix::stdio::stdin(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
     a_child_cannot_raise_its_limits: rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
         rustix::process::Rlimit { current: Some(64), maximum: Some(64) }).is_ok();
