@@ -53,7 +53,7 @@ impl Guards {
         self.all().iter().all(|(_, is_on)| *is_on)
     }
 
-    fn all(&self) -> [(&'static str, bool); 6] {
+    fn all(self) -> [(&'static str, bool); 6] {
         [
             ("resource limits", self.rlimits),
             ("no-new-privileges", self.no_new_privs),

@@ -67,16 +67,13 @@ impl<'a> Places<'a> {
                 let table = tables[file].get_or_insert_with(|| map.generate_lookup_table());
                 map.lookup_token_approx(table, line.saturating_sub(1), column.saturating_sub(1))
             });
-            let length = match (original, place) {
-                (Some(token), Some((_, _, length))) => {
-                    let (line, column) = (token.get_src_line() + 1, token.get_src_col() + 1);
-                    made.push_str(&format!(":{line}:{column}"));
-                    length
-                }
-                _ => {
-                    made.push(':');
-                    1
-                }
+            let length = if let (Some(token), Some((_, _, length))) = (original, place) {
+                let (line, column) = (token.get_src_line() + 1, token.get_src_col() + 1);
+                made.push_str(&format!(":{line}:{column}"));
+                length
+            } else {
+                made.push(':');
+                1
             };
             rest = &after[length..];
         }
