@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use oxc::allocator::Allocator;
 use oxc::codegen::{Codegen, CodegenOptions};
 use oxc::diagnostics::OxcDiagnostic;
-use oxc::parser::Parser;
+use oxc::parser::{ParseOptions, Parser};
 use oxc::semantic::SemanticBuilder;
 use oxc::span::SourceType;
 use oxc::syntax::module_record::ModuleRecord;
@@ -17,6 +17,7 @@ use oxc::transformer::{TransformOptions, Transformer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::checked::Checked;
 use crate::places::resolve;
 use crate::{Module, Script, config};
 
@@ -54,28 +55,25 @@ pub struct Compiled {
     pub exports: Vec<String>,
 }
 
-/// What a file's text says.
-struct File {
-    module: Module,
-    config: Option<Value>,
-    exports: Vec<String>,
-}
-
 /// Makes a script of texts by file name. A name says the language: `.ts` and `.mts` are TypeScript,
 /// all else is JavaScript. The entry is the file whose exports are called.
 pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled, CompileError> {
     if !files.contains_key(entry) {
         return Err(error_at((entry, ""), "the entry is not among the files", 0));
     }
-    let (mut modules, mut config, mut exports) = (Vec::new(), None, Vec::new());
+    let (mut modules, mut config) = (Vec::new(), None);
     for (name, source) in files {
-        let file = compile_file(name, source, files)?;
-        modules.push(file.module);
-        if name == entry {
-            (config, exports) = (file.config, file.exports);
-        }
+        let said = (name == entry).then_some(&mut config);
+        modules.push(compile_file(name, source, files, said)?);
     }
-    Ok(Compiled { script: Script { entry: entry.to_owned(), modules }, config, exports })
+    let script = Script { entry: entry.to_owned(), modules };
+    let checked = Checked::new(&script, files)?;
+    let exports = checked.exports(entry);
+    if config.is_none() && exports.contains(config::NAME) {
+        return Err(checked.wrong_export(entry, config::NAME, config::ELSEWHERE));
+    }
+    let exports = exports.into_iter().collect();
+    Ok(Compiled { script, config, exports })
 }
 
 /// The relative imports of a file that are there at run time, for those who look for the files of a
@@ -101,23 +99,23 @@ fn compile_file(
     name: &str,
     source: &str,
     files: &BTreeMap<String, String>,
-) -> Result<File, CompileError> {
+    said: Option<&mut Option<Value>>,
+) -> Result<Module, CompileError> {
     let allocator = Allocator::default();
-    let parsed = Parser::new(&allocator, source, kind(name)).parse();
+    let options = ParseOptions { parse_regular_expression: true, ..ParseOptions::default() };
+    let parsed = Parser::new(&allocator, source, kind(name)).with_options(options).parse();
     let file = (name, source);
     first(file, &parsed.diagnostics)?;
     imports_lead_somewhere(file, &parsed.module_record, files)?;
-    let exported = parsed.module_record.exported_bindings.keys();
-    let mut exports: Vec<String> = exported.map(ToString::to_string).collect();
-    exports.sort_unstable();
     let mut program = parsed.program;
-    let config = config::exported(&program).map_err(|(at, why)| error_at(file, &why, at))?;
+    if let Some(config) = said {
+        *config = config::exported(&program).map_err(|(at, why)| error_at(file, &why, at))?;
+    }
     let checked =
         SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
     first(file, &checked.diagnostics)?;
     if !is_typescript(name) {
-        let module = Module { name: name.into(), javascript: source.to_owned(), map: None };
-        return Ok(File { module, config, exports });
+        return Ok(Module { name: name.into(), javascript: source.to_owned(), map: None });
     }
     let scoping = checked.semantic.into_scoping();
     let options = TransformOptions::default();
@@ -133,7 +131,7 @@ fn compile_file(
         map.set_source_contents(vec![None]);
         map.to_json_string()
     });
-    Ok(File { module: Module { name: name.into(), javascript: made.code, map }, config, exports })
+    Ok(Module { name: name.into(), javascript: made.code, map })
 }
 
 /// Every import that is there at run time leads to a file.
@@ -172,9 +170,18 @@ fn error_at((file, source): (&str, &str), message: &str, offset: usize) -> Compi
     let before = source.get(..offset.min(source.len())).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    let text = source.lines().nth(line - 1).unwrap_or_default();
+    error_on((file, source), message, (line, column))
+}
+
+/// Something is wrong at this line and column, from 1.
+pub(crate) fn error_on(
+    (file, source): (&str, &str),
+    message: &str,
+    (line, column): (usize, usize),
+) -> CompileError {
+    let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let number = line.to_string();
-    let (gap, mark) = (" ".repeat(number.len()), " ".repeat(column - 1));
+    let (gap, mark) = (" ".repeat(number.len()), " ".repeat(column.saturating_sub(1)));
     let frame =
         format!("{message}\n{gap}--> {file}:{line}:{column}\n{number} | {text}\n{gap} | {mark}^");
     CompileError { message: message.to_owned(), file: file.to_owned(), line, column, frame }
@@ -235,6 +242,59 @@ mod tests {
     }
 
     #[test]
+    fn what_the_engine_cannot_read_is_told_with_its_place() {
+        let run = "export function run() {}\n";
+        for (name, source, wanted, place) in [
+            ("t.ts", "interface A {}\nclass B { @run f() {} }", "engine cannot read", (3, 11)),
+            ("t.js", "class B { @run f() {} }", "engine cannot read", (2, 11)),
+            ("t.js", "  class B { accessor x = 1 }", "engine cannot read", (2, 22)),
+            ("t.js", "const a = /(/;", "Unterminated", (2, 12)),
+            ("t.ts", "const a = /(?<n>a)\\k<m>/;", "reference", (2, 19)),
+        ] {
+            let error = of(name, &format!("{run}{source}")).expect_err(source);
+            assert!(error.message.contains(wanted), "{error}");
+            assert_eq!((error.line, error.column), place, "{error}");
+        }
+        let files =
+            [("main.ts", "import './b.js'; export const run = 1"), ("b.js", "@x class A {}")];
+        let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        let error = compile("main.ts", &BTreeMap::from(files)).expect_err("a decorator");
+        assert_eq!((error.file.as_str(), error.line), ("b.js", 1), "{error}");
+    }
+
+    #[test]
+    fn what_is_imported_is_exported_there() {
+        let compiled = |main: &str| {
+            let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+            let files = BTreeMap::from([
+                file("main.ts", main),
+                file("a.ts", "export interface T {}\nexport const one = 1; export * from './b'"),
+                file("b.js", "export * from './a'; export default 2; export { x as y }; let x;"),
+            ]);
+            compile("main.ts", &files)
+        };
+        for (main, column) in [
+            ("import { one, nothing } from './a';\nexport const run = () => nothing + one;", 15),
+            ("import two from './a'; export const run = () => two", 8),
+            ("export { x as run } from './b'", 10),
+            ("export { T } from './a'; export const run = 1", 10),
+        ] {
+            let error = compiled(main).expect_err(main);
+            assert!(error.message.contains(" exports no "), "{error}");
+            assert_eq!((error.line, error.column), (1, column), "{error}");
+        }
+        for (main, exports) in [
+            ("import { type T, one, y } from './a'; export const run = (t: T) => one + y", "run"),
+            ("import { T } from './a'; export function run(t: T) {}", "run"),
+            ("import two from './b'; export { two }; export type run = 1", "two"),
+            ("import * as a from './a'; export { a as run }", "run"),
+            ("export * from './a'; export default 3", "default one y"),
+        ] {
+            assert_eq!(compiled(main).expect(main).exports.join(" "), exports);
+        }
+    }
+
+    #[test]
     fn a_script_says_what_it_needs() {
         let source = "export const config = {\n  scopes: ['users:read'], 'single_instance': true,\n\
             schedule: { cron: `0 3 * * *`, zone: \"UTC\" }, retries: 2, at: -1.5, none: null,\n\
@@ -251,5 +311,31 @@ mod tests {
         let error = of("t.ts", source).expect_err("it is computed");
         assert_eq!((error.line, error.column), (2, 34), "{error}");
         assert!(error.message.contains("literal"), "{error}");
+    }
+
+    #[test]
+    fn a_config_that_cannot_be_read_is_told() {
+        let compiled = |main: &str| {
+            let lib = "export const config = { retries: 1 + 1 }; export const more = {};";
+            let files = [("t.ts", main), ("lib.ts", lib)];
+            compile("t.ts", &BTreeMap::from(files.map(|(n, text)| (n.to_owned(), text.to_owned()))))
+        };
+        for (main, column) in [
+            ("export { config } from './lib';", 10),
+            ("import { config } from './lib'; export { config };", 42),
+            ("import * as all from './lib'; export { all as config };", 47),
+            ("export * from './lib';", 1),
+            ("export const { config } = { config: {} };", 16),
+            ("export let config;", 12),
+            ("let cfg; cfg = {}; export { cfg as config };", 36),
+            ("export function config() {}", 17),
+        ] {
+            let error = compiled(&format!("{main} export function run() {{}}")).expect_err(main);
+            assert!(error.message.contains("export const config = {"), "{error}");
+            assert_eq!((error.line, error.column), (1, column), "{error}");
+        }
+        for main in ["export type config = 1;", "import { more } from './lib'; more;"] {
+            assert_eq!(compiled(main).expect(main).config, None);
+        }
     }
 }

@@ -10,8 +10,11 @@ use serde_json::{Map, Number, Value};
 
 /// A value nests this deep at most.
 const DEPTH_MAX: usize = 16;
-const NAME: &str = "config";
+pub(crate) const NAME: &str = "config";
 const WANTED: &str = "config is read without running the script: it must be a literal";
+
+pub(crate) const ELSEWHERE: &str = "config is read without running the script: write \
+     `export const config = { … }` in this file, with literals";
 
 /// Where in the text, and what is wrong there.
 type Wrong = (usize, String);

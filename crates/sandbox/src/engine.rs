@@ -1,7 +1,7 @@
 //! The child's side of a run: drops its rights, then runs QuickJS and a plain loop on one socket.
 //! Nothing here limits a script by itself: the kernel and the parent do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -12,12 +12,15 @@ use std::time::Duration;
 use rquickjs::loader::{ImportAttributes, Loader, Resolver};
 use rquickjs::module::Declared;
 use rquickjs::promise::PromiseState;
-use rquickjs::{Context, Ctx, Error, Exception, Function, Module, Object, Promise, Runtime, Value};
+use rquickjs::runtime::RejectionTracker;
+use rquickjs::{
+    Context, Ctx, Error, Exception, Function, Module, Object, Persistent, Promise, Runtime, Value,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::compile::compile;
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
-use crate::limits::{die_with_parent, drop_rights};
+use crate::limits::{Peak, die_with_parent, drop_rights};
 use crate::natives::natives;
 use crate::places::resolve;
 use crate::process::{ERROR_BYTES_MAX, cut};
@@ -45,7 +48,9 @@ const PRELUDE: &str = concat!(
 /// The name that the engine gives it in stacks, which tell a script's author nothing of it.
 pub(crate) const PRELUDE_NAME: &str = "eval_script";
 /// Deep recursion ends as an error of the script well before the thread's own stack does.
-const STACK_BYTES: usize = 512 * 1024;
+pub(crate) const STACK_BYTES: usize = 512 * 1024;
+/// What the engine throws while it has memory left for an error.
+const OUT_OF_MEMORY: &str = "InternalError: out of memory";
 /// What a timer is awaited for at the most before the loop looks again.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Frames from the parent are trusted, but not endless.
@@ -76,8 +81,19 @@ fn serve_parent() -> Result<(), String> {
     };
     let _ = std::env::set_current_dir("/");
     // The first use of randomness and of the time zone opens files: before the doors close.
+    let peak = Peak::open();
     let guards = drop_rights(&limits);
-    socket.send(&work(&socket, guards, &limits)?)
+    let child = Child { socket, limits, peak, rejections: Rejections::default() };
+    let last = work(&child, guards)?;
+    child.socket.send(&last)
+}
+
+/// What serves a script all the time that it runs.
+struct Child {
+    socket: Rc<Socket>,
+    limits: Limits,
+    peak: Option<Peak>,
+    rejections: Rejections,
 }
 
 /// The one connection to the world.
@@ -129,11 +145,14 @@ struct Hooks<'js> {
     waiting: Function<'js>,
     /// The message and stack of whatever was thrown.
     describe: Function<'js>,
+    /// Says in the log what a run that has succeeded leaves behind.
+    leave: Function<'js>,
 }
 
 /// Does the one thing that this child is for. All that can be done before it is known is done
 /// before the child says that it is ready.
-fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent, String> {
+fn work(child: &Child, guards: Guards) -> Result<ToParent, String> {
+    let Child { socket, limits, .. } = child;
     let names = Modules::default();
     let made = Runtime::new().and_then(|runtime| {
         let context = Context::full(&runtime)?;
@@ -143,10 +162,11 @@ fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent
     runtime.set_memory_limit(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX));
     runtime.set_max_stack_size(STACK_BYTES);
     runtime.set_loader(names.clone(), names.clone());
+    runtime.set_host_promise_rejection_tracker(Some(child.rejections.tracker()));
     context.with(|ctx| {
         let hooks = begin(&ctx, socket).map_err(|error| match caught(&ctx, None, &error) {
             Failure::Threw { message, stack } => format!("the prelude: {message}\n{stack}"),
-            Failure::Broken(why) => why,
+            other => format!("the prelude: {other:?}"),
         })?;
         // What is used for the first time is slow: that is over before anybody waits for it.
         let warm = ctx.json_parse("{}").and_then(|_| warm_up(&ctx));
@@ -155,8 +175,9 @@ fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent
         match socket.receive(FROM_PARENT_MAX)? {
             ToChild::Start(job) => {
                 names.take(&job.script);
-                let ended = evaluate(&ctx, socket, (&job, &hooks), limits);
-                Ok(ToParent::End(ended.unwrap_or_else(Failure::end)))
+                let ended = evaluate(&ctx, child, &job, &hooks);
+                child.rejections.forget();
+                Ok(ToParent::End(ended.unwrap_or_else(|failure| failure.end(child))))
             }
             ToChild::Compile { entry, files } => {
                 let compiled = serde_json::value::to_raw_value(&compile(&entry, &files));
@@ -168,34 +189,54 @@ fn work(socket: &Rc<Socket>, guards: Guards, limits: &Limits) -> Result<ToParent
 }
 
 /// Why a script went no further.
+#[derive(Debug)]
 enum Failure {
     /// The script's own doing.
     Threw { message: String, stack: String },
-    /// Ours: the parent is gone, or there is no memory even to say why.
+    /// Null was thrown. The engine does so when it has no memory left even for an error.
+    Null,
+    /// It waits for nothing. A job for which there was no memory ends without a word, too.
+    Stuck,
+    /// There was no memory to speak with it.
+    OutOfMemory,
+    /// Ours: the parent is gone.
     Broken(String),
 }
 
 impl Failure {
-    fn end(self) -> End {
+    fn end(self, child: &Child) -> End {
+        let threw = |message: &str| End::Threw { message: message.into(), stack: String::new() };
         match self {
-            Self::Threw { message, .. } if message.ends_with("out of memory") => End::OutOfMemory,
+            Self::Threw { message, .. } if message == OUT_OF_MEMORY => End::OutOfMemory,
             Self::Threw { mut message, mut stack } => {
                 // A frame has no room for more than this, and nobody reads as much.
                 cut(&mut message, ERROR_BYTES_MAX);
                 cut(&mut stack, ERROR_BYTES_MAX);
                 End::Threw { message, stack }
             }
-            Self::Broken(message) if message.contains("llocation") => End::OutOfMemory,
-            Self::Broken(message) => End::Threw { message, stack: String::new() },
+            Self::Null | Self::Stuck if child.was_full() => End::OutOfMemory,
+            Self::Null => threw("thrown: null"),
+            Self::Stuck => threw("the run can never end: it waits for nothing"),
+            Self::OutOfMemory => End::OutOfMemory,
+            Self::Broken(message) => threw(&message),
         }
+    }
+}
+
+impl Child {
+    /// Whether so much memory was in use at some time that the script's may have been all of it:
+    /// pages that were never touched do not count. Where the kernel does not tell, it was.
+    fn was_full(&self) -> bool {
+        let grown = self.peak.as_ref().and_then(Peak::grown_bytes);
+        grown.is_none_or(|grown| grown >= self.limits.memory_bytes / 4)
     }
 }
 
 fn evaluate<'js>(
     ctx: &Ctx<'js>,
-    socket: &Rc<Socket>,
-    (job, hooks): (&Job, &Hooks<'js>),
-    limits: &Limits,
+    child: &Child,
+    job: &Job,
+    hooks: &Hooks<'js>,
 ) -> Result<End, Failure> {
     let fail = |error: Error| caught(ctx, Some(hooks), &error);
     let context = serde_json::json!({
@@ -211,12 +252,13 @@ fn evaluate<'js>(
     let Some(entry) = entry else { return Err(Failure::Broken("there is no entry".into())) };
     let module = Module::declare(ctx.clone(), entry.name.clone(), entry.javascript.clone());
     let (module, loaded) = module.and_then(Module::eval).map_err(fail)?;
-    drive(ctx, socket, hooks, &loaded)?;
+    drive(ctx, child, hooks, &loaded)?;
     let exports = module.namespace().map_err(fail)?;
     let promise: Promise<'_> = hooks.start.call((exports,)).map_err(fail)?;
-    drive(ctx, socket, hooks, &promise)?;
+    drive(ctx, child, hooks, &promise)?;
     let json: String = promise.finish().map_err(fail)?;
-    if json.len() > limits.result_bytes {
+    let () = hooks.leave.call(()).map_err(fail)?;
+    if json.len() > child.limits.result_bytes {
         return Ok(End::TooLarge);
     }
     let json = Json::of(json).map(End::Done);
@@ -245,40 +287,44 @@ fn begin<'js>(ctx: &Ctx<'js>, socket: &Rc<Socket>) -> Result<Hooks<'js>, Error> 
         settle: hooks.get("settle")?,
         waiting: hooks.get("waiting")?,
         describe: hooks.get("describe")?,
+        leave: hooks.get("leave")?,
     })
 }
 
-/// Runs until the promise is settled: jobs, then timers, then answers from the parent.
+/// Runs until the promise is settled, or another is rejected and nobody has handled that when all
+/// jobs are done: jobs, then timers, then answers from the parent.
 fn drive<'js>(
     ctx: &Ctx<'js>,
-    socket: &Socket,
+    child: &Child,
     hooks: &Hooks<'js>,
     promise: &Promise<'js>,
 ) -> Result<(), Failure> {
     let fail = |error: Error| caught(ctx, Some(hooks), &error);
     loop {
         while ctx.execute_pending_job() {}
-        match promise.state() {
-            PromiseState::Resolved => return Ok(()),
-            PromiseState::Rejected => {
-                let error = promise.result::<Value<'js>>().and_then(Result::err);
-                return Err(fail(error.unwrap_or(Error::Unknown)));
-            }
-            PromiseState::Pending => {}
+        if promise.state() == PromiseState::Rejected {
+            let error = promise.result::<Value<'js>>().and_then(Result::err);
+            return Err(fail(error.unwrap_or(Error::Unknown)));
+        }
+        if let Some(reason) = child.rejections.first(ctx) {
+            return Err(described(Some(hooks), &reason));
+        }
+        if promise.state() == PromiseState::Resolved {
+            return Ok(());
         }
         let next: f64 = hooks.fire_due.call(()).map_err(fail)?;
         let waiting: u32 = hooks.waiting.call(()).map_err(fail)?;
-        if next == 0.0 {
+        if next < 0.0 && waiting == 0 {
+            return Err(Failure::Stuck);
+        }
+        if next == 0.0 && waiting == 0 {
             continue;
         }
-        if next < 0.0 && waiting == 0 {
-            let message = "the run can never end: it waits for nothing".to_owned();
-            return Err(Failure::Threw { message, stack: String::new() });
-        }
+        // Answers that are there are heard between two timers, too.
         let pause =
             if next < 0.0 { PAUSE_MAX } else { Duration::from_secs_f64(next.min(60_000.0) / 1e3) };
-        if socket.wait(pause).map_err(Failure::Broken)? {
-            let frame = socket.receive(FROM_PARENT_MAX).map_err(Failure::Broken)?;
+        if child.socket.wait(pause).map_err(Failure::Broken)? {
+            let frame = child.socket.receive(FROM_PARENT_MAX).map_err(Failure::Broken)?;
             let ToChild::Answer { id, answer } = frame else {
                 return Err(Failure::Broken("the parent said something else".to_owned()));
             };
@@ -288,15 +334,19 @@ fn drive<'js>(
     }
 }
 
-/// What was thrown, in words.
+/// What an error of the engine means.
 fn caught<'js>(ctx: &Ctx<'js>, hooks: Option<&Hooks<'js>>, error: &Error) -> Failure {
-    if !error.is_exception() {
-        return Failure::Broken(error.to_string());
+    match error {
+        Error::Exception => described(hooks, &ctx.catch()),
+        Error::Allocation => Failure::OutOfMemory,
+        other => Failure::Broken(other.to_string()),
     }
-    let thrown = ctx.catch();
+}
+
+/// What was thrown, in words.
+fn described<'js>(hooks: Option<&Hooks<'js>>, thrown: &Value<'js>) -> Failure {
     if thrown.is_null() {
-        // The engine has no memory left even for an error, and throws null.
-        return Failure::Broken("no allocation is possible".to_owned());
+        return Failure::Null;
     }
     let plain = |thrown: &Value<'_>| {
         let exception = thrown.clone().into_object().and_then(Exception::from_object);
@@ -309,7 +359,43 @@ fn caught<'js>(ctx: &Ctx<'js>, hooks: Option<&Hooks<'js>>, error: &Error) -> Fai
         let mut pair = pair.ok()?.into_iter();
         Some(Failure::Threw { message: pair.next()?, stack: pair.next()? })
     });
-    described.unwrap_or_else(|| plain(&thrown))
+    described.unwrap_or_else(|| plain(thrown))
+}
+
+/// Promises that were rejected while nobody handled them, each with its number and its reason.
+#[derive(Clone, Default)]
+struct Rejections {
+    all: Rc<RefCell<HashMap<Kept, (usize, Kept)>>>,
+}
+
+type Kept = Persistent<Value<'static>>;
+
+impl Rejections {
+    /// Hears of each promise that is rejected without a handler, and of each that gets one later.
+    fn tracker(&self) -> RejectionTracker {
+        let (all, count) = (Rc::clone(&self.all), Cell::new(0));
+        Box::new(move |ctx, promise, reason, is_handled| {
+            let promise = Persistent::save(&ctx, promise);
+            if is_handled {
+                all.borrow_mut().remove(&promise);
+            } else {
+                let reason = Persistent::save(&ctx, reason);
+                all.borrow_mut().insert(promise, (count.replace(count.get() + 1), reason));
+            }
+        })
+    }
+
+    /// Why the first of them was rejected.
+    fn first<'js>(&self, ctx: &Ctx<'js>) -> Option<Value<'js>> {
+        let all = self.all.borrow();
+        let (_, reason) = all.values().min_by_key(|(number, _)| *number)?;
+        reason.clone().restore(ctx).ok()
+    }
+
+    /// Nothing of them may outlive the engine.
+    fn forget(&self) {
+        self.all.take();
+    }
 }
 
 /// The script's own modules: nothing else can be imported.

@@ -6,6 +6,7 @@
 //! a child that serves no other and answers a [`Report`]; [`child_main`] is the child.
 #![warn(missing_docs)]
 
+mod checked;
 mod compile;
 mod config;
 mod engine;
@@ -31,6 +32,9 @@ pub use json::Json;
 pub use limits::{Guards, drop_rights};
 pub use places::resolve;
 pub use process::Sandbox;
+
+/// A script is called by one of these exports at least; what has none is a file for others.
+pub const CALLED: [&str; 3] = ["run", "authenticate", "extractIdentity"];
 
 /// A script ready to run: one or more modules, types already stripped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, Ruleset,
+    RulesetAttr as _, RulesetStatus, Scope,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{
@@ -23,6 +25,8 @@ use crate::Limits;
 const PROGRAM_BYTES: u64 = 256 << 20;
 /// The socket, stdout, stderr, and what the start-up may hold.
 const FILES_MAX: u64 = 16;
+/// What the kernel says of this process.
+const STATUS: &str = "/proc/self/status";
 /// `PROT_EXEC`: no page of the child becomes executable any more.
 const PROT_EXEC: u64 = 4;
 
@@ -35,25 +39,35 @@ pub struct Guards {
     pub no_new_privs: bool,
     /// The system calls that remain are those on a short list.
     pub seccomp: bool,
-    /// No path and no port can be opened.
+    /// No path can be opened (Landlock, ABI 1).
     pub landlock: bool,
+    /// No TCP port can be listened on or connected to (Landlock, ABI 4).
+    pub landlock_tcp: bool,
+    /// Nobody else can be signalled or reached by an abstract name (Landlock, ABI 6).
+    pub landlock_scopes: bool,
 }
 
 impl Guards {
     /// Whether nothing is missing.
     pub fn is_complete(&self) -> bool {
-        self.rlimits && self.no_new_privs && self.seccomp && self.landlock
+        self.all().iter().all(|(_, is_on)| *is_on)
+    }
+
+    fn all(self) -> [(&'static str, bool); 6] {
+        [
+            ("resource limits", self.rlimits),
+            ("no-new-privileges", self.no_new_privs),
+            ("seccomp", self.seccomp),
+            ("Landlock for paths", self.landlock),
+            ("Landlock for TCP", self.landlock_tcp),
+            ("Landlock for signals and abstract sockets", self.landlock_scopes),
+        ]
     }
 }
 
 impl fmt::Display for Guards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = [
-            ("resource limits", self.rlimits),
-            ("no-new-privileges", self.no_new_privs),
-            ("seccomp", self.seccomp),
-            ("Landlock", self.landlock),
-        ];
+        let all = self.all();
         let names = |wanted: bool| {
             let some = all.iter().filter(|(_, is_on)| *is_on == wanted).map(|(name, _)| *name);
             some.collect::<Vec<_>>().join(", ")
@@ -73,12 +87,46 @@ pub(crate) fn die_with_parent() -> bool {
     rustix::process::set_parent_process_death_signal(kill).is_ok()
 }
 
+/// How much memory this process has had in use at most, as the kernel counts it.
+pub(crate) struct Peak {
+    status: File,
+    first_bytes: u64,
+}
+
+impl Peak {
+    /// Opens what a child cannot open later.
+    pub(crate) fn open() -> Option<Self> {
+        let first_bytes = peak_bytes(&std::fs::read_to_string(STATUS).ok()?)?;
+        Some(Self { status: File::open(STATUS).ok()?, first_bytes })
+    }
+
+    /// By how much it has grown meanwhile. It is told once.
+    pub(crate) fn grown_bytes(&self) -> Option<u64> {
+        let mut text = [0; 4_096];
+        let length = (&self.status).read(&mut text).ok()?;
+        let now = peak_bytes(&String::from_utf8_lossy(&text[..length]))?;
+        Some(now.saturating_sub(self.first_bytes))
+    }
+}
+
+fn peak_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 /// Gives up every right that a script does not need. For the child; there is no way back.
 pub fn drop_rights(limits: &Limits) -> Guards {
+    let rlimits = limit_resources(limits);
+    let no_new_privs = rustix::thread::set_no_new_privs(true).is_ok();
+    let abi = close_paths();
+    let holds = |wanted: ABI| abi.is_some_and(|abi| abi >= wanted);
     Guards {
-        rlimits: limit_resources(limits),
-        no_new_privs: rustix::thread::set_no_new_privs(true).is_ok(),
-        landlock: close_paths(),
+        rlimits,
+        no_new_privs,
+        landlock: holds(ABI::V1),
+        landlock_tcp: holds(ABI::V4),
+        landlock_scopes: holds(ABI::V6),
         // Last, since the others need calls that it ends.
         seccomp: close_calls().is_ok(),
     }
@@ -101,7 +149,8 @@ fn limit_resources(limits: &Limits) -> bool {
     })
 }
 
-fn close_paths() -> bool {
+/// Answers how much of what Landlock can do this kernel's can.
+fn close_paths() -> Option<ABI> {
     let abi = ABI::V6;
     let restricted = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -110,7 +159,11 @@ fn close_paths() -> bool {
         .and_then(|rules| rules.scope(Scope::from_all(abi)))
         .and_then(Ruleset::create)
         .and_then(landlock::RulesetCreated::restrict_self);
-    restricted.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
+    let status = restricted.ok().filter(|it| it.ruleset != RulesetStatus::NotEnforced)?;
+    match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => Some(effective_abi),
+        _ => None,
+    }
 }
 
 fn close_calls() -> Result<(), Box<dyn std::error::Error>> {
@@ -125,6 +178,15 @@ fn close_calls() -> Result<(), Box<dyn std::error::Error>> {
     let (own, op) = (u64::from(std::process::id()), SeccompCmpOp::Eq);
     let to_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, op, own)?;
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![to_itself])?]);
+    // Of a file it may know the flags, and close it when another program begins: nobody is told
+    // when something happens there, and nothing is locked.
+    let known = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL].map(|command| {
+        let command = u64::from(command.unsigned_abs());
+        let op = SeccompCmpOp::Eq;
+        SeccompRule::new(vec![SeccompCondition::new(1, SeccompCmpArgLen::Dword, op, command)?])
+    });
+    let known = known.into_iter().collect::<Result<Vec<_>, _>>()?;
+    rules.insert(libc::SYS_fcntl, known);
     // The allocator looks for a kernel setting before it gives memory back, and copes without it:
     // what it asks is refused, not punished. The stricter of two filters holds.
     let open = [libc::SYS_openat].map(|call| (call, Vec::new())).into();
@@ -156,7 +218,6 @@ fn allowed() -> Vec<i64> {
         libc::SYS_sendto,
         libc::SYS_ppoll,
         libc::SYS_close,
-        libc::SYS_fcntl,
         libc::SYS_openat,
         // Memory.
         libc::SYS_brk,
@@ -195,10 +256,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let all = Guards { rlimits: true, no_new_privs: true, seccomp: true, landlock: true };
+        let all = Guards {
+            rlimits: true,
+            no_new_privs: true,
+            seccomp: true,
+            landlock: true,
+            landlock_tcp: true,
+            landlock_scopes: true,
+        };
         assert!(all.is_complete());
-        let some = Guards { landlock: false, ..all };
+        let some = Guards { landlock_tcp: false, ..all };
         assert!(!some.is_complete());
-        assert!(some.to_string().ends_with("this kernel lacks Landlock"), "{some}");
+        assert!(some.to_string().contains("Landlock for paths"), "{some}");
+        assert!(some.to_string().ends_with("this kernel lacks Landlock for TCP"), "{some}");
     }
 }

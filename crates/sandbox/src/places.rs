@@ -1,8 +1,6 @@
 //! Where things are: which file an import means, and which line of the written text a line of the
 //! running one came from.
 
-use std::collections::HashMap;
-
 use oxc_sourcemap::SourceMap;
 
 use crate::Script;
@@ -38,29 +36,60 @@ pub fn resolve(base: &str, wanted: &str, is_there: impl Fn(&str) -> bool) -> Opt
 
 /// A text of the child with every place `name:line:column` as it was written.
 pub(crate) struct Places<'a> {
-    maps: HashMap<&'a str, SourceMap<'a>>,
+    /// The longest name first: another may be its end.
+    files: Vec<(&'a str, Option<SourceMap<'a>>)>,
 }
 
 impl<'a> Places<'a> {
     pub(crate) fn of(script: &'a Script) -> Self {
         let map = |text: &'a String| SourceMap::from_json_string(text).ok();
-        let maps = script
-            .modules
-            .iter()
-            .filter_map(|module| Some((module.name.as_str(), module.map.as_ref().and_then(map)?)));
-        Self { maps: maps.collect() }
+        let modules = script.modules.iter();
+        let mut files: Vec<_> = modules
+            .map(|module| (module.name.as_str(), module.map.as_ref().and_then(map)))
+            .collect();
+        files.sort_unstable_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        Self { files }
     }
 
     /// The text is the child's: it is read as hostile, and what fits nothing stays as it is.
     pub(crate) fn written(&self, text: &str) -> String {
-        let mut text = without_globals(text);
-        for (name, map) in &self.maps {
-            if text.contains(name) {
-                text = rewritten(&text, name, map);
-            }
+        let text = without_globals(text);
+        let mut tables: Vec<_> = self.files.iter().map(|_| None).collect();
+        let mut made = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find(':') {
+            let (before, after) = rest.split_at(at);
+            made.push_str(before);
+            let place = place(after);
+            let file = place.and_then(|_| self.files.iter().position(|it| ends_with(&made, it.0)));
+            let original = file.and_then(|file| {
+                let (map, (line, column, _)) = (self.files[file].1.as_ref()?, place?);
+                let table = tables[file].get_or_insert_with(|| map.generate_lookup_table());
+                map.lookup_token_approx(table, line.saturating_sub(1), column.saturating_sub(1))
+            });
+            let length = if let (Some(token), Some((_, _, length))) = (original, place) {
+                let (line, column) = (token.get_src_line() + 1, token.get_src_col() + 1);
+                made.push_str(&format!(":{line}:{column}"));
+                length
+            } else {
+                made.push(':');
+                1
+            };
+            rest = &after[length..];
         }
-        text
+        made.push_str(rest);
+        made
     }
+}
+
+/// Whether a text ends with this name, which is not the end of a longer one.
+fn ends_with(text: &str, name: &str) -> bool {
+    let before = text.strip_suffix(name).map(|before| before.chars().next_back());
+    before.is_some_and(|last| !last.is_some_and(is_in_paths))
+}
+
+fn is_in_paths(c: char) -> bool {
+    c.is_alphanumeric() || "/._-@$~+%#".contains(c)
 }
 
 /// Without the frames of a stack that are in our own globals.
@@ -70,25 +99,10 @@ fn without_globals(text: &str) -> String {
     lines.join("\n")
 }
 
-fn rewritten(text: &str, name: &str, map: &SourceMap<'_>) -> String {
-    let table = map.generate_lookup_table();
-    let mut made = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(name) {
-        let after = at + name.len();
-        made.push_str(&rest[..after]);
-        rest = &rest[after..];
-        let Some((line, column, length)) = place(rest) else { continue };
-        let token =
-            map.lookup_token_approx(&table, line.saturating_sub(1), column.saturating_sub(1));
-        if let Some(token) = token {
-            let (line, column) = (token.get_src_line() + 1, token.get_src_col() + 1);
-            made.push_str(&format!(":{line}:{column}"));
-            rest = &rest[length..];
-        }
-    }
-    made.push_str(rest);
-    made
+/// The line and column of the first place in a text that is in this file.
+pub(crate) fn place_in(text: &str, name: &str) -> Option<(u32, u32)> {
+    let mut all = text.match_indices(':').filter(|(at, _)| ends_with(&text[..*at], name));
+    all.find_map(|(at, _)| place(&text[at..])).map(|(line, column, _)| (line, column))
 }
 
 /// Reads `:line:column` at the beginning; answers its length too.
@@ -142,7 +156,26 @@ mod tests {
         assert!(written.starts_with("    at run (t.ts:7:"), "{written}");
         assert!(written.ends_with(" at t.ts of t.ts:x"), "{written}");
         assert_eq!(places.written("t.ts:99999:1 t.ts:1"), "t.ts:99999:1 t.ts:1");
+        assert_eq!(
+            places.written(&format!("(lib/t.ts:{line}:12)")),
+            format!("(lib/t.ts:{line}:12)")
+        );
         let ours = format!("Error: no\n    at fetch ({PRELUDE_NAME}:1:2)\n    at run (t.js:1:2)");
         assert_eq!(places.written(&ours), "Error: no\n    at run (t.js:1:2)");
+    }
+
+    #[test]
+    fn a_place_is_that_of_its_own_file() {
+        let text =
+            |gap: &str| format!("{gap}export function run() {{\n  throw new Error('no');\n}}\n");
+        let files = [("a.ts", 0), ("lib/a.ts", 8), ("of a.ts", 18)];
+        let files = files.map(|(name, gap)| {
+            (name.to_owned(), text(&format!("type A =\n{}1;\n", "\n".repeat(gap))))
+        });
+        let script = crate::compile("a.ts", &BTreeMap::from(files)).expect("it compiles").script;
+        let stack = "at run (lib/a.ts:2:3) at run (a.ts:2:3)\na.ts:2:3 of a.ts:2:3 x/a.ts:2:3";
+        let wanted = "at run (lib/a.ts:12:3) at run (a.ts:4:3)\na.ts:4:3 of a.ts:22:3 x/a.ts:2:3";
+        assert_eq!(script.written(stack), wanted);
+        assert_eq!(place_in(wanted, "a.ts"), Some((4, 3)));
     }
 }

@@ -28,7 +28,7 @@ class ApiError extends Error {
 async function askApi(method, path, body = undefined) {
   const headers = { authorization: `Token ${backend.token}` };
   if (body !== undefined) headers["content-type"] = "application/json";
-  const text = body === undefined ? undefined : JSON.stringify(body);
+  const text = body === undefined ? undefined : jsonOf(body);
   // The token is for this API and for nobody to whom it may point.
   const init = { method, headers, body: text, redirect: "manual" };
   const answer = await fetch(backend.url + path, init);

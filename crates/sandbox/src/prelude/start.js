@@ -30,7 +30,7 @@ async function start(namespace) {
   const { backend, env, run } = context;
   const self = { backend: { ...backend }, env: { ...env }, run: { ...run } };
   const result = await called(namespace, self, context.call);
-  return (JSON.stringify(result) ?? "null").toWellFormed();
+  return jsonOf(result) ?? "null";
 }
 
 async function called(namespace, self, call) {
@@ -49,4 +49,11 @@ function describe(thrown) {
   return [message.toWellFormed(), String((isError && thrown.stack) || "").toWellFormed()];
 }
 
-return { open, start, fireDue, settle, describe, waiting: () => requests.size };
+// Says what a run that has succeeded leaves behind: nobody hears the answers.
+function leave() {
+  if (requests.size === 0) return;
+  const what = requests.size === 1 ? "1 request was" : `${requests.size} requests were`;
+  printed("warn", `${what} still under way when the run ended: await what it asks for`);
+}
+
+return { open, start, fireDue, settle, describe, leave, waiting: () => requests.size };

@@ -1,4 +1,4 @@
-// Text and bytes: TextEncoder, TextDecoder, atob, btoa.
+// Text and bytes: TextEncoder, TextDecoder, atob, btoa; values as JSON.
 
 class TextEncoder {
   get encoding() {
@@ -63,4 +63,12 @@ function atob(text) {
   const bytes = isRight && native.fromBase64(base64.toWellFormed());
   if (!bytes) throw new DOMException("atob takes base64", "InvalidCharacterError");
   return binaryOf(bytes);
+}
+
+// As JSON.stringify, with U+FFFD for what is half a character, in names too: others who read JSON
+// know no half characters.
+function jsonOf(value) {
+  const json = JSON.stringify(value);
+  if (!json?.includes("\\ud")) return json;
+  return json.replace(/\\(?:ud[89a-f]..|[^])/g, (escape) => escape.length > 2 ? "\ufffd" : escape);
 }

@@ -133,7 +133,7 @@ function webAnswer(value, status, init = undefined) {
       throw new TypeError(`${type} takes a text: return one`);
     }
     const isBinary = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
-    text = isBinary ? undefined : JSON.stringify(value);
+    text = isBinary ? undefined : jsonOf(value);
     if (text === undefined) throw new TypeError("this has no form in JSON");
   }
   if (type === "") {

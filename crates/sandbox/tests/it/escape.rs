@@ -62,6 +62,15 @@ async fn memory_bombs_end_as_out_of_memory() {
         assert!(is_bounded, "{outcome:?}: {source}");
     }
     assert!(matches!(run("export function run() { return 1 }").await, Outcome::Done(_)));
+    // The engine has no words for these, or even swallows them.
+    for source in [
+        "const all = []; export function run() { for (let i = 0;; i++) all.push({ i }) }",
+        "const all = []; export async function run() { for (;;) all.push(await { i: 1 }) }",
+    ] {
+        let outcome =
+            run_within(source, &Limits { cpu: limits().cpu, ..small.clone() }).await.outcome;
+        assert_eq!(outcome, Outcome::OutOfMemory, "{source}");
+    }
 }
 
 #[tokio::test]
@@ -193,6 +202,11 @@ attacks! {
     a_child_cannot_start_a_thread: std::thread::Builder::new().spawn(|| ()).is_ok();
     a_child_cannot_signal_others: rustix::process::kill_process(
         rustix::process::getppid().expect("a parent"), rustix::process::Signal::INT).is_ok();
+    a_child_cannot_let_a_file_signal: rustix::fs::fcntl_setfl(
+        rustix::stdio::stdin(),
+        rustix::fs::OFlags::from_bits_retain(libc::O_ASYNC.unsigned_abs())).is_ok();
+    a_child_cannot_lock_a_file: rustix::fs::fcntl_lock(
+        rustix::stdio::stdin(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
     a_child_cannot_raise_its_limits: rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
         rustix::process::Rlimit { current: Some(64), maximum: Some(64) }).is_ok();

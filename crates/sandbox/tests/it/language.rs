@@ -102,6 +102,12 @@ async fn what_is_wrong_with_a_script_is_said() {
         ("throw new Error('early'); export function run() {}", "Error: early"),
         ("export function run() { throw { code: 7 } }", "thrown: { code: 7 }"),
         ("export async function run() { await Promise.reject('no') }", "thrown: \"no\""),
+        ("export function run() { throw null }", "thrown: null"),
+        ("export const run = () => Promise.reject(null)", "thrown: null"),
+        (
+            "export function run() { throw new Error('the disk is out of memory') }",
+            "Error: the disk",
+        ),
         ("export async function run() { await import('fs') }", "is no file of this task"),
         ("export function run() { return 10n }", "TypeError"),
         ("export async function run() { await new Promise(() => {}) }", "can never end"),
@@ -112,6 +118,64 @@ async fn what_is_wrong_with_a_script_is_said() {
         let Outcome::Threw { message, .. } = &outcome else { panic!("{outcome:?}: {source}") };
         assert!(message.contains(wanted), "{message}: {source}");
     }
+}
+
+#[tokio::test]
+async fn what_nobody_handles_ends_the_run() {
+    for source in [
+        "export async function run() { forget(); return 1 }
+         async function forget() { await null; throw new RangeError('lost') }",
+        "export async function run() { Promise.reject(new RangeError('lost')); return 1 }",
+        "Promise.reject(new RangeError('lost')); export function run() { return 1 }",
+        "export async function run() {
+            const late = Promise.reject(new RangeError('lost'));
+            await new Promise((go) => setTimeout(go, 5)); late.catch(() => {}) }",
+        "export async function run() {
+            fetch('http://other.test/').catch(() => { throw new RangeError('lost') });
+            await new Promise(() => setInterval(() => {}, 10)) }",
+    ] {
+        let outcome = run(source).await;
+        let Outcome::Threw { message, stack } = &outcome else { panic!("{outcome:?}: {source}") };
+        assert_eq!(message, "RangeError: lost", "{source}");
+        assert!(stack.contains("task.js:"), "{stack}: {source}");
+    }
+    let handled = "
+        const late = Promise.reject(new Error('late'));
+        await null;
+        const all = await Promise.allSettled([late, Promise.reject(1)]);
+        return [all.length, await late.catch((error) => error.message)];";
+    assert_eq!(value(handled).await, json!([2, "late"]));
+}
+
+#[tokio::test]
+async fn a_run_that_leaves_requests_behind_says_so() {
+    let source = "export async function run() { fetch('http://api.test/never'); return 1 }";
+    let report = run_within(source, &limits()).await;
+    assert_eq!(report.outcome, Outcome::Done(json!(1).into()));
+    let [line] = report.log.as_slice() else { panic!("{report:?}") };
+    assert_eq!(line.level, Level::Warn);
+    assert!(line.text.starts_with("1 request was still under way"), "{}", line.text);
+}
+
+#[tokio::test]
+async fn answers_are_heard_between_timers() {
+    let body = "
+        let done = false;
+        fetch('http://api.test/slow').then(() => { done = true });
+        while (!done) await new Promise((go) => setTimeout(go, 0));
+        return done;";
+    assert_eq!(value(body).await, json!(true));
+}
+
+#[tokio::test]
+async fn half_a_character_is_told_as_one_that_is_missing() {
+    let body = r"
+        const half = 'Ann 😀'.slice(0, 5);
+        const answer = await fetch('http://api.test/echo', { method: 'POST', body: half });
+        return [half, { [half]: '\\ud83d' + half }, (await answer.json()).body, '😀'];";
+    let wanted =
+        json!(["Ann \u{fffd}", { "Ann \u{fffd}": "\\ud83dAnn \u{fffd}" }, "Ann \u{fffd}", "😀"]);
+    assert_eq!(value(body).await, wanted);
 }
 
 #[tokio::test]

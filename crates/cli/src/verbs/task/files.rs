@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use reauth_sdk::{NewTask, TaskConfig};
-use reauth_server::sandbox::{self, Compiled};
+use reauth_server::sandbox::{self, CALLED, Compiled};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 
 const LANGUAGES: [&str; 4] = ["ts", "js", "mts", "mjs"];
-/// One of these makes a file a task.
-const ENTRIES: [&str; 3] = ["run", "authenticate", "extractIdentity"];
 /// A folder of tasks has fewer files than this; else it is another folder.
 const FILES_MAX: usize = 10_000;
 
@@ -87,7 +85,7 @@ pub(crate) fn tasks_at(path: &Path) -> Result<Vec<LocalTask>> {
             let task = task_of(path, &name, &stem(&name))?;
             // A file that does not compile is a task too: else nobody would hear of its error.
             let is_entry =
-                |names: &[String]| ENTRIES.iter().any(|it| names.iter().any(|n| n == it));
+                |names: &[String]| names.iter().any(|name| CALLED.contains(&name.as_str()));
             if task.compiled().map_or(true, |compiled| is_entry(&compiled.exports)) {
                 tasks.push(task);
             }

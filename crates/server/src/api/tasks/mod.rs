@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use reauth_domain::tasks::{self, Definition, Misfire, Options, Schedule, Task};
 use reauth_domain::tokens::{Scope, Scopes};
 use reauth_domain::{Error, UserId};
-use reauth_sandbox::{Compiled, Uncompiled};
+use reauth_sandbox::{CALLED, Compiled, Uncompiled};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -265,6 +265,10 @@ fn described(
     compiled: Compiled,
     config: Map<String, Value>,
 ) -> Result<Definition, Answer> {
+    if !compiled.exports.iter().any(|name| CALLED.contains(&name.as_str())) {
+        let why = format!("{file} exports none of {}: nothing could be called", CALLED.join(", "));
+        return Err(Error::invalid("source", why).into());
+    }
     let own_scopes = compiled.config.as_ref().map_or(&Value::Null, |said| &said["scopes"]);
     let unlock = Scope::UsersUnlock.name();
     if own_scopes.as_array().is_some_and(|all| all.iter().any(|it| it == unlock)) {

@@ -204,6 +204,8 @@ async fn a_task_says_what_it_needs_and_a_caller_outweighs_it(lab: Lab) {
             "allow_hosts",
         ),
         ("export const config = { scopes: [1 + 1] }; export function run() {}", "source"),
+        ("class A { @no way() {} }; export function run() {}", "source"),
+        ("export const help = () => 1; export function get() {}", "source"),
     ] {
         let wanted = json!({ "file": "t.js", "source": source });
         let request = lab.api(Method::PUT, "/tasks/t").json(&wanted);
