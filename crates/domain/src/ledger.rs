@@ -181,7 +181,12 @@ pub enum Change {
     #[serde(rename = "limits.set")]
     LimitsSet { limits: Limits, name: String, settings: Settings },
     #[serde(rename = "limits.forgotten")]
-    LimitsForgotten { before: Time },
+    LimitsForgotten {
+        before: Time,
+        /// Not those of these apps: whom they end cannot be known there.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<AppId>,
+    },
     #[serde(rename = "group.member_added")]
     GroupMemberAdded { group: String },
     #[serde(rename = "policies.set")]

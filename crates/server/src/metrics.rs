@@ -1,6 +1,7 @@
 //! What is counted, in the text form of Prometheus.
 
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use axum::http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -33,7 +34,8 @@ pub struct Metrics {
     clock_jumps: Counter,
     sweeps: Counter,
     sweep_backlog: Gauge,
-    endless_users: Gauge,
+    /// Unknown until someone has looked: 0 would be a false all-clear.
+    endless_users: Mutex<Option<usize>>,
     runs: Family<ByState, Counter>,
     missed: Counter,
     web_refused: Counter,
@@ -59,9 +61,6 @@ impl Metrics {
         registry.register("sweeps", "Sweeps that came to their end", sweeps.clone());
         let about = "Ends and warnings that the sweep has found and not yet written";
         registry.register("sweep_backlog", about, sweep_backlog.clone());
-        let endless_users = Gauge::<i64>::default();
-        let about = "Users with a session that nothing ends for sure, when the sweep last looked";
-        registry.register("users_without_bound", about, endless_users.clone());
         let mut check = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(format!("checks_{name}"), help, counter.clone());
@@ -82,7 +81,7 @@ impl Metrics {
             clock_jumps,
             sweeps,
             sweep_backlog,
-            endless_users,
+            endless_users: Mutex::default(),
             runs,
             missed,
             web_refused,
@@ -117,7 +116,7 @@ impl Metrics {
     }
 
     pub(crate) fn set_endless_users(&self, users: usize) {
-        self.endless_users.set(i64::try_from(users).unwrap_or(i64::MAX));
+        *self.endless_users.lock().unwrap_or_else(PoisonError::into_inner) = Some(users);
     }
 
     pub(crate) fn count_run(&self, state: &'static str) {
@@ -151,6 +150,11 @@ impl Metrics {
         gauge("apps", "Apps", size(apps));
         gauge("task_runs_queued", "Task runs that wait", queued);
         gauge("task_runs_running", "Task runs that are going", running);
+        let endless = *self.endless_users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(users) = endless {
+            let about = "Users with a session that nothing ends for sure, when last looked";
+            gauge("users_without_bound", about, size(users));
+        }
         let _ = encode(&mut text, &self.registry);
         Ok(text)
     }

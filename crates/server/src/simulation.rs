@@ -437,6 +437,7 @@ async fn in_use(db: &Db, app: &App, wanted: &Wanted) -> Result<Vec<Policy>> {
             .map_err(|error| Error::invalid("policies", error.to_string()))?,
     };
     let may_be_endless = wanted.allow_endless || wanted.policies.is_none();
-    policies::check(app, &all, may_be_endless)?;
-    Ok(all.into_iter().filter_map(Policy::without_idle).collect())
+    policies::check(&mut db.read().await?, app, &all, may_be_endless).await?;
+    let now = db.now();
+    Ok(all.into_iter().filter_map(|policy| policy.without_idle(now)).collect())
 }

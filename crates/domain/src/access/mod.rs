@@ -43,14 +43,15 @@ pub struct Limits {
     pub spread_percent: u8,
 }
 
+/// Ten years: longer is no limit, and says so more honestly.
+pub const SPAN_MAX: Span = Span::days(3_660);
+
 impl Limits {
     /// Refuses what cannot be meant: a limit of nothing, or an idle time beyond the age.
     pub fn check(self) -> Result<Self> {
         let least = Span::seconds(1);
-        // Ten years: longer is no limit, and says so more honestly.
-        let most = Span::days(3_660);
         for (field, span) in [("max_session_age", self.max_age), ("max_idle", self.max_idle)] {
-            if span.is_some_and(|span| span < least || span > most) {
+            if span.is_some_and(|span| span < least || span > SPAN_MAX) {
                 return Err(Error::invalid(field, "must be between \"1s\" and \"3660d\""));
             }
         }

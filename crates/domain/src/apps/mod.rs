@@ -128,9 +128,10 @@ pub async fn change(
     if app.name == name && app.settings == settings {
         return Ok(app.clone());
     }
+    let now = tx.now();
     if app.settings.max_session_age.is_some()
         && !may_be_endless
-        && !policies::is_bounded(settings.max_session_age, &policies::all(tx, app.id).await?)
+        && !policies::is_bounded(settings.max_session_age, &policies::all(tx, app.id).await?, now)
     {
         let why = "nothing would end every session: keep one, or say \"allow_endless\": true";
         return Err(Error::invalid("max_session_age", why));

@@ -2,19 +2,19 @@
 //! whole set is stated at once; what it does not name any more no longer holds, but what a policy
 //! had ended stays ended. A policy decides nothing: it is limits for `access::decide`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::selectors::{self, Looked, Selector};
 use super::{App, check_name};
-use crate::access::{Calendar, CutOffScope, Limits, Methods, time, weekday_and_time};
+use crate::access::{Calendar, CutOffScope, Limits, Methods, SPAN_MAX, time, weekday_and_time};
 use crate::cutoffs;
 use crate::groups;
 use crate::ledger::{Change, Subject};
-use crate::store::{Read, Tx, args};
+use crate::store::{Read, Row, Tx, args};
 use crate::values::error::{Error, Result};
-use crate::values::ids::AppId;
+use crate::values::ids::{AppId, UserId};
 use crate::values::time::{Span, Time};
 
 /// Every check of the app's users looks at all of them.
@@ -145,7 +145,13 @@ impl Policy {
     }
 
     /// What is left of it for devices that stay in use: they are never idle. None: nothing is.
-    pub fn without_idle(mut self) -> Option<Self> {
+    pub fn without_idle(mut self, now: Time) -> Option<Self> {
+        if self.has_passed(now) {
+            return None;
+        }
+        if self.has_late_not_after() {
+            self.limits.not_after = None;
+        }
         let limits = &mut self.limits;
         if let Some((age, _)) = limits.preset.take().map(Preset::limits) {
             limits.max_age = limits.max_age.into_iter().chain([age]).min();
@@ -160,11 +166,37 @@ impl Policy {
         Ok((from.unwrap_or(Time::ZERO), moment("valid_until", self.valid_until.as_deref())?))
     }
 
-    /// Whether it ends every session of the app for sure.
-    fn bounds_everyone(&self, limits: Limits) -> bool {
-        let bounds =
-            limits.max_age.is_some() || limits.calendar.is_some() || limits.not_after.is_some();
-        bounds && self.applies_to.everyone && self.valid_until.is_none()
+    /// Refuses what can never act. What is stated again as it was may have acted once.
+    fn check_new(&self, now: Time) -> Result<()> {
+        if self.has_passed(now) {
+            return Err(Error::invalid("valid_until", "is past: it would never hold"));
+        }
+        if self.has_late_not_after() {
+            let why = "must be earlier than valid_until: it would end nothing";
+            return Err(Error::invalid("limits.not_after", why));
+        }
+        Ok(())
+    }
+
+    fn has_passed(&self, now: Time) -> bool {
+        self.validity().is_ok_and(|(_, until)| until.is_some_and(|until| until <= now))
+    }
+
+    fn has_late_not_after(&self) -> bool {
+        let read = |text: &Option<String>| text.as_deref().and_then(Time::parse);
+        let (not_after, until) = (read(&self.limits.not_after), read(&self.valid_until));
+        not_after.zip(until).is_some_and(|(not_after, until)| not_after >= until)
+    }
+
+    /// Whether it holds now, and from now on ends every session of the app for sure, none later
+    /// than the longest age that there may be.
+    fn bounds_everyone(&self, limits: Limits, now: Time) -> bool {
+        let holds = self.validity().is_ok_and(|(from, until)| from <= now && until.is_none());
+        let is_near = |date: Time| date <= now + SPAN_MAX;
+        let bounds = limits.max_age.is_some()
+            || limits.calendar.is_some()
+            || limits.not_after.is_some_and(is_near);
+        holds && bounds && self.applies_to.everyone
     }
 }
 
@@ -178,7 +210,10 @@ impl PolicyLimits {
         let (mut max_age, mut max_idle) = (self.max_age, self.max_idle);
         if let Some((age, idle)) = self.preset.map(Preset::limits) {
             let strictest = |one: Option<Span>, other| one.into_iter().chain(other).min();
-            (max_age, max_idle) = (strictest(max_age, Some(age)), strictest(max_idle, idle));
+            max_age = strictest(max_age, Some(age));
+            // Whoever makes it stricter by age alone says nothing of idleness.
+            let own_idle = idle.and_then(|idle| strictest(max_age, Some(idle)));
+            max_idle = strictest(max_idle, own_idle);
         }
         let limits = Limits {
             max_age,
@@ -249,8 +284,13 @@ impl PolicyLimits {
     }
 }
 
-/// Refuses a set that cannot be meant.
-pub fn check(app: &App, policies: &[Policy], may_be_endless: bool) -> Result<()> {
+/// Refuses a set that cannot be meant, or that newly states what can never act.
+pub async fn check(
+    read: &mut Read,
+    app: &App,
+    policies: &[Policy],
+    may_be_endless: bool,
+) -> Result<()> {
     if policies.len() > POLICIES_MAX {
         let why = format!("an app has at most {POLICIES_MAX} policies: put users into groups");
         return Err(Error::invalid("policies", why));
@@ -264,17 +304,38 @@ pub fn check(app: &App, policies: &[Policy], may_be_endless: bool) -> Result<()>
             return Err(Error::invalid("policies", why));
         }
     }
-    if !may_be_endless && !is_bounded(app.settings.max_session_age, policies) {
-        let why = "nothing would end every session: keep a policy for everyone with max_age, or \
-                   set max_session_age, or say \"allow_endless\": true";
+    if !may_be_endless && !is_bounded(app.settings.max_session_age, policies, read.now()) {
+        let why = "nothing would end every session: keep a policy for everyone with max_age that \
+                   holds from now on, or set max_session_age, or say \"allow_endless\": true";
         return Err(Error::invalid("policies", why));
+    }
+    check_new(read, app.id, policies).await
+}
+
+/// What was stated before, however it reads by now, may be stated again: users are deleted and
+/// moments pass.
+async fn check_new(read: &mut Read, app: AppId, policies: &[Policy]) -> Result<()> {
+    let sql = "select body from policies where app_id = $1 and until_at is null limit $2";
+    let rows = read.rows(sql, args![app, VERSIONS_MAX]).await?;
+    let old: Vec<Policy> = rows.iter().filter_map(|row| row.json(0).ok()).collect();
+    let users_of = |policy: &Policy| policy.applies_to.users.clone().unwrap_or_default();
+    let known: HashSet<UserId> = old.iter().flat_map(users_of).collect();
+    for policy in policies.iter().filter(|policy| !old.contains(policy)) {
+        policy.check_new(read.now()).map_err(|error| policy.named(error))?;
+        let mut users = users_of(policy);
+        users.retain(|user| !known.contains(user));
+        if let Some(user) = read.live().find_stranger(app, &users)? {
+            let why = format!("{user} is no user of this app: leave it out");
+            return Err(policy.named(Error::invalid("applies_to.users", why)));
+        }
     }
     Ok(())
 }
 
-/// Whether every session of the app surely ends, also those that begin later.
-pub fn is_bounded(max_session_age: Option<Span>, policies: &[Policy]) -> bool {
-    let bounds = |policy: &Policy| policy.check().is_ok_and(|it| policy.bounds_everyone(it));
+/// Whether every session of the app surely ends, also those that begin later: nothing that is yet
+/// to hold, nor a date further away than the longest age that there may be, counts as an end.
+pub fn is_bounded(max_session_age: Option<Span>, policies: &[Policy], now: Time) -> bool {
+    let bounds = |policy: &Policy| policy.check().is_ok_and(|it| policy.bounds_everyone(it, now));
     max_session_age.is_some() || policies.iter().any(bounds)
 }
 
@@ -288,7 +349,7 @@ pub async fn set(
     why: Option<String>,
 ) -> Result<()> {
     tx.refuse_task()?;
-    check(app, &policies, may_be_endless)?;
+    check(tx, app, &policies, may_be_endless).await?;
     let is_mended = forget_unreadable(tx, app.id).await?;
     let old = all(tx, app.id).await?;
     let now = tx.now();
@@ -351,7 +412,7 @@ async fn forget_unreadable(tx: &mut Tx, app: AppId) -> Result<bool> {
     Ok(is_found)
 }
 
-/// The policies that hold, by name.
+/// The policies that hold, by name. Refused if one cannot be read, by this version of the program.
 pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Policy>> {
     let rows = read
         .rows(
@@ -360,7 +421,11 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Policy>> {
             args![app, VERSIONS_MAX],
         )
         .await?;
-    let policies: Result<Vec<Policy>> = rows.iter().map(|row| row.json(0)).collect();
+    let read = |row: &Row| -> Result<Policy> {
+        let policy: Policy = row.json(0)?;
+        policy.check().map(|_| policy)
+    };
+    let policies: Result<Vec<Policy>> = rows.iter().map(read).collect();
     policies.map_err(|error| {
         let mend = "state the whole set anew (`reauth policy apply`)";
         Error::Unreadable(format!("a stored policy cannot be read ({error}): {mend}"))
@@ -450,5 +515,10 @@ mod tests {
         }
         let stricter = json!({ "preset": "nist-aal2", "max_age": "8h", "max_idle": "2h" });
         assert_eq!(read(stricter), (Some(Span::hours(8)), Some(Span::hours(1))));
+        let by_age_alone = json!({ "preset": "nist-aal2", "max_age": "30m" });
+        assert_eq!(read(by_age_alone), (Some(Span::minutes(30)), Some(Span::minutes(30))));
+        let policy = json!({ "name": "p", "applies_to": { "everyone": true },
+            "limits": { "preset": "nist-aal1", "max_idle": "40d" } });
+        assert_eq!(field_of(policy), "policies.p.limits.max_idle");
     }
 }

@@ -88,8 +88,9 @@ fn of_app(view: &mut View, entry: &Entry) -> Option<()> {
                 app.add_era(entry.at, *limits);
             })
         }
-        Change::LimitsForgotten { before } => {
-            view.apps.iter_mut().for_each(|app| app.forget(*before));
+        Change::LimitsForgotten { before, left_out } => {
+            let apps = view.apps.iter_mut().filter(|app| !left_out.contains(&app.id));
+            apps.for_each(|app| app.forget(*before));
             Some(())
         }
         Change::AppChanged { settings, .. } => {

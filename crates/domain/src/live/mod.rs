@@ -380,6 +380,17 @@ impl Live {
         }
     }
 
+    /// Refuses, with the reason, if nothing can be known of an app: then nobody is let in there.
+    pub fn readable(&self, app: AppId) -> Result<()> {
+        self.known_in(app).map(drop)
+    }
+
+    /// The first of these who is no user of the app: deleted, of another app, or nobody.
+    pub(crate) fn find_stranger(&self, app: AppId, users: &[UserId]) -> Result<Option<UserId>> {
+        let view = self.known()?;
+        Ok(users.iter().find(|user| !view.has_user(app, **user)).copied())
+    }
+
     /// Whether the app exists.
     pub fn has_app(&self, app: AppId) -> Result<bool> {
         Ok(self.known()?.has_app(app))

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::view::{Session, View};
-use crate::values::ids::hex;
+use crate::access::Ended;
+use crate::values::ids::{SessionId, hex};
 use crate::values::time::Time;
 
 /// A comparable picture of the view: see `Live::picture`.
@@ -11,11 +12,13 @@ use crate::values::time::Time;
 pub struct Picture {
     /// One line a fact, by what it is about.
     pub lines: BTreeMap<String, String>,
+    /// The ends of sessions that are written.
+    pub written: BTreeMap<SessionId, Ended>,
 }
 
 impl View {
     pub(super) fn picture(&self, now: Time) -> Picture {
-        let mut lines = BTreeMap::new();
+        let (mut lines, mut written) = (BTreeMap::new(), BTreeMap::new());
         lines.insert(
             "everyone".into(),
             format!("{:?} {:?}", self.everyone_not_before, self.fence_at),
@@ -55,13 +58,14 @@ impl View {
             let line =
                 format!("{checked:?} {active:?} {ended:?} {policy:?} {secret} {traits} {warned:?}");
             lines.insert(format!("session {}", session.id), line);
+            written.extend(ended.map(|ended| (SessionId::from_uuid(session.id), ended)));
         }
         for (secret, token) in &self.tokens {
             let holder = (token.kind, token.id, token.app, &token.name, token.scopes);
             let line = format!("{holder:?} {:?}", token.facts(&[]));
             lines.insert(format!("token {secret:?}"), line);
         }
-        Picture { lines }
+        Picture { lines, written }
     }
 
     /// Its traits, and the patterns that its label fits, as far as a policy names them: of an ended

@@ -240,6 +240,13 @@ impl View {
         Err(Error::Unreadable(why))
     }
 
+    /// Whether this is a user of the app, and not deleted.
+    pub(super) fn has_user(&self, app: AppId, user: UserId) -> bool {
+        let Some(user) = self.user(user).map(|at| &self.users[at as usize]) else { return false };
+        let is_deleted = user.ended.is_some_and(|ended| ended.because == Because::UserDeleted);
+        !is_deleted && self.apps[user.app as usize].id == app
+    }
+
     /// As `readable`, of a user's app.
     pub(super) fn readable_to(&self, user: UserId) -> Result<()> {
         self.user(user).map_or(Ok(()), |at| self.readable(self.users[at as usize].app))

@@ -26,8 +26,7 @@ pub struct Sweep {
 
 impl Sweep {
     /// Forgets what can end nothing more, when all that was found is written; answers whether it
-    /// had seen every session: otherwise what some could not be judged by may still end them, and
-    /// only revocations in other apps are done.
+    /// is. What could not be judged by may still end someone: nothing of those apps is forgotten.
     pub async fn close(&self, db: &Db) -> Result<bool> {
         if !self.is_empty() {
             return Ok(false);
@@ -39,10 +38,8 @@ impl Sweep {
                 revocations::finish(db, (*app, *set_at)).await?;
             }
         }
-        if skipped.is_empty() {
-            forget_limits(db, self.at).await?;
-        }
-        Ok(skipped.is_empty())
+        forget_limits(db, self.at, skipped.iter().copied().collect()).await?;
+        Ok(true)
     }
 
     /// How much is left to write.
@@ -137,30 +134,38 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
 /// Forgets the limits of apps and the versions of policies that held no longer when a sweep looked
 /// which has written all that it found. Whoever they would have ended by then has been ended; on
 /// whoever comes later they have no hold. So however often policies change, a check looks at few.
-async fn forget_limits(db: &Db, looked_at: Time) -> Result<()> {
-    let old = "select (select count(*) from policies where until_at <= $1)
-               + (select count(*) from app_limits as era where exists (select 1 from app_limits
-                  as next where next.app_id = era.app_id and next.from_at > era.from_at
-                  and next.from_at <= $2))";
-    if db.read().await?.count(old, args![looked_at, looked_at]).await? == 0 {
+async fn forget_limits(db: &Db, looked_at: Time, mut left_out: Vec<AppId>) -> Result<()> {
+    left_out.sort_unstable();
+    // All ids are of one length, without a sign that means something to `like`.
+    let left: Vec<String> = left_out.iter().map(ToString::to_string).collect();
+    let left = left.join(" ");
+    let old = "select (select count(*) from policies where until_at <= $1
+                  and $2 not like '%' || app_id || '%')
+               + (select count(*) from app_limits as era where $2 not like '%' || era.app_id || '%'
+                  and exists (select 1 from app_limits as next where next.app_id = era.app_id
+                  and next.from_at > era.from_at and next.from_at <= $1))";
+    if db.read().await?.count(old, args![looked_at, &left]).await? == 0 {
         return Ok(());
     }
     let mut tx = db.write(By::System).await?;
-    tx.change("delete from policies where until_at <= $1", args![looked_at]).await?;
+    let sql = "delete from policies where until_at <= $1 and $2 not like '%' || app_id || '%'";
+    tx.change(sql, args![looked_at, &left]).await?;
     tx.change(
-        "delete from app_limits where exists (select 1 from app_limits as next
+        "delete from app_limits where $2 not like '%' || app_id || '%'
+         and exists (select 1 from app_limits as next
          where next.app_id = app_limits.app_id and next.from_at > app_limits.from_at
          and next.from_at <= $1)",
-        args![looked_at],
+        args![looked_at, &left],
     )
     .await?;
-    tx.record(Subject::none(), None, Change::LimitsForgotten { before: looked_at });
+    let change = Change::LimitsForgotten { before: looked_at, left_out };
+    tx.record(Subject::none(), None, change);
     tx.commit().await.map(|_| ())
 }
 
 /// Forgets a batch of sessions that ended longer ago than `kept`, and of authentication tokens;
 /// their ledger entries stay. Answers whether there may be more. To be asked when a sweep has
-/// written all that it found.
+/// written all that it found. Whatever a policy says that cannot be read: these have ended.
 pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     let before = db.now() - kept;
     let sql = "select id, user_id from sessions where ended_at < $1 order by ended_at limit $2";

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use reauth_domain::apps::policies::{self, Policy};
+use reauth_domain::apps::policies;
 use reauth_domain::sessions::sweep;
 use reauth_domain::tasks::{self, Resting};
 use reauth_domain::{Place, Read, apps, ledger};
@@ -79,8 +79,8 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     let (all, _) = apps::page(&mut read, apps::PAGE_ROWS_MAX, 0).await?;
     let looked = sweep::look(&state.db).await?;
     for app in all {
-        findings.push(match policies::all(&mut read, app.id).await {
-            Ok(all) => bound(&app, &all, looked.endless_users_of(app.id)),
+        findings.push(match is_bounded(state, &mut read, &app).await {
+            Ok(is_bounded) => bound(&app, is_bounded, looked.endless_users_of(app.id)),
             Err(error) => {
                 let detail = format!("{}: nobody is let in: {error}", app.name);
                 Finding { level: "error", check: "access bound", detail }
@@ -91,11 +91,17 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     Ok(Json(DoctorView { ok, findings }))
 }
 
+/// Whether every session surely ends; refused if someone of the app cannot be judged.
+async fn is_bounded(state: &App, read: &mut Read, app: &apps::App) -> reauth_domain::Result<bool> {
+    let all = policies::all(read, app.id).await?;
+    // A version that holds no longer can be unreadable, too: Live has seen all.
+    state.db.live().readable(app.id)?;
+    Ok(policies::is_bounded(app.settings.max_session_age, &all, read.now()))
+}
+
 /// Whether all access to an app surely ends.
-fn bound(app: &apps::App, policies: &[Policy], endless_users: usize) -> Finding {
-    let (name, id) = (&app.name, app.id);
-    let max_age = app.settings.max_session_age;
-    let is_bounded = policies::is_bounded(max_age, policies);
+fn bound(app: &apps::App, is_bounded: bool, endless_users: usize) -> Finding {
+    let (name, id, max_age) = (&app.name, app.id, app.settings.max_session_age);
     let mend = format!("`reauth app set {id} --max-session-age 30d` ends them");
     let (level, detail) = match (endless_users, max_age) {
         (0, Some(age)) => ("ok", format!("{name}: every session ends within {age}")),

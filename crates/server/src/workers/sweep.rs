@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reauth_domain::Result;
 use reauth_domain::ledger::By;
-use reauth_domain::sessions::sweep;
+use reauth_domain::sessions::sweep::{self, Sweep};
 use reauth_domain::tasks;
 use tokio::sync::watch;
 
@@ -15,6 +15,14 @@ use crate::app::App;
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
+    // The first sweep may be far: until then nobody knew who has no bound.
+    let looked = tokio::select! {
+        looked = look(&app) => looked.map(drop),
+        _ = stopped.changed() => return,
+    };
+    if let Err(error) = looked {
+        tracing::warn!(%error, "the sweep has not looked yet");
+    }
     loop {
         let every = Duration::from_secs(app.config.sweep.every.whole_seconds().unsigned_abs());
         tokio::select! {
@@ -32,10 +40,15 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
     }
 }
 
+async fn look(app: &App) -> Result<Sweep> {
+    let found = sweep::look(&app.db).await?;
+    app.metrics.set_endless_users(found.endless_users());
+    Ok(found)
+}
+
 /// One sweep, to its end.
 pub(super) async fn once(app: &App) -> Result<()> {
-    let mut found = sweep::look(&app.db).await?;
-    app.metrics.set_endless_users(found.endless_users());
+    let mut found = look(app).await?;
     if !found.is_empty() {
         tracing::info!(due = found.len(), "the sweep writes ends and warnings down");
     }

@@ -6,16 +6,17 @@ use reauth_server::domain::ledger::By;
 use reauth_server::domain::{Clock, Span};
 use reauth_server::{Config, Server};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::both;
-use crate::lab::{Kind, Lab, beginning, child, good, json_of, refused};
+use crate::lab::{Kind, Lab, beginning, child, good, json_of, refused, text};
 
 both!(
     long_bodies_are_refused_and_slow_ones_cut_off,
     health_and_metrics_tell_the_truth,
     a_policy_that_cannot_be_read_lets_nobody_of_its_app_in,
+    a_policy_that_is_no_longer_understood_is_told,
     tokens_end_by_expiry_and_by_revocation,
     a_second_server_on_the_same_tables_refuses_to_start,
     what_was_acknowledged_survives_a_restart,
@@ -57,6 +58,7 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     good(lab.api(Method::PUT, "/policies").json(&set)).await;
     let other = lab.operator_post("/admin/apps", json!({ "name": "till" })).await;
     let other = other["id"].as_str().expect("an id").to_owned();
+    lab.set(json!({ "max_session_age": "20d" })).await;
     let spoil = "update policies set body = '{\"name\":\"all\"}'";
     lab.behind_its_back([spoil, spoil]).await;
     lab.restart().await;
@@ -72,14 +74,14 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     let doctor = lab.operator_get("/admin/doctor").await;
     assert_eq!(doctor["ok"], false);
     assert!(doctor.to_string().contains("nobody is let in"), "{doctor}");
-    // What the sweep cannot judge it does not forget, either.
+    // What the sweep cannot judge it does not forget, either; elsewhere it goes on.
     let limits = json!({ "settings": { "max_session_age": "40d" } });
     let change = lab.bare(Method::PATCH, &format!("/admin/apps/{other}"));
     good(change.bearer_auth(&lab.operator).json(&limits)).await;
     let before = lab.head().await;
-    assert_eq!(lab.sweep().await, 0);
-    assert_eq!(lab.head().await, before);
-    // Another app goes on, and its revocations are done when they are written.
+    assert_eq!((lab.sweep().await, lab.sweep().await), (0, 0));
+    assert_eq!(lab.head().await, before + 1);
+    assert_eq!(forgotten(&lab).await, [json!([lab.app])]);
     let revoke = json!({ "filter": { "device_id": "x" }, "action": "wipe" });
     let request = lab.bare(Method::POST, &format!("/api/v4/{other}/revocations"));
     good(request.bearer_auth(&lab.operator).json(&revoke)).await;
@@ -97,8 +99,61 @@ async fn a_policy_that_cannot_be_read_lets_nobody_of_its_app_in(mut lab: Lab) {
     refused(issue.json(&json!({})), 409, "CONFLICT").await;
     assert_eq!(lab.operator_get("/admin/doctor").await["ok"], true);
     lab.sweep().await;
+    assert_eq!(forgotten(&lab).await, [json!([lab.app]), Value::Null]);
+    let (db, now) = (lab.server().app().db.clone(), lab.clock.now());
+    let rebuilt = db.rebuilt_picture(now).await.expect("the tables");
+    assert_eq!(db.live().picture(now).expect("it is known").lines, rebuilt.lines);
+    drop(db);
     lab.restart().await;
     assert_eq!(lab.get(&path).await["state"], "ENROLLED");
+}
+
+/// The apps whose old limits were left out, each time that old limits were forgotten.
+async fn forgotten(lab: &Lab) -> Vec<Value> {
+    let page = lab.operator_get("/admin/ledger?limit=1000").await;
+    let entries = page["entries"].as_array().expect("a list").iter();
+    let told = entries.filter(|entry| entry["kind"] == "limits.forgotten");
+    let left_out = told.map(|entry| {
+        let body: Value = serde_json::from_str(&text(&entry["body"])).expect("JSON");
+        body["change"]["left_out"].clone()
+    });
+    left_out.collect()
+}
+
+async fn a_policy_that_is_no_longer_understood_is_told(mut lab: Lab) {
+    let set = |zone: &str| {
+        let limits = json!({ "daily_at": "05:00", "zone": zone });
+        json!({ "policies": [{ "name": "all", "applies_to": { "everyone": true },
+            "limits": limits }] })
+    };
+    good(lab.api(Method::PUT, "/policies").json(&set("UTC"))).await;
+    good(lab.api(Method::PUT, "/policies").json(&set("Europe/Vienna"))).await;
+    // A zone that an upgrade does not know any more; and a version that holds no longer.
+    let zone = "update policies set body = replace(body, 'Europe/Vienna', 'Europe/Wien')";
+    let old = "update policies set body = '{}' where until_at is not null";
+    for (spoil, is_shown) in [(zone, false), (old, true)] {
+        let phone = lab.sign_in("ann", "phone").await;
+        let (user, session, token) =
+            (phone.user.clone(), phone.session.clone(), phone.token.clone());
+        drop(phone);
+        lab.behind_its_back([spoil, spoil]).await;
+        lab.restart().await;
+        let enrolled = json!({ "user_id": user, "session_id": session, "session_token": token });
+        let phone = lab.device(&enrolled);
+        assert_eq!(phone.check().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(phone.connect().await.0, StatusCode::SERVICE_UNAVAILABLE);
+        let doctor = lab.operator_get("/admin/doctor").await;
+        assert_eq!(doctor["ok"], false, "{doctor}");
+        assert!(doctor.to_string().contains("nobody is let in"), "{doctor}");
+        // A set that can be read is shown: stated again, it mends the app.
+        let (status, body) = json_of(lab.api(Method::GET, "/policies")).await;
+        assert_eq!(status.is_success(), is_shown, "{status}: {body}");
+        good(lab.api(Method::PUT, "/policies").json(&set("Europe/Vienna"))).await;
+        phone.must_sign_in_again("LOCKED", "cut_off_app").await;
+        assert_eq!(lab.operator_get("/admin/doctor").await["ok"], true);
+        good(lab.api(Method::PUT, "/policies").json(&set("UTC"))).await;
+        good(lab.api(Method::PUT, "/policies").json(&set("Europe/Vienna"))).await;
+    }
 }
 
 async fn health_and_metrics_tell_the_truth(lab: Lab) {

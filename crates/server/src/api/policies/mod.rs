@@ -271,9 +271,11 @@ pub(crate) async fn put(
     who: Backend<AppAdmin>,
     Body(wanted): Body<PoliciesWanted>,
 ) -> Result<Json<PoliciesView>, Answer> {
-    let app = apps::find(&mut who.state.db.read().await?, who.app).await?;
+    let mut read = who.state.db.read().await?;
+    let app = apps::find(&mut read, who.app).await?;
     let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
-    policies::check(&app, &all, wanted.allow_endless)?;
+    policies::check(&mut read, &app, &all, wanted.allow_endless).await?;
+    drop(read);
     let looked = selectors::look(&who.state.db, &app, &all).await?;
     let mut tx = who.write().await?;
     let app = apps::find(&mut tx, who.app).await?;
@@ -357,7 +359,7 @@ pub(crate) async fn preview(
     let mut read = who.state.db.read().await?;
     let app = apps::find(&mut read, who.app).await?;
     let all: Vec<Policy> = wanted.policies.into_iter().map(PolicyView::policy).collect();
-    policies::check(&app, &all, wanted.allow_endless)?;
+    policies::check(&mut read, &app, &all, wanted.allow_endless).await?;
     let found = selectors::find(&mut read, &app, &all).await?;
     let nobody = groups::without_members(&mut read, app.id, named_groups(&all)).await?;
     drop(read);

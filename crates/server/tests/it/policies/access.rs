@@ -19,6 +19,7 @@ both!(
     a_session_is_as_old_as_the_proof_that_began_it,
     places_are_given_to_those_who_proved_themselves_last,
     the_worst_come_first_among_those_who_can_get_in,
+    who_has_no_bound_is_counted_before_the_first_sweep,
 );
 
 async fn one_can_see_why_and_until_when(lab: Lab) {
@@ -387,16 +388,37 @@ async fn the_worst_come_first_among_those_who_can_get_in(lab: Lab) {
     assert_eq!(counted(&lab, "0").await, "reauth_users_without_bound 0");
 }
 
+async fn who_has_no_bound_is_counted_before_the_first_sweep(mut lab: Lab) {
+    lab.config.sweep.every = Span::days(1);
+    lab.set(json!({ "max_session_age": null })).await;
+    lab.sign_in("ann", "phone").await;
+    lab.restart().await;
+    let mut line = metric(&lab).await;
+    for _ in 0..200 {
+        if line.is_some() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        line = metric(&lab).await;
+    }
+    let line = line.expect("it is counted without a sweep");
+    assert_eq!(line, "reauth_users_without_bound 1", "never a false all-clear");
+}
+
+async fn metric(lab: &Lab) -> Option<String> {
+    let metrics = lab.bare(Method::GET, "/metrics").send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("a text");
+    let found = metrics.lines().find(|line| line.starts_with("reauth_users_without_bound"));
+    found.map(str::to_owned)
+}
+
 /// The metric, as soon as the sweep that was woken has counted; what it was last otherwise.
 async fn counted(lab: &Lab, wanted: &str) -> String {
     let mut line = String::new();
     for _ in 0..200 {
         lab.server().app().sweep_wake.notify_one();
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-        let metrics = lab.bare(Method::GET, "/metrics").send().await.expect("an answer");
-        let metrics = metrics.text().await.expect("a text");
-        let found = metrics.lines().find(|line| line.starts_with("reauth_users_without_bound"));
-        found.expect("it is counted").clone_into(&mut line);
+        line = metric(lab).await.unwrap_or_default();
         if line.ends_with(wanted) {
             break;
         }

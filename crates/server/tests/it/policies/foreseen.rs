@@ -66,11 +66,14 @@ impl Asked {
             _ => json!({ "everyone": true }),
         };
         let span = Span::hours(*hours).to_string();
+        let until = until.map(|until| from.unwrap_or(0) + until);
+        // A date that comes when the policy holds no longer is refused.
+        let date = now + Span::hours(until.map_or(*hours, |until| until.min(*hours)));
         let limits = match kind {
             0 | 1 => json!({ "max_age": span }),
             2 => json!({ "daily_at": format!("{:02}:30", hours % 24), "zone": zone }),
             3 => json!({ "weekly_at": format!("tuesday {:02}:00", hours % 24), "zone": zone }),
-            4 => json!({ "not_after": (now + Span::hours(*hours)).to_string() }),
+            4 => json!({ "not_after": date.to_string() }),
             5 => json!({ "max_age": span, "max_idle": "1h" }),
             6 => json!({ "max_age": span, "spread": "30%" }),
             _ => json!({ "require_methods": ["otp"] }),
@@ -79,7 +82,6 @@ impl Asked {
             "limits": limits });
         let moment = |hours: &i64| (now + Span::hours(*hours) + Span::minutes(47)).to_string();
         policy["valid_from"] = from.as_ref().map(moment).into();
-        let until = until.map(|until| from.unwrap_or(0) + until);
         policy["valid_until"] = until.as_ref().map(moment).into();
         policy
     }

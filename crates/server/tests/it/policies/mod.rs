@@ -2,6 +2,7 @@
 
 mod access;
 mod foreseen;
+mod guards;
 mod revocations;
 mod selectors;
 mod simulation;
