@@ -153,7 +153,10 @@ async fn what_a_script_may_answer_is_bounded(lab: Lab) {
 
 async fn a_web_task_without_authenticate_is_broken_and_says_so_in_its_run(lab: Lab) {
     for (source, wanted) in [
-        ("export function get() { return 1 }", "does not export a function named authenticate"),
+        (
+            "export function run() {} export function get() { return 1 }",
+            "does not export a function named authenticate",
+        ),
         (
             "export const authenticate = () => true; export function get() { return 1 }",
             "access.authorized() or access.unauthorized()",
