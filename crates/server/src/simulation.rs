@@ -4,7 +4,7 @@
 //! is noted instead of being done. The store itself is only read.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reauth_domain::access::{Because, Methods};
@@ -226,12 +226,17 @@ impl<'a> World<'a> {
         &self.server.app().db
     }
 
-    /// Notes when a session's time runs out.
+    /// Notes when a session's time runs out. Who signs in again does so at the next whole second,
+    /// as in the forecast: an end that is shorter than a moment behind one is at it.
     fn expect(&mut self, user: UserId, session: SessionId) -> Result<()> {
         let db = self.db();
         let explained = db.live().explain_session((user, session), None, db.now())?;
         if let Some(end) = explained.and_then(|explained| explained.ends.into_iter().next()) {
-            self.endings.push(Reverse((end.ended.at.max(self.start), user, session)));
+            let at = end.ended.at.max(self.start);
+            let whole = self.start + Span::seconds(second(at - TOGETHER, self.start));
+            let signs_in = end.ended.because.asks_to_sign_in();
+            let at = if signs_in { whole.max(at) } else { at };
+            self.endings.push(Reverse((at, user, session)));
         }
         Ok(())
     }
@@ -267,21 +272,30 @@ impl<'a> World<'a> {
 
     /// Whoever's time has run out signs in again, if that is what is asked for.
     async fn end_sessions(&mut self, until: Time) -> Result<u64> {
-        let mut due = Vec::new();
+        let (mut due, mut users, mut next) = (Vec::new(), HashSet::new(), Vec::new());
         while let Some(Reverse((at, ..))) = self.endings.peek()
             && *at < until + TOGETHER
+            && let Some(ending) = self.endings.pop()
         {
-            due.extend(self.endings.pop());
+            // Whether there is room for a user's next device is known after the change only.
+            let is_first = users.insert(ending.0.1);
+            if is_first { &mut due } else { &mut next }.push(ending);
         }
+        self.endings.extend(next);
         if due.is_empty() {
             return Ok(0);
         }
-        let (db, mut signed_in) = (self.db().clone(), Vec::new());
+        let (db, mut signed_in, mut later) = (self.db().clone(), Vec::new(), Vec::new());
         let mut tx = db.write(By::System).await?;
         for Reverse((at, user, session)) in due {
             let explained = db.live().explain_session((user, session), None, tx.now())?;
             let end = explained.and_then(|explained| explained.ends.into_iter().next());
             let Some(end) = end else { continue };
+            if end.ended.at > until + TOGETHER {
+                // Another device has made room meanwhile.
+                later.push((user, session));
+                continue;
+            }
             *self.ends.entry((end.ended.because, end.policy)).or_default() += 1;
             let is_foreseen = at > self.start && self.app.settings.warn_before.is_some();
             self.warnings += u64::from(is_foreseen);
@@ -296,7 +310,7 @@ impl<'a> World<'a> {
             }
         }
         tx.commit().await?;
-        for (user, session) in &signed_in {
+        for (user, session) in signed_in.iter().chain(&later) {
             self.expect(*user, *session)?;
         }
         Ok(signed_in.len() as u64)

@@ -1,16 +1,18 @@
 //! What a set of policies would do before it is stated: by the same rules and the same decision.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
-use super::forecast::Forecaster;
+use super::forecast::{Crowd, Forecaster, Member, Room};
+use super::policies::Rule;
 use super::rules::Rules;
 use super::scan::SLICE_ROWS;
-use super::view::View;
+use super::traits::Kind;
+use super::view::{Session, User, View};
 use super::{Forecast, Live, Preview, Seen};
-use crate::access::decide;
+use crate::access::{Era, Facts, Methods, decide};
 use crate::apps::policies::Policy;
 use crate::apps::selectors::Found;
 use crate::values::error::{Error, Result};
@@ -27,8 +29,27 @@ struct Asked {
     app: AppId,
     built: u64,
     now: Time,
-    old: Rules,
-    new: Rules,
+    old: Set,
+    new: Set,
+}
+
+/// A set of policies.
+struct Set {
+    rules: Rules,
+    /// Whoever signs in uses these as well: it asks them of someone.
+    methods: Methods,
+    /// Whether it bounds how many sessions a user has.
+    has_rooms: bool,
+}
+
+impl Set {
+    fn new(rules: Vec<Rule>) -> Self {
+        let hold = rules.iter().filter(|rule| !rule.is_replaced());
+        let asked = hold.map(|rule| rule.era.limits.require_methods);
+        let methods = asked.fold(Methods::NONE, Methods::and);
+        let has_rooms = rules.iter().any(|rule| rule.era.limits.max_sessions.is_some());
+        Self { rules: Rules::new(rules), methods, has_rooms }
+    }
 }
 
 impl Live {
@@ -44,8 +65,8 @@ impl Live {
     ) -> Result<Preview> {
         let view = self.known_in(app)?;
         let unknown = || Error::not_found(format!("app {app}"));
-        let old = Rules::new(view.app(app).ok_or_else(unknown)?.rules.all().to_vec());
-        let new = Rules::new(view.amended(app, policies, found, now)?);
+        let old = Set::new(view.app(app).ok_or_else(unknown)?.rules.all().to_vec());
+        let new = Set::new(view.amended(app, policies, found, now)?);
         let asked = Asked { app, built: self.built(), now, old, new };
         seen.all.store(view.sessions.len(), Ordering::Relaxed);
         drop(view);
@@ -65,8 +86,8 @@ impl Live {
         who.sort_unstable();
         who.truncate(NAMED_MAX);
         let (before, after) = std::thread::scope(|scope| {
-            let before = scope.spawn(|| all.before.run());
-            let after = all.after.run();
+            let before = scope.spawn(|| all.before.forecaster.run());
+            let after = all.after.forecaster.run();
             (before.join().expect("it does not panic"), after)
         });
         let (after, unforeseen) = foreseen(after)?;
@@ -92,6 +113,8 @@ impl Live {
                 rows += 1;
                 looked.look_at(view, at, asked);
             })?;
+            looked.before.forecaster.settle();
+            looked.after.forecaster.settle();
             seen.sessions.fetch_add(rows, Ordering::Relaxed);
             if !is_more {
                 return Ok(looked);
@@ -116,8 +139,15 @@ struct Looked {
     ended_sessions: usize,
     users: HashSet<Uuid>,
     ended_users: HashSet<Uuid>,
-    before: Forecaster,
-    after: Forecaster,
+    before: Ahead,
+    after: Ahead,
+}
+
+/// What one set asks of them from now on.
+struct Ahead {
+    forecaster: Forecaster,
+    /// Kinds of sessions with the methods that a next sign-in adds.
+    proved: HashMap<u16, Option<Kind>>,
 }
 
 impl Looked {
@@ -127,21 +157,35 @@ impl Looked {
             ended_sessions: 0,
             users: HashSet::new(),
             ended_users: HashSet::new(),
-            before: Forecaster::new(now),
-            after: Forecaster::new(now),
+            before: Ahead::new(now),
+            after: Ahead::new(now),
         }
     }
 
     fn look_at(&mut self, view: &View, at: u32, asked: &Asked) {
         let session = &view.sessions[at as usize];
-        if session.ended().is_some() || !view.is_of(at, asked.app) {
+        if !view.is_of(at, asked.app) {
             return;
         }
         let user = &view.users[session.user as usize];
-        let is_valid = view.with_facts(session, user, &asked.old, |facts| {
+        let is_crowded = [&asked.old, &asked.new].map(|set| view.is_crowded(user, set, asked.now));
+        if user.first_session == at {
+            for (ahead, set, is_crowded) in [
+                (&mut self.before, &asked.old, is_crowded[0]),
+                (&mut self.after, &asked.new, is_crowded[1]),
+            ] {
+                if is_crowded {
+                    ahead.add_crowd(view, user, (set, asked));
+                }
+            }
+        }
+        if session.ended().is_some() {
+            return;
+        }
+        let is_valid = view.with_facts(session, user, &asked.old.rules, |facts| {
             let is_valid = decide(facts, asked.now).is_valid();
-            if is_valid {
-                self.before.add(facts);
+            if is_valid && !is_crowded[0] {
+                self.before.add(facts, (view, session, user), &asked.old);
             }
             is_valid
         });
@@ -150,12 +194,14 @@ impl Looked {
         }
         self.sessions += 1;
         self.users.insert(user.id);
-        view.with_facts(session, user, &asked.new, |facts| {
+        view.with_facts(session, user, &asked.new.rules, |facts| {
             if !decide(facts, asked.now).is_valid() {
                 self.ended_sessions += 1;
                 self.ended_users.insert(user.id);
             }
-            self.after.add(facts);
+            if !is_crowded[1] {
+                self.after.add(facts, (view, session, user), &asked.new);
+            }
         });
     }
 
@@ -164,9 +210,103 @@ impl Looked {
         self.ended_sessions += other.ended_sessions;
         self.users.extend(other.users);
         self.ended_users.extend(other.ended_users);
-        self.before.merge(other.before);
-        self.after.merge(other.after);
+        self.before.forecaster.merge(other.before.forecaster);
+        self.after.forecaster.merge(other.after.forecaster);
     }
+}
+
+impl Ahead {
+    fn new(now: Time) -> Self {
+        Self { forecaster: Forecaster::new(now), proved: HashMap::new() }
+    }
+
+    fn add(&mut self, facts: &Facts<'_>, of: (&View, &Session, &User), set: &Set) {
+        let proved = proved(&mut self.proved, of, set);
+        self.forecaster.add(facts, more(proved, of, set));
+    }
+
+    fn add_crowd(&mut self, view: &View, user: &User, (set, asked): (&Set, &Asked)) {
+        let mut members = Vec::new();
+        for session in view.sessions_of_user(user).filter(|session| session.ended().is_none()) {
+            let is_valid = view.with_facts(session, user, &asked.old.rules, |facts| {
+                decide(facts, asked.now).is_valid()
+            });
+            if !is_valid {
+                continue;
+            }
+            let of = (view, session, user);
+            let proved = proved(&mut self.proved, of, set);
+            members.push(view.with_facts(session, user, &set.rules, |facts| {
+                Member::new(session.id, facts, more(proved, of, set), asked.now)
+            }));
+        }
+        let rooms = rooms(user, &set.rules, asked.now).collect();
+        self.forecaster.add_crowd(Crowd { members, rooms });
+    }
+}
+
+/// What policies can ask of a session once it has signed in anew; none: what they can by now.
+fn proved<'a>(
+    known: &'a mut HashMap<u16, Option<Kind>>,
+    (view, session, _): (&View, &Session, &User),
+    set: &Set,
+) -> Option<&'a Kind> {
+    if set.methods.is_empty() {
+        return None;
+    }
+    let new = || {
+        let mut kind = view.kinds.kind(session.kind)?.clone();
+        let is_more = !kind.traits.methods.contains(set.methods);
+        kind.traits.methods = kind.traits.methods.and(set.methods);
+        is_more.then_some(kind)
+    };
+    known.entry(session.kind).or_insert_with(new).as_ref()
+}
+
+/// The limits that are about a session only once it is proved like that. By more methods no policy
+/// is about it no longer.
+fn more<'a>(
+    proved: Option<&'a Kind>,
+    (view, session, user): (&'a View, &'a Session, &'a User),
+    set: &'a Set,
+) -> impl Iterator<Item = Era> + 'a {
+    let by = move |rule: &Rule, kind| rule.since(user, Some(session), Some(kind));
+    let rules = proved
+        .into_iter()
+        .flat_map(move |kind| set.rules.others(user).map(move |rule| (rule, kind)));
+    rules.filter_map(move |(rule, kind)| {
+        let from = by(rule, Some(kind))?;
+        let is_new = by(rule, view.kinds.kind(session.kind)).is_none();
+        is_new.then_some(Era { from, ..rule.era })
+    })
+}
+
+impl View {
+    /// Whether the user has more devices than some limit of the set has room for.
+    fn is_crowded(&self, user: &User, set: &Set, now: Time) -> bool {
+        if !set.has_rooms {
+            return false;
+        }
+        let Some(max) = rooms(user, &set.rules, now).map(|room| room.max).min() else {
+            return false;
+        };
+        let open = self.sessions_of_user(user).filter(|session| session.ended().is_none());
+        open.count() > max
+    }
+}
+
+/// The limits on how many sessions the user has that hold now or later.
+fn rooms<'a>(user: &'a User, rules: &'a Rules, now: Time) -> impl Iterator<Item = Room> + 'a {
+    let others = rules.others(user).filter_map(move |rule| {
+        let from = rule.since(user, None, None)?;
+        Some((rule.policy()?, Era { from, ..rule.era }))
+    });
+    rules.plain(user).chain(others).filter_map(move |(policy, era)| {
+        let Era { from, until, limits } = era;
+        let max = usize::try_from(limits.max_sessions?).unwrap_or(usize::MAX);
+        let over = policy.limits.over_max.unwrap_or_default();
+        until.is_none_or(|until| now < until).then_some(Room { from, until, max, over })
+    })
 }
 
 #[cfg(test)]

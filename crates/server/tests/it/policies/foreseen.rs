@@ -3,13 +3,20 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use reauth_server::domain::access::Verdict;
+use reauth_server::domain::access::{Because, Verdict};
 use reauth_server::domain::{Span, Time, devices};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::simulation::simulate;
+use crate::both;
 use crate::lab::{Kind, Lab, good, json_of, text};
+
+both!(
+    who_proves_themselves_by_more_methods_is_foreseen_under_the_policies_about_these,
+    a_number_of_sessions_that_is_asked_for_later_is_foreseen,
+    who_is_idle_by_now_is_foreseen_to_sign_in_at_once,
+);
 
 const CASES: u32 = 16;
 /// How many days are lived through.
@@ -18,12 +25,15 @@ const DAYS: u32 = 6;
 const USE: Span = Span::minutes(50);
 const SECONDS_AN_HOUR: usize = 3_600;
 
-/// A device: how many hours before the others it signed in, by how many methods, in which group.
+/// A device: how many hours before the others it signed in, by how many methods and how surely, in
+/// which group, and whether it was not used since.
 #[derive(Clone, Debug)]
 struct Signed {
     hours: i64,
     by_both: bool,
+    assurance: Option<&'static str>,
     group: Option<u8>,
+    is_unused: bool,
 }
 
 /// One policy, as numbers.
@@ -37,32 +47,40 @@ struct Asked {
 }
 
 fn signed() -> impl Strategy<Value = Signed> {
-    (1..60_i64, any::<bool>(), proptest::option::of(0..2_u8))
-        .prop_map(|(hours, by_both, group)| Signed { hours, by_both, group })
+    let assurance = proptest::option::of(prop_oneof![Just("aal1"), Just("aal2")]);
+    let unused = proptest::bool::weighted(0.3);
+    (1..60_i64, any::<bool>(), assurance, proptest::option::of(0..2_u8), unused).prop_map(
+        |(hours, by_both, assurance, group, is_unused)| Signed {
+            hours,
+            by_both,
+            assurance,
+            group,
+            is_unused,
+        },
+    )
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
     let sometimes = || proptest::option::weighted(0.2, 1..100_i64);
-    (0..8_u8, 3..80_i64, 0..9_u8, sometimes(), sometimes())
+    (0..10_u8, 3..80_i64, 0..11_u8, sometimes(), sometimes())
         .prop_map(|(kind, hours, whom, from, until)| Asked { kind, hours, whom, from, until })
 }
 
 impl Asked {
-    /// Whether it names a time of day.
-    fn is_calendar(&self) -> bool {
-        matches!(self.kind, 2 | 3)
-    }
-
     fn policy(&self, at: usize, number: usize, now: Time) -> Value {
         let Self { kind, hours, whom, from, until } = self;
         let zones = ["UTC", "Europe/Vienna", "America/New_York"];
         let zone = zones[usize::try_from(*hours).expect("it is small") % 3];
+        // A number of sessions is of all that a user has.
+        let whom = if *kind > 7 && matches!(whom, 2 | 3 | 5..=7) { 8 } else { *whom };
         let applies_to = match whom {
             0 | 1 => json!({ "groups": [format!("group {whom}")] }),
             2 => json!({ "labels": ["* device 0", "*2", "*3"] }),
             3 => json!({ "labels": ["the device ?"], "groups": ["group 0"] }),
             4 => json!({ "attributes": { "name": format!("user 0 of {number}") } }),
             5 => json!({ "platforms": [if hours % 2 == 0 { "iOS" } else { "android" }] }),
+            6 => json!({ "methods": [if hours % 2 == 0 { "otp" } else { "pwd" }] }),
+            7 => json!({ "assurance": ["aal2"] }),
             _ => json!({ "everyone": true }),
         };
         let span = Span::hours(*hours).to_string();
@@ -76,7 +94,9 @@ impl Asked {
             4 => json!({ "not_after": date.to_string() }),
             5 => json!({ "max_age": span, "max_idle": "1h" }),
             6 => json!({ "max_age": span, "spread": "30%" }),
-            _ => json!({ "require_methods": ["otp"] }),
+            7 => json!({ "require_methods": ["otp"] }),
+            _ => json!({ "max_sessions": 1 + hours % 2,
+                "over_max": if hours % 3 == 0 { "refuse_new" } else { "end_oldest" } }),
         };
         let mut policy = json!({ "name": format!("p{at}"), "applies_to": applies_to,
             "limits": limits });
@@ -92,11 +112,28 @@ struct Used {
     name: String,
     device: String,
     token: String,
+    methods: Vec<&'static str>,
+    assurance: Option<&'static str>,
 }
 
-async fn sign_in(lab: &Lab, used: &mut Used, methods: &[&str]) -> bool {
+impl Used {
+    fn new(
+        name: &str,
+        device: &str,
+        methods: &[&'static str],
+        assurance: Option<&'static str>,
+    ) -> Self {
+        let (name, device) = (name.to_owned(), device.to_owned());
+        Self { name, device, token: String::new(), methods: methods.to_vec(), assurance }
+    }
+}
+
+/// By what it was proved last, and by more.
+async fn sign_in(lab: &Lab, used: &mut Used, more: &[&'static str]) -> bool {
     let path = format!("/users/{}/authentication-token", lab.user(&used.name).await);
-    let proof = json!({ "methods": methods });
+    used.methods
+        .extend(more.iter().filter(|more| !used.methods.contains(more)).collect::<Vec<_>>());
+    let proof = json!({ "methods": used.methods, "assurance": used.assurance });
     let (status, issued) = json_of(lab.api(Method::POST, &path).json(&proof)).await;
     if !status.is_success() {
         return false;
@@ -109,7 +146,12 @@ async fn sign_in(lab: &Lab, used: &mut Used, methods: &[&str]) -> bool {
 }
 
 /// Whoever must sign in again does; answers when something is to be looked at next.
-async fn use_all(lab: &Lab, all: &mut Vec<Used>, mut told: impl FnMut(Time)) -> Time {
+async fn use_all(
+    lab: &Lab,
+    all: &mut Vec<Used>,
+    (more, start): (&[&'static str], Time),
+    mut told: impl FnMut(Time),
+) -> Time {
     let db = &lab.server().app().db;
     let now = lab.clock.now();
     let mut next = now + USE;
@@ -121,14 +163,15 @@ async fn use_all(lab: &Lab, all: &mut Vec<Used>, mut told: impl FnMut(Time)) -> 
         };
         let mut verdict = look(&used);
         if let Verdict::Ended(ended) = verdict {
-            if !ended.because.asks_to_sign_in() || !sign_in(lab, &mut used, &["pwd", "otp"]).await {
+            let asks = ended.because.asks_to_sign_in() || ended.because == Because::Idle;
+            if !asks || !sign_in(lab, &mut used, more).await {
                 continue;
             }
-            told(ended.at.max(now));
+            told(now);
             verdict = look(&used);
         }
         if let Verdict::Valid { ends_at: Some(ends_at) } = verdict {
-            next = next.min(ends_at);
+            next = next.min(whole(ends_at, start).max(ends_at));
         }
         left.push(used);
     }
@@ -136,14 +179,19 @@ async fn use_all(lab: &Lab, all: &mut Vec<Used>, mut told: impl FnMut(Time)) -> 
     next
 }
 
-/// The sign-ins of the next days, by the hour, with as many seconds as the forecast counts.
-async fn lived(lab: &Lab, mut all: Vec<Used>, start: Time) -> Vec<u64> {
+/// Devices sign in at whole seconds. What a sign-in takes of one is not counted.
+fn whole(at: Time, start: Time) -> Time {
+    let micros = (at - start).micros() - 10_000;
+    start + Span::seconds(micros.max(0).unsigned_abs().div_ceil(1_000_000).cast_signed())
+}
+
+/// The sign-ins of the next days, by the hour.
+async fn lived(lab: &Lab, mut all: Vec<Used>, more: &[&'static str], start: Time) -> Vec<u64> {
     let mut hours = vec![0; DAYS as usize * 24];
     let end = start + Span::days(i64::from(DAYS));
     while lab.clock.now() < end {
-        let next = use_all(lab, &mut all, |at| {
-            let micros = u64::try_from((at - start).micros()).expect("it is later");
-            let second = usize::try_from(micros.div_ceil(1_000_000)).expect("it is soon");
+        let next = use_all(lab, &mut all, (more, start), |at| {
+            let second = usize::try_from((at - start).whole_seconds()).expect("it is later");
             if let Some(hour) = hours.get_mut(second / SECONDS_AN_HOUR) {
                 *hour += 1;
             }
@@ -152,15 +200,6 @@ async fn lived(lab: &Lab, mut all: Vec<Used>, start: Time) -> Vec<u64> {
         lab.clock.set(next.max(lab.clock.now()));
     }
     hours
-}
-
-/// With a spread, a forecast takes ages as whole seconds, so a sign-in may be told an hour late.
-fn agree(one: &[u64], other: &[u64], is_spread: bool) -> bool {
-    let by = |hours: &[u64], hour: usize| hours.iter().take(hour).sum::<u64>();
-    let is_near = |one: &[u64], other: &[u64]| {
-        (0..one.len()).all(|hour| by(one, hour) <= by(other, hour + 1))
-    };
-    if is_spread { is_near(one, other) && is_near(other, one) } else { one == other }
 }
 
 async fn is_as_foreseen(
@@ -172,33 +211,37 @@ async fn is_as_foreseen(
     lab.enter_app(&format!("app {number}")).await;
     let mut all = Vec::new();
     for (at, signed) in devices.iter().enumerate() {
-        let name = format!("user {} of {number}", at / 2);
-        let mut used = Used { name, device: format!("device {at}"), token: String::new() };
         let methods = if signed.by_both { &["pwd", "otp"][..] } else { &["pwd"] };
-        assert!(sign_in(lab, &mut used, methods).await, "it may sign in");
+        let (name, device) = (format!("user {} of {number}", at / 3), format!("device {at}"));
+        let mut used = Used::new(&name, &device, methods, signed.assurance);
+        assert!(sign_in(lab, &mut used, &[]).await, "it may sign in");
         if let Some(group) = signed.group {
             super::join(lab, &format!("group {group}"), &lab.user(&used.name).await).await;
         }
         lab.pass(Span::hours(signed.hours));
         all.push(used);
     }
-    use_all(lab, &mut all, |_| panic!("nothing has ended yet")).await;
+    for (used, _) in all.iter().zip(devices).filter(|(_, signed)| !signed.is_unused) {
+        let checked = devices::check(&lab.server().app().db, &used.token).expect("it is known");
+        assert!(checked.expect("a session").verdict.is_valid(), "nothing has ended yet");
+    }
     let now = lab.clock.now();
-    // By less than a second a sign-in might come before a time of day, or after it.
-    let is_spread = asked.iter().any(|asked| asked.kind == 6);
-    let asked = asked.iter().filter(|asked| !(is_spread && asked.is_calendar()));
     let set: Vec<Value> =
-        asked.enumerate().map(|(at, asked)| asked.policy(at, number, now)).collect();
+        asked.iter().enumerate().map(|(at, asked)| asked.policy(at, number, now)).collect();
+    let more: &[&'static str] = if asked.iter().any(|it| it.kind == 7) { &["otp"] } else { &[] };
     let body = json!({ "policies": set, "allow_endless": true });
     let preview = good(lab.api(Method::POST, "/policies/preview").json(&body)).await;
+    prop_assert_eq!(&preview["unforeseen"], &Value::Null, "all of this can be foreseen");
     let hours = |value: &Value| -> Vec<u64> {
         let all = value.as_array().expect("hours").iter().take(DAYS as usize * 24);
         all.map(|hour| hour.as_u64().expect("a number")).collect()
     };
     let foreseen = hours(&preview["after"]["hours"]);
     let simulated = simulate(lab, DAYS, Some(json!(set))).await.map_err(TestCaseError::fail)?;
-    let simulated = simulated.hours;
-    prop_assert!(agree(&simulated, &foreseen, is_spread), "{simulated:?} beside {foreseen:?}");
+    prop_assert_eq!(&simulated.hours, &simulated.forecast_hours, "the simulation");
+    let idles = asked.iter().any(|asked| asked.kind == 5);
+    // In a simulation, nobody is idle from the beginning on.
+    prop_assert!(idles || simulated.hours == foreseen, "{simulated:?} beside {foreseen:?}");
     good(lab.api(Method::PUT, "/policies").json(&body)).await;
     let mut ended = 0;
     for used in &all {
@@ -206,8 +249,7 @@ async fn is_as_foreseen(
         ended += u64::from(!checked.expect("nobody forgets it").verdict.is_valid());
     }
     prop_assert_eq!(preview["ended_sessions"].as_u64(), Some(ended), "those that end at once");
-    let lived = lived(lab, all, now).await;
-    prop_assert!(agree(&lived, &foreseen, is_spread), "{lived:?} beside {foreseen:?}");
+    prop_assert_eq!(lived(lab, all, more, now).await, foreseen, "what then happens");
     Ok(())
 }
 
@@ -216,7 +258,7 @@ fn what_is_foreseen_happens(kind: Kind) {
     let lab = std::cell::RefCell::new(runtime.block_on(Lab::new(kind)));
     let number = std::cell::Cell::new(0);
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-    let devices = proptest::collection::vec(signed(), 1..5);
+    let devices = proptest::collection::vec(signed(), 1..6);
     let sets = proptest::collection::vec(asked(), 1..4);
     // A failure prints the smallest case that fails.
     let told = TestRunner::new(config).run(&(devices, sets), |(devices, asked)| {
@@ -235,4 +277,55 @@ fn what_is_foreseen_happens_on_sqlite() {
 #[test]
 fn what_is_foreseen_happens_on_postgres() {
     what_is_foreseen_happens(Kind::Postgres);
+}
+
+fn policy(name: &str, applies_to: Value, limits: Value) -> Value {
+    json!({ "name": name, "applies_to": applies_to, "limits": limits })
+}
+
+/// The sign-ins of that many days: foreseen, and lived through on a copy.
+async fn both_told(lab: &Lab, days: u32, set: Value) -> (u64, u64) {
+    let told = simulate(lab, days, Some(set)).await.expect("it can be simulated");
+    assert_eq!(told.hours, told.forecast_hours);
+    (told.hours.iter().sum(), told.forecast_hours.iter().sum())
+}
+
+async fn who_proves_themselves_by_more_methods_is_foreseen_under_the_policies_about_these(
+    lab: Lab,
+) {
+    let mut used = Used::new("ann", "phone", &["pwd"], None);
+    assert!(sign_in(&lab, &mut used, &[]).await, "it may sign in");
+    let user = lab.user("ann").await;
+    let set = json!([
+        policy("all", json!({ "everyone": true }), json!({ "max_age": "30d" })),
+        policy("vip", json!({ "users": [user] }), json!({ "require_methods": ["otp"] })),
+        policy("strong", json!({ "methods": ["otp"] }), json!({ "max_age": "1d" })),
+    ]);
+    assert_eq!(both_told(&lab, 20, set).await, (20, 20));
+}
+
+async fn a_number_of_sessions_that_is_asked_for_later_is_foreseen(lab: Lab) {
+    for (name, device) in [("ann", "phone"), ("ann", "tablet"), ("bob", "phone")] {
+        lab.sign_in(name, device).await;
+        lab.pass(Span::hours(1));
+    }
+    let mut one =
+        policy("one", json!({ "users": [lab.user("ann").await] }), json!({ "max_sessions": 1 }));
+    one["valid_from"] = (lab.clock.now() + Span::days(3)).to_string().into();
+    let all = policy("all", json!({ "everyone": true }), json!({ "max_age": "1d" }));
+    assert_eq!(both_told(&lab, 19, json!([all, one])).await, (41, 41));
+    one["limits"]["over_max"] = "refuse_new".into();
+    assert_eq!(both_told(&lab, 19, json!([all, one])).await, (41, 41));
+}
+
+async fn who_is_idle_by_now_is_foreseen_to_sign_in_at_once(lab: Lab) {
+    for name in ["a", "b", "c", "d", "e"] {
+        lab.sign_in(name, "phone").await;
+    }
+    lab.pass(Span::seconds(3));
+    let limits = json!({ "max_age": "30d", "max_idle": "2s" });
+    let set = json!([policy("all", json!({ "everyone": true }), limits)]);
+    let preview = lab.post("/policies/preview", json!({ "policies": set })).await;
+    assert_eq!((&preview["ended_sessions"], &preview["after"]["hours"][0]), (&json!(5), &json!(5)));
+    assert_eq!(preview["after"]["hours"][30 * 24], 5, "and again when they are too old");
 }

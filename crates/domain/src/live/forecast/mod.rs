@@ -1,11 +1,15 @@
 //! How often devices will have to sign in again, if every one of them stays in use and signs in as
 //! soon as it must. It moves whole classes of devices, those with the same limits, from one sign-in
 //! to the next, by the decision: a thousand devices with one moment cost as much as one. What is
-//! asked of most devices is just an age: these repeat, and cost an addition a sign-in.
+//! asked of most devices is just an age: these repeat, and cost an addition a sign-in. Only where a
+//! user has more devices than there will be room for, each is followed by itself: see `crowd`.
+
+mod crowd;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::access::{Era, Facts, Limits, end};
+pub(super) use self::crowd::{Crowd, Member, Room};
+use crate::access::{Because, Ended, Era, Facts, Limits, end};
 use crate::values::error::{Error, Result};
 use crate::values::time::{Span, Time};
 
@@ -46,25 +50,58 @@ pub(super) struct Forecaster {
     steady: HashMap<(Rhythm, usize), u64>,
     /// All others.
     classes: HashMap<Vec<Era>, Class>,
+    /// Devices of users who have more than there will be room for.
+    crowds: Vec<Crowd>,
+    /// The sign-ins of crowds until there was room for all, by the second.
+    settled: HashMap<usize, u64>,
+    /// What is left of the work that crowds may be; none if that was not enough.
+    crowd_units_left: Option<u64>,
 }
 
 impl Forecaster {
     pub(super) fn new(now: Time) -> Self {
-        Self { now, rhythm, steady: HashMap::new(), classes: HashMap::new() }
+        Self {
+            now,
+            rhythm,
+            steady: HashMap::new(),
+            classes: HashMap::new(),
+            crowds: Vec::new(),
+            settled: HashMap::new(),
+            crowd_units_left: Some(UNITS_MAX),
+        }
     }
 
-    /// A device that is signed in now, with the limits that it will have.
-    pub(super) fn add(&mut self, facts: &Facts<'_>) {
-        let eras: Vec<Era> = facts.eras.iter().copied().map(without_idle).collect();
-        let facts = Facts { eras: &eras, ..*facts };
-        let Some(end) = end(&facts) else { return };
-        if !end.because.asks_to_sign_in() {
-            return;
+    /// A device that is signed in now, with the limits that it has, and with those that it has as
+    /// well once it has signed in anew.
+    pub(super) fn add(&mut self, facts: &Facts<'_>, more: impl Iterator<Item = Era>) {
+        if let Some(end) = next_end(facts, self.now).filter(asks_to_sign_in) {
+            let limits = limits_of_a_sign_in(facts, more, self.now);
+            self.enter(limits, second(end.at, self.now));
         }
-        let open = eras.iter().filter(|era| era.until.is_none_or(|until| self.now < until));
-        let limits = open.copied().map(|era| for_a_sign_in(era, facts.phase, self.now));
-        let limits = limits.filter(|era| era.limits != Limits::default());
-        let (limits, start): (Vec<Era>, _) = (limits.collect(), second(end.at, self.now));
+    }
+
+    /// Devices of one user that are signed in now.
+    pub(super) fn add_crowd(&mut self, crowd: Crowd) {
+        self.crowds.push(crowd);
+    }
+
+    /// Looks ahead at the crowds so far, to where there is room for all who are left of each. This
+    /// may take long: no lock is held meanwhile.
+    pub(super) fn settle(&mut self) {
+        for crowd in std::mem::take(&mut self.crowds) {
+            let Some(units_left) = self.crowd_units_left else { return };
+            let (left, units) = crowd.settle(self.now, units_left, |second| {
+                *self.settled.entry(second).or_default() += 1;
+            });
+            self.crowd_units_left = units;
+            for (limits, start) in left {
+                self.enter(limits, start);
+            }
+        }
+    }
+
+    /// A device with these limits that signs in next at this second.
+    fn enter(&mut self, limits: Vec<Era>, start: usize) {
         let devices = match (self.rhythm)(&limits, self.now) {
             Some(rhythm) => self.steady.entry((rhythm, start)).or_default(),
             None => self.classes.entry(limits).or_default().entry(start).or_default(),
@@ -83,15 +120,26 @@ impl Forecaster {
                 *class.entry(second).or_default() += devices;
             }
         }
+        for (second, devices) in other.settled {
+            *self.settled.entry(second).or_default() += devices;
+        }
+        self.crowds.extend(other.crowds);
+        let both = self.crowd_units_left.zip(other.crowd_units_left);
+        self.crowd_units_left = both.map(|(one, other)| one.min(other));
     }
 
     /// Looks ahead. Refused is what would take too long.
-    pub(super) fn run(self) -> Result<Forecast> {
+    pub(super) fn run(mut self) -> Result<Forecast> {
+        self.settle();
         self.run_within(UNITS_MAX)
     }
 
     fn run_within(self, units_max: u64) -> Result<Forecast> {
         let mut ahead = Ahead { now: self.now, seconds: vec![0; SECONDS], units_left: units_max };
+        self.crowd_units_left.ok_or_else(too_much)?;
+        for (second, devices) in self.settled {
+            add(&mut ahead.seconds[second], devices);
+        }
         for (eras, class) in self.classes {
             ahead.step(&eras, class)?;
         }
@@ -210,10 +258,7 @@ impl Ahead {
     }
 
     fn spend(&mut self, units: u64) -> Result<()> {
-        let why = "sign-ins would be forced so often that their forecast takes too long: ask for a \
-                   longer max_age, for no spread, or for no valid_from and valid_until";
-        let left = self.units_left.checked_sub(units);
-        self.units_left = left.ok_or_else(|| Error::invalid("policies", why))?;
+        self.units_left = self.units_left.checked_sub(units).ok_or_else(too_much)?;
         Ok(())
     }
 
@@ -229,12 +274,40 @@ impl Ahead {
     }
 }
 
+fn too_much() -> Error {
+    let why = "sign-ins would be forced so often that their forecast takes too long: ask for a \
+               longer max_age, for no spread, or for no valid_from and valid_until";
+    Error::invalid("policies", why)
+}
+
 fn add(place: &mut u32, devices: u64) {
     *place = place.saturating_add(u32::try_from(devices).unwrap_or(u32::MAX));
 }
 
 fn moment(second: usize, now: Time) -> Time {
     now + Span::seconds(i64::try_from(second).unwrap_or(i64::MAX))
+}
+
+/// The end of a device that stays in use from now on: if it is idle by now, it is that.
+fn next_end(facts: &Facts<'_>, now: Time) -> Option<Ended> {
+    let is_idle = |end: &Ended| end.because == Because::Idle && end.at <= now;
+    end(facts).filter(is_idle).or_else(|| {
+        let eras: Vec<Era> = facts.eras.iter().copied().map(without_idle).collect();
+        end(&Facts { eras: &eras, ..*facts })
+    })
+}
+
+/// As if it were asked of who was idle, too.
+fn asks_to_sign_in(end: &Ended) -> bool {
+    end.because.asks_to_sign_in() || end.because == Because::Idle
+}
+
+/// The limits of a device's sessions after its next sign-in.
+fn limits_of_a_sign_in(facts: &Facts<'_>, more: impl Iterator<Item = Era>, now: Time) -> Vec<Era> {
+    let all = facts.eras.iter().copied().chain(more);
+    let open = all.filter(|era| era.until.is_none_or(|until| now < until));
+    let limits = open.map(|era| for_a_sign_in(era, facts.phase, now));
+    limits.filter(|era| era.limits != Limits::default()).collect()
 }
 
 /// A device that stays in use is never idle.
@@ -267,6 +340,8 @@ fn second(end: Time, now: Time) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::empty;
+
     use chrono_tz::Tz;
     use proptest::prelude::*;
 
@@ -342,7 +417,7 @@ mod tests {
             let mut forecaster = Forecaster::new(now());
             for age in &devices {
                 let made = Facts::made_at(now() - Span::hours(*age));
-                forecaster.add(&Facts { eras: &eras, active_at: now(), ..made });
+                forecaster.add(&Facts { eras: &eras, active_at: now(), ..made }, empty());
             }
             let told = forecaster.run().expect("it is quick");
             prop_assert_eq!(told.hours, lived(&devices, &eras));
@@ -377,7 +452,7 @@ mod tests {
                 for (age, phase) in &devices {
                     let made = Facts::made_at(now() - whole(*age));
                     let facts = Facts { eras: &eras, active_at: now(), phase: *phase, ..made };
-                    forecaster.add(&facts);
+                    forecaster.add(&facts, empty());
                 }
                 forecaster.run_within(units_max)
             };
@@ -396,7 +471,7 @@ mod tests {
         let eras = [Era { from: Time::ZERO, until: None, limits }];
         for phase in 0..=u16::MAX {
             let made = Facts::made_at(now() - Span::seconds(1));
-            forecaster.add(&Facts { eras: &eras, active_at: now(), phase, ..made });
+            forecaster.add(&Facts { eras: &eras, active_at: now(), phase, ..made }, empty());
         }
         assert!(forecaster.steady.len() <= 12, "of five to ten seconds");
         let told = forecaster.run().expect("it is quick");
