@@ -112,7 +112,7 @@ impl Crowd {
         }
     }
 
-    /// To whom something happens next, and when. Those who sign in at one second do so by their ids.
+    /// To whom something happens next, and when. Who sign in at one second do so by their ids.
     fn next(&self, now: Time) -> Option<(Time, usize)> {
         let turns = self.members.iter().enumerate();
         let turns = turns.filter_map(|(place, member)| Some((member.turn(now)?, place)));
