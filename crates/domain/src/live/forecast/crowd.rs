@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use uuid::Uuid;
 
 use super::{SECONDS, STEP_UNITS, asks_to_sign_in, limits_of_a_sign_in, moment, next_end, second};
-use crate::access::{Ended, Era, Facts, end};
+use crate::access::{Because, Ended, Era, Facts, end};
 use crate::apps::policies::OverMax;
 use crate::values::time::Time;
 
@@ -100,7 +100,8 @@ impl Crowd {
             units_left = left;
             match (room, next) {
                 (Some((from, max)), _) => {
-                    self.end_oldest(from, max);
+                    let too_many = (from, Because::TooMany);
+                    self.end_oldest(from, max, |end| too_many < (end.at, end.because));
                     begun += 1;
                 }
                 (None, Some((_, place))) if self.turn_of(place, at, sign_ins) => {
@@ -125,13 +126,16 @@ impl Crowd {
         self.rooms.iter().filter(open).all(|room| self.members.len() <= room.max)
     }
 
-    /// Ends those for whom there is no room.
-    fn end_oldest(&mut self, at: Time, max: usize) {
+    /// Ends those for whom there is no room, as far as they have not ended by `at`; where that is
+    /// told before their own end of the same moment, they end by that.
+    fn end_oldest(&mut self, at: Time, max: usize, is_told_first: impl Fn(Ended) -> bool) {
         self.members.sort_by_key(|member| Reverse(member.signed_in));
         let mut there = 0;
         self.members.retain(|member| {
+            let is_open = member.end.is_none_or(|end| at < end.at || is_told_first(end));
+            let is_too_many = is_open && there >= max;
             there += usize::from(member.is_there(at));
-            !member.is_there(at) || there <= max
+            !is_too_many
         });
     }
 
@@ -149,7 +153,7 @@ impl Crowd {
             if others >= max && over == OverMax::RefuseNew {
                 return false;
             }
-            self.end_oldest(at, max.saturating_sub(1));
+            self.end_oldest(at, max.saturating_sub(1), |_| false);
         }
         member.signed_in = (at, sign_ins + 1, member.signed_in.2);
         self.members.push(member);
@@ -170,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::access::{Because, Limits, Newer, Verdict, decide};
+    use crate::access::{Limits, Newer, Verdict, decide};
     use crate::live::forecast::{SECONDS_AN_HOUR, UNITS_MAX};
     use crate::values::time::Span;
 
