@@ -125,6 +125,39 @@ fn what_is_wrong_is_shown_where_it_is() {
 }
 
 #[test]
+fn what_is_unlike_is_not_equal_and_a_task_has_its_own_params_in_its_tests() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    };
+    write(
+        "own.ts",
+        "export const config = { params: { days: 30 } };
+        export const run = (params: unknown) => params;\n",
+    );
+    write(
+        "own.test.ts",
+        "import { assert, lab, test } from 'reauth:test';
+        const unlike: [unknown, unknown][] = [
+            [new Set([1]), new Set([2, 3])], [new Map([[1, 2]]), new Map()], [NaN, null],
+            [new Error('a'), new TypeError('b')], [new Date(0), new Date(1)], [1n, 1],
+            [new Uint8Array([1]).buffer, new Uint8Array([2]).buffer], [{ a: undefined }, {}],
+        ];
+        test('unlike', async () => {
+            for (const [one, other] of unlike) {
+                await assert.rejects(async () => assert.equal(one, other), /differ/);
+                assert.equal(one, one);
+            }
+            assert.equal(new Set([1, 2]), new Set([2, 1]));
+            assert.equal((await lab.run()).result, { days: 30 });
+            assert.equal((await lab.run({ days: 1 })).result, { days: 1 });
+        });\n",
+    );
+    let tested = task(&["test"], &folder.path().join("own.ts"));
+    assert!(tested.status.success(), "{}", said(&tested));
+}
+
+#[test]
 fn a_change_is_checked_and_tested_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| {

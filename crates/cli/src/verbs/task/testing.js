@@ -29,9 +29,21 @@ class AssertionError extends Error {
 function shown(value) {
   const sorted = (one) => {
     if (one === undefined) return "(undefined)";
-    if (typeof one === "bigint" || typeof one === "function") return String(one);
+    if (typeof one === "bigint") return `(${one}n)`;
+    if (typeof one === "function" || typeof one === "symbol") return `(${String(one)})`;
+    if (typeof one === "number" && !Number.isFinite(one)) return `(${one})`;
     if (one === null || typeof one !== "object") return one;
     if (Array.isArray(one)) return one.map(sorted);
+    const kind = Object.prototype.toString.call(one).slice(8, -1);
+    if (one instanceof Error) return `(${one.name}: ${one.message})`;
+    if (one instanceof Date) return `(Date ${one.getTime()})`;
+    if (one instanceof RegExp) return `(${String(one)})`;
+    if (one instanceof Map || one instanceof Set) {
+      return { [`(${kind})`]: [...one].map((each) => JSON.stringify(sorted(each))).sort() };
+    }
+    if (one instanceof ArrayBuffer) return `(${kind} ${new Uint8Array(one)})`;
+    if (one instanceof DataView) return sorted(one.buffer);
+    if (ArrayBuffer.isView(one)) return `(${kind} ${one})`;
     if (typeof one.toJSON === "function") return sorted(one.toJSON());
     return Object.fromEntries(Object.keys(one).sort().map((key) => [key, sorted(one[key])]));
   };
@@ -192,7 +204,8 @@ export const lab = {
     must(await lab.api("PUT", "/policies", { policies }));
   },
 
-  run(params = {}, options = {}) {
+  // Without params the task gets its own, as a real run does.
+  run(params = undefined, options = {}) {
     return ask("/run", { params, ...options });
   },
 
