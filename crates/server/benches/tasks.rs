@@ -77,7 +77,8 @@ async fn alone() {
     let cold = Sandbox::new(child.program.clone(), child.args.clone());
     let cold = times(&cold, &job, Duration::ZERO).await;
     println!(
-        "| a run of an empty task in the sandbox, its child is started for it | p50 {:.2} ms, p99 {:.2} ms | | |",
+        "| a run of an empty task in the sandbox, its child is started for it | p50 {:.2} ms, \
+         p99 {:.2} ms | | |",
         cold[50], cold[99]
     );
     let warm = Sandbox::new(child.program, child.args);
@@ -90,8 +91,8 @@ async fn alone() {
     let warm = times(&warm, &job, Duration::from_millis(40)).await;
     keeper.abort();
     println!(
-        "| a run of an empty task in the sandbox, its child waits | p50 {:.2} ms, p99 {:.2} ms | target 1 \
-         ms | |",
+        "| a run of an empty task in the sandbox, its child waits | p50 {:.2} ms, p99 {:.2} ms | \
+         target 1 ms | |",
         warm[50], warm[99]
     );
 }

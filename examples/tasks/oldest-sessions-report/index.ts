@@ -1,7 +1,8 @@
 // The oldest sign-ins, mailed every Monday through an HTTP mail API.
 //
 // Deploy it with the address and the key of your mail service:
-//   reauth task deploy tasks/oldest-sessions-report --env MAIL_URL=https://api.mail.example/send --env MAIL_KEY=…
+//   reauth task deploy tasks/oldest-sessions-report \
+//     --env MAIL_URL=https://api.mail.example/send --env MAIL_KEY=…
 
 export const config: TaskConfig = {
   schedule: { cron: "0 8 * * 1", zone: "Europe/Vienna" },
