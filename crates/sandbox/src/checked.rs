@@ -15,7 +15,7 @@ use rquickjs::module::Declared;
 use rquickjs::{Context, Ctx, Error, Exception, Module, Runtime};
 
 use crate::Script;
-use crate::compile::{CompileError, error_on};
+use crate::compile::{CompileError, error_on, line_and_column};
 use crate::engine::STACK_BYTES;
 use crate::places::{Places, place_in, resolve};
 
@@ -124,9 +124,7 @@ impl<'a> Checked<'a> {
     fn wrong(&self, file: &str, at: u32, why: &str) -> CompileError {
         let module = self.script.modules.iter().find(|module| module.name == file);
         let text = module.map_or("", |module| module.javascript.as_str());
-        let before = text.get(..at as usize).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let (line, column) = line_and_column(text, at as usize);
         let place = self.places.written(&format!("{file}:{line}:{column}"));
         self.wrong_at(file, place_in(&place, file), why)
     }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::checked::Checked;
 use crate::places::resolve;
-use crate::{Module, Script, config};
+use crate::{CALLED, Module, Script, config};
 
 /// Why a script does not compile, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,13 @@ pub struct Compiled {
     pub config: Option<Value>,
     /// The names that the entry exports, sorted.
     pub exports: Vec<String>,
+}
+
+impl Compiled {
+    /// Whether there is something to call; what has nothing is a file for others.
+    pub fn is_called(&self) -> bool {
+        self.exports.iter().any(|name| CALLED.contains(&name.as_str()))
+    }
 }
 
 /// Makes a script of texts by file name. A name says the language: `.ts` and `.mts` are TypeScript,
@@ -167,10 +174,14 @@ fn first<'a>(
 }
 
 fn error_at((file, source): (&str, &str), message: &str, offset: usize) -> CompileError {
-    let before = source.get(..offset.min(source.len())).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
+    error_on((file, source), message, line_and_column(source, offset))
+}
+
+/// Where an offset is, both from 1.
+pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset.min(text.len())).unwrap_or_default();
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    error_on((file, source), message, (line, column))
+    (before.matches('\n').count() + 1, column)
 }
 
 /// Something is wrong at this line and column, from 1.

@@ -35,7 +35,7 @@ pub struct Policy {
 }
 
 /// Whose sessions a policy is about: those who meet all that is given; `everyone` stands alone.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selector {
     /// All users of the app.

@@ -1,15 +1,14 @@
 //! Device sessions and how they end: one by one, or many at once by a cut-off. Source: the
 //! app-users contract, section 2, and `POST …/revocations`.
 
-use std::collections::BTreeMap;
-
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::apps::InApp;
 use crate::client::Client;
 use crate::error::Result;
+use crate::policies::Selector;
 use crate::time::Moment;
 
 /// A device that is, or was, signed in.
@@ -110,27 +109,9 @@ pub struct Filter {
     /// The user with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The members of at least one of these groups.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub groups: Option<Vec<String>>,
-    /// These users, by their ids.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub users: Option<Vec<String>>,
-    /// Users whose attributes have all these values: each a text, a number, true or false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attributes: Option<BTreeMap<String, Value>>,
-    /// Sessions on one of these platforms.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub platforms: Option<Vec<String>>,
-    /// Sessions proved by at least one of these methods (RFC 8176).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub methods: Option<Vec<String>>,
-    /// Sessions of one of these assurance levels: `aal1`, `aal2`, `aal3`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub assurance: Option<Vec<String>>,
-    /// Sessions whose label fits one of these: `*` is any text, `?` any character.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<Vec<String>>,
+    /// As in a policy.
+    #[serde(flatten)]
+    pub applies_to: Selector,
     /// Authenticated at this moment or before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authenticated_before: Option<Moment>,
@@ -263,7 +244,8 @@ mod tests {
         let text = |filter: &Filter| serde_json::to_string(filter).unwrap();
         assert_eq!(text(&Filter::default()), "{}");
         let group = Some("contractors".to_owned());
-        let filter = Filter { group, platforms: Some(vec!["ios".into()]), ..Filter::default() };
+        let applies_to = Selector { platforms: Some(vec!["ios".into()]), ..Selector::default() };
+        let filter = Filter { group, applies_to, ..Filter::default() };
         assert_eq!(text(&filter), r#"{"group":"contractors","platforms":["ios"]}"#);
     }
 

@@ -1,7 +1,7 @@
 //! `reauth revoke`: many users must sign in again, or wipe their data.
 
 use clap::{ArgGroup, Args};
-use reauth_sdk::{Filter, InApp, Moment, Revocation, Revoked};
+use reauth_sdk::{Filter, InApp, Moment, Revocation, Revoked, Selector};
 use serde_json::json;
 
 use crate::confirm;
@@ -94,17 +94,21 @@ impl Arguments {
     fn filter(&self) -> Filter {
         let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
         let attributes = self.attribute.iter().map(|it| (it.name.clone(), it.value.clone()));
-        Filter {
-            // One alone is a moment, whatever the number of sessions.
-            group: alone(&self.group),
+        let applies_to = Selector {
+            everyone: false,
             groups: some(&self.group).filter(|all| all.len() > 1),
-            user: alone(&self.user),
             users: some(&self.user).filter(|all| all.len() > 1),
             attributes: (!self.attribute.is_empty()).then(|| attributes.collect()),
             platforms: some(&self.platform),
             methods: some(&self.method),
             assurance: some(&self.assurance),
             labels: some(&self.label),
+        };
+        Filter {
+            // One alone is a moment, whatever the number of sessions.
+            group: alone(&self.group),
+            user: alone(&self.user),
+            applies_to,
             authenticated_before: self.authenticated_before,
             created_before: self.created_before,
             device_id: self.device.clone(),
@@ -124,8 +128,10 @@ impl Arguments {
                 (format!("everyone in one of the groups {names}"), names)
             }
         };
-        let wide = Filter { group: None, user: None, groups: None, users: None, ..self.filter() };
-        let is_narrower = wide != Filter::default();
+        let filter = self.filter();
+        let applies_to = Selector { groups: None, users: None, ..filter.applies_to };
+        let filter = Filter { group: None, user: None, applies_to, ..filter };
+        let is_narrower = filter != Filter::default();
         (if is_narrower { format!("{whose}, where it fits,") } else { whose }, word)
     }
 }

@@ -94,6 +94,13 @@ pub struct Era {
     pub limits: Limits,
 }
 
+impl Era {
+    /// Whether its limits hold at a moment.
+    pub fn holds(&self, at: Time) -> bool {
+        self.from <= at && self.until.is_none_or(|until| at < until)
+    }
+}
+
 /// Whom a cut-off is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scope", rename_all = "snake_case")]

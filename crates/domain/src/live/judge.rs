@@ -18,6 +18,11 @@ use crate::values::time::{Span, Time};
 /// So many limits are about the sessions of most users.
 type Eras = SmallVec<[Era; 6]>;
 
+/// The order of limits on how many sessions a user has, the strictest first.
+pub(super) fn strictness<N: Ord>(max: N, over: OverMax) -> (N, bool) {
+    (max, over == OverMax::EndOldest)
+}
+
 impl Session {
     /// Its place among all sessions: the last bits of its id are random.
     fn phase(&self) -> u16 {
@@ -58,8 +63,9 @@ impl View {
     ) -> T {
         let cut_offs = self.cut_offs(user);
         let eras = self.eras_of(user, Some(session), rules);
-        let counts = eras.iter().any(|era| era.limits.max_sessions.is_some());
-        let newer = if counts { self.newer(session, user, rules) } else { Vec::new() };
+        let place = |session: &Session| (session.authenticated_at, session.id);
+        let later = |other: &&Session| place(other) > place(session);
+        let newer = self.newer(user, rules, &eras, later);
         let facts = self.facts(session, user);
         tell(&Facts { cut_offs: &cut_offs, eras: &eras, newer: &newer, ..facts })
     }
@@ -75,19 +81,18 @@ impl View {
         }
     }
 
-    /// The user's sessions that were authenticated later. That they may be too many themselves need
-    /// not be known: then there are as many that are newer still.
-    fn newer(&self, session: &Session, user: &User, rules: &Rules) -> Vec<Newer> {
-        let place = |session: &Session| (session.authenticated_at, session.id);
-        self.those(user, rules, |other| place(other) > place(session))
-    }
-
-    fn those(
+    /// The user's sessions that were authenticated later, if a limit counts them. That they may be
+    /// too many themselves need not be known: then there are as many that are newer still.
+    fn newer(
         &self,
         user: &User,
         rules: &Rules,
-        are_meant: impl Fn(&&Session) -> bool,
+        eras: &[Era],
+        are_later: impl Fn(&&Session) -> bool,
     ) -> Vec<Newer> {
+        if eras.iter().all(|era| era.limits.max_sessions.is_none()) {
+            return Vec::new();
+        }
         let cut_offs = self.cut_offs(user);
         let newer = |other: &Session| {
             let eras = self.eras_of(user, Some(other), rules);
@@ -98,7 +103,7 @@ impl View {
                 ended_at: ended.map(|ended| ended.at),
             }
         };
-        self.sessions_of_user(user).filter(are_meant).map(newer).collect()
+        self.sessions_of_user(user).filter(are_later).map(newer).collect()
     }
 
     /// The limits of the app's settings, those of its policies that are about the session (without
@@ -178,8 +183,7 @@ impl View {
         {
             ends[..=place].rotate_right(1);
         }
-        let holds = |era: &Era| era.from <= now && era.until.is_none_or(|until| now < until);
-        let hold = named.iter().filter(|(_, era)| holds(era));
+        let hold = named.iter().filter(|(_, era)| era.holds(now));
         let max_age = hold.filter_map(|(_, era)| era.limits.age(session.phase())).min();
         Explained { ends, max_age }
     }
@@ -221,7 +225,7 @@ impl View {
             methods: begun.traits.methods,
             cut_offs: &cut_offs,
             eras: &eras,
-            newer: &self.those(user, rules, later),
+            newer: &self.newer(user, rules, &eras, later),
             ..Facts::made_at(begun.authenticated_at)
         };
         Some(decide(&facts, now))
@@ -262,14 +266,23 @@ impl View {
     pub(super) fn room(&self, user: UserId, now: Time) -> Option<Room> {
         let user = &self.users[self.user(user)? as usize];
         let rules = &self.apps[user.app as usize].rules;
-        let holds = |era: &Era| era.from <= now && era.until.is_none_or(|until| now < until);
-        let rooms = self.rules_of(user, None, rules).filter(|(_, era)| holds(era));
-        let rooms = rooms.filter_map(|(policy, era)| {
+        let rooms = self.rooms_of(user, rules).filter(|(.., era)| era.holds(now));
+        let strictest = rooms.min_by_key(|(_, (max, over), _)| strictness(*max, *over));
+        strictest.map(|(policy, (max, over), _)| Room { max, over, policy: policy.name.clone() })
+    }
+
+    /// Every limit on how many sessions the user has, with the policy that asks for it and the time
+    /// in which it holds.
+    pub(super) fn rooms_of<'a>(
+        &'a self,
+        user: &'a User,
+        rules: &'a Rules,
+    ) -> impl Iterator<Item = (&'a Policy, (u32, OverMax), Era)> {
+        self.rules_of(user, None, rules).filter_map(|(policy, era)| {
             let (policy, max) = (policy?, era.limits.max_sessions?);
             let over = policy.limits.over_max.unwrap_or_default();
-            Some(Room { max, over, policy: policy.name.clone() })
-        });
-        rooms.min_by_key(|room| (room.max, room.over == OverMax::EndOldest))
+            Some((policy, (max, over), era))
+        })
     }
 
     /// The decision on an authentication token of this user.

@@ -240,7 +240,7 @@ impl Ahead {
                 Member::new(session.id, facts, more(proved, of, set), asked.now)
             }));
         }
-        let rooms = rooms(user, &set.rules, asked.now).collect();
+        let rooms = view.rooms(user, &set.rules, asked.now).collect();
         self.forecaster.add_crowd(Crowd { members, rooms });
     }
 }
@@ -287,26 +287,25 @@ impl View {
         if !set.has_rooms {
             return false;
         }
-        let Some(max) = rooms(user, &set.rules, now).map(|room| room.max).min() else {
+        let Some(max) = self.rooms(user, &set.rules, now).map(|room| room.max).min() else {
             return false;
         };
         let open = self.sessions_of_user(user).filter(|session| session.ended().is_none());
         open.count() > max
     }
-}
 
-/// The limits on how many sessions the user has that hold now or later.
-fn rooms<'a>(user: &'a User, rules: &'a Rules, now: Time) -> impl Iterator<Item = Room> + 'a {
-    let others = rules.others(user).filter_map(move |rule| {
-        let from = rule.since(user, None, None)?;
-        Some((rule.policy()?, Era { from, ..rule.era }))
-    });
-    rules.plain(user).chain(others).filter_map(move |(policy, era)| {
-        let Era { from, until, limits } = era;
-        let max = usize::try_from(limits.max_sessions?).unwrap_or(usize::MAX);
-        let over = policy.limits.over_max.unwrap_or_default();
-        until.is_none_or(|until| now < until).then_some(Room { from, until, max, over })
-    })
+    /// The limits on how many sessions the user has that hold now or later.
+    fn rooms<'a>(
+        &'a self,
+        user: &'a User,
+        rules: &'a Rules,
+        now: Time,
+    ) -> impl Iterator<Item = Room> + 'a {
+        self.rooms_of(user, rules).filter_map(move |(_, (max, over), Era { from, until, .. })| {
+            let max = usize::try_from(max).unwrap_or(usize::MAX);
+            until.is_none_or(|until| now < until).then_some(Room { from, until, max, over })
+        })
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,22 @@ use super::{OF_USER_MAX, Session, find, history};
 use crate::access::{Ended, Traits};
 use crate::groups;
 use crate::ledger::Stored;
-use crate::live::{self, Bounded, Explained, OwnVerdict};
-use crate::store::{Db, Read, args};
+use crate::live::{Bounded, Explained, OwnVerdict};
+use crate::store::{Db, Read, Row, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::Time;
+
+/// Authentication tokens that can still be used, at `$1`.
+macro_rules! unused_columns {
+    ($rest:literal) => {
+        concat!(
+            "select u.app_id, e.user_id, e.created_at, e.expires_at, e.traits from enrolments e
+             join users u on u.id = e.user_id where e.ended_at is null and e.expires_at > $1",
+            $rest
+        )
+    };
+}
 
 /// Why a session ends when it does.
 #[derive(Debug)]
@@ -59,19 +70,10 @@ pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
     let sessions = read.live().bounds_of(user, now)?.into_iter();
     let mut list: Vec<Access> =
         sessions.map(|(id, ends)| Access { session: Some(id), ends }).collect();
-    let sql = "select created_at, expires_at, ended_at, ended_by, traits from enrolments
-               where user_id = $1 and ended_at is null and expires_at > $2
-               order by expires_at desc limit $3";
-    for row in read.rows(sql, args![user, now, OF_USER_MAX]).await? {
-        let times = (row.time(0)?, row.time(1)?);
-        let written = live::written_end(&row, 2)?;
-        if read.live().judge_enrolment(user, times, written, now)?.is_valid() {
-            let ends = read.live().bound_of_sign_in(user, &row.parsed(4)?, times.0)?;
-            // One that begins nothing any more is no credential.
-            if ends.is_none_or(|ended| now < ended.at) {
-                list.push(Access { session: None, ends });
-            }
-        }
+    let sql = unused_columns!(" and e.user_id = $2 order by e.expires_at desc limit $3");
+    for row in read.rows(sql, args![now, user, OF_USER_MAX]).await? {
+        let ends = Unused::of(&row)?.bound(read)?;
+        list.extend(ends.map(|ends| Access { session: None, ends }));
     }
     Ok(list)
 }
@@ -86,6 +88,11 @@ struct Unused {
 }
 
 impl Unused {
+    fn of(row: &Row) -> Result<Self> {
+        let times = (row.time(2)?, row.time(3)?);
+        Ok(Self { app: row.parsed(0)?, user: row.parsed(1)?, times, traits: row.parsed(4)? })
+    }
+
     /// The surest end of the session that it can begin. None: it can begin none.
     fn bound(&self, read: &Read) -> Result<Option<Option<Ended>>> {
         let now = read.now();
@@ -93,20 +100,17 @@ impl Unused {
             return Ok(None);
         }
         let ends = read.live().bound_of_sign_in(self.user, &self.traits, self.times.0)?;
+        // One that begins nothing any more is no credential.
         Ok(ends.is_none_or(|ended| now < ended.at).then_some(ends))
     }
 }
 
 /// Those of an app, or of all.
 async fn unused(read: &mut Read, app: Option<AppId>) -> Result<Vec<Unused>> {
-    let sql = "select u.app_id, e.user_id, e.created_at, e.expires_at, e.traits from enrolments e
-               join users u on u.id = e.user_id
-               where (cast($1 as text) is null or u.app_id = $1)
-               and e.ended_at is null and e.expires_at > $2";
+    let sql = unused_columns!(" and (cast($2 as text) is null or u.app_id = $2)");
     let (now, mut found) = (read.now(), Vec::new());
-    read.each(sql, args![app, now], |row| {
-        let (app, user, traits) = (row.parsed(0)?, row.parsed(1)?, row.parsed(4)?);
-        found.push(Unused { app, user, times: (row.time(2)?, row.time(3)?), traits });
+    read.each(sql, args![now, app], |row| {
+        found.push(Unused::of(&row)?);
         Ok(())
     })
     .await?;

@@ -136,28 +136,29 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
 /// whoever comes later they have no hold. So however often policies change, a check looks at few.
 async fn forget_limits(db: &Db, looked_at: Time, mut left_out: Vec<AppId>) -> Result<()> {
     left_out.sort_unstable();
-    // All ids are of one length, without a sign that means something to `like`.
-    let left: Vec<String> = left_out.iter().map(ToString::to_string).collect();
-    let left = left.join(" ");
-    let old = "select (select count(*) from policies where until_at <= $1
-                  and $2 not like '%' || app_id || '%')
-               + (select count(*) from app_limits as era where $2 not like '%' || era.app_id || '%'
-                  and exists (select 1 from app_limits as next where next.app_id = era.app_id
-                  and next.from_at > era.from_at and next.from_at <= $1))";
-    if db.read().await?.count(old, args![looked_at, &left]).await? == 0 {
+    let old = "select app_id from policies where until_at <= $1
+               union select app_id from app_limits as era where exists (select 1 from app_limits
+                 as next where next.app_id = era.app_id and next.from_at > era.from_at
+                 and next.from_at <= $1)";
+    let rows = db.read().await?.rows(old, args![looked_at]).await?;
+    let apps: Result<Vec<AppId>> = rows.iter().map(|row| row.parsed(0)).collect();
+    let mut apps = apps?;
+    apps.retain(|app| !left_out.contains(app));
+    if apps.is_empty() {
         return Ok(());
     }
     let mut tx = db.write(By::System).await?;
-    let sql = "delete from policies where until_at <= $1 and $2 not like '%' || app_id || '%'";
-    tx.change(sql, args![looked_at, &left]).await?;
-    tx.change(
-        "delete from app_limits where $2 not like '%' || app_id || '%'
-         and exists (select 1 from app_limits as next
-         where next.app_id = app_limits.app_id and next.from_at > app_limits.from_at
-         and next.from_at <= $1)",
-        args![looked_at, &left],
-    )
-    .await?;
+    for app in apps {
+        let sql = "delete from policies where until_at <= $1 and app_id = $2";
+        tx.change(sql, args![looked_at, app]).await?;
+        tx.change(
+            "delete from app_limits where app_id = $2 and exists (select 1 from app_limits as next
+             where next.app_id = app_limits.app_id and next.from_at > app_limits.from_at
+             and next.from_at <= $1)",
+            args![looked_at, app],
+        )
+        .await?;
+    }
     let change = Change::LimitsForgotten { before: looked_at, left_out };
     tx.record(Subject::none(), None, change);
     tx.commit().await.map(|_| ())

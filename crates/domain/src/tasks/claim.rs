@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::due::{end_schedule, stopped};
-use super::finish::{cancel, give_up};
+use super::finish::cancel;
 use super::queue::{NewRun, Trigger, insert};
 use super::runs::RunState;
 use super::{COLUMNS, Order, Task, task, task_columns};
@@ -70,12 +70,15 @@ pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
             }
         };
         let is_by_itself = matches!(claimed.trigger.as_str(), "schedule" | "event" | "task");
-        match stopped(tx, &claimed.task).filter(|_| is_by_itself) {
+        match stopped(tx.live(), tx.now(), &claimed.task).filter(|_| is_by_itself) {
             None => {
                 start(tx, &claimed, claim).await?;
                 return Ok(Some(claimed));
             }
-            Some(why) => give_up(tx, &claimed, why).await?,
+            Some(why) => {
+                let name = claimed.task.definition.name;
+                cancel(tx, claimed.app, (claimed.id, name), why).await?;
+            }
         }
     }
 }
@@ -137,7 +140,9 @@ pub async fn begin(
     order: Order,
     claim: Claim,
 ) -> Result<Claimed> {
-    if let Some(why) = stopped(tx, &task).filter(|_| order.trigger == Trigger::Task) {
+    if let Some(why) =
+        stopped(tx.live(), tx.now(), &task).filter(|_| order.trigger == Trigger::Task)
+    {
         return Err(Error::Conflict(format!("{}: {why}", task.definition.name)));
     }
     let new = NewRun::of(tx, &task, Order { is_awaited: true, ..order.clone() })?;

@@ -3,6 +3,7 @@
 use super::queue::{Order, Trigger, queue};
 use super::{COLUMNS, Misfire, Task, task, task_columns};
 use crate::access::Verdict;
+use crate::live::Live;
 use crate::store::{Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::AppId;
@@ -44,7 +45,7 @@ pub async fn fire_due(tx: &mut Tx) -> Result<Fired> {
         Err(error) => return leave_out(tx, app, row.text(0)?, &error).await,
     };
     let misfire = due.definition.options.misfire;
-    let (passed, stopped) = (Passed::of(&due, now), stopped(tx, &due));
+    let (passed, stopped) = (Passed::of(&due, now), stopped(tx.live(), now, &due));
     let mut next_at = next_of(&due, now);
     let last = std::slice::from_ref(&passed.last);
     let wanted = match (misfire, stopped.is_some()) {
@@ -184,9 +185,9 @@ async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<
 }
 
 /// Why the task does not run by itself now: its owner may not sign in.
-pub(super) fn stopped(read: &Read, task: &Task) -> Option<String> {
+pub(super) fn stopped(live: &Live, now: Time, task: &Task) -> Option<String> {
     let owner = task.definition.options.owner?;
-    match read.live().may_sign_in(owner, read.now()) {
+    match live.may_sign_in(owner, now) {
         Ok(Verdict::Valid { .. }) => None,
         Ok(Verdict::Ended(ended)) => {
             Some(format!("its owner {owner} may not sign in: {}", ended.because))

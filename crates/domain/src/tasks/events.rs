@@ -123,7 +123,7 @@ async fn fire(
 ) -> Result<()> {
     let mut tx = db.write(By::System).await?;
     let name = &task.definition.name;
-    let stopped = stopped(&tx, task);
+    let stopped = stopped(tx.live(), tx.now(), task);
     let moved = tx
         .change(
             "update tasks set looked_seq = $1

@@ -151,16 +151,26 @@ pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
     } else {
         RunState::Failed
     };
-    let finished_at = state.is_end().then_some(now);
+    lose(tx, app, (id, task, secret), (state, 0)).await.map(|()| true)
+}
+
+/// The server stopped during a run; so many tries are given back.
+async fn lose(
+    tx: &mut Tx,
+    app: AppId,
+    (id, task, secret): (RunId, String, Option<SecretHash>),
+    (state, tries_back): (RunState, i64),
+) -> Result<()> {
+    let finished_at = state.is_end().then_some(tx.now());
     tx.change(
-        "update runs set state = $1, finished_at = $2, error_kind = 'lost',
-         error = 'the server stopped during the run', lease_until = null, secret_hash = null
-         where id = $3",
-        args![state.name(), finished_at, id],
+        "update runs set state = $1, finished_at = $2, tries_left = tries_left + $3,
+         error_kind = 'lost', error = 'the server stopped during the run', lease_until = null,
+         secret_hash = null where id = $4",
+        args![state.name(), finished_at, tries_back, id],
     )
     .await?;
     end(tx, app, (id, task), state, secret);
-    Ok(true)
+    Ok(())
 }
 
 /// Queues a run again whose server stops on purpose: the try does not count. One that has ended in
@@ -173,15 +183,7 @@ pub async fn put_back(tx: &mut Tx, id: RunId, attempt: i64) -> Result<()> {
     if !is_there(tx, app, &task).await? {
         return Ok(());
     }
-    tx.change(
-        "update runs set state = 'queued', tries_left = tries_left + 1, error_kind = 'lost',
-         error = 'the server stopped during the run', lease_until = null, secret_hash = null
-         where id = $1",
-        args![id],
-    )
-    .await?;
-    end(tx, app, (id, task), RunState::Queued, secret);
-    Ok(())
+    lose(tx, app, (id, task, secret), (RunState::Queued, 1)).await
 }
 
 /// Gives up a run that waits. Answers whether it did: a run that is going is ended by its server.
@@ -196,32 +198,34 @@ pub async fn cancel_queued(tx: &mut Tx, app: AppId, id: RunId) -> Result<bool> {
     Ok(true)
 }
 
-/// Ends a run that would begin now, and says why.
-pub(super) async fn give_up(tx: &mut Tx, claimed: &Claimed, why: String) -> Result<()> {
-    let name = claimed.task.definition.name.clone();
-    cancel(tx, claimed.app, (claimed.id, name), why).await
-}
-
+/// Ends a run that waits, and says why.
 pub(super) async fn cancel(
     tx: &mut Tx,
     app: AppId,
-    (id, task): (RunId, String),
+    run: (RunId, String),
     why: String,
+) -> Result<()> {
+    end_waiting(tx, app, run, (RunState::Cancelled, "cancelled", why)).await
+}
+
+async fn end_waiting(
+    tx: &mut Tx,
+    app: AppId,
+    (id, task): (RunId, String),
+    (state, kind, why): (RunState, &str, String),
 ) -> Result<()> {
     let now = tx.now();
     tx.change(
-        "update runs set state = 'cancelled', finished_at = $1, error_kind = 'cancelled',
-         error = $2 where id = $3",
-        args![now, why, id],
+        "update runs set state = $1, finished_at = $2, error_kind = $3, error = $4 where id = $5",
+        args![state.name(), now, kind.to_owned(), why, id],
     )
     .await?;
-    end(tx, app, (id, task), RunState::Cancelled, None);
+    end(tx, app, (id, task), state, None);
     Ok(())
 }
 
 /// Ends the runs that wait for a task that was deleted.
 pub(super) async fn give_up_deleted(tx: &mut Tx, app: AppId, task: &str) -> Result<()> {
-    let now = tx.now();
     loop {
         let sql = "select id from runs where app_id = $1 and task = $2 and state = 'queued'
                    order by due_at, id limit $3";
@@ -230,14 +234,9 @@ pub(super) async fn give_up_deleted(tx: &mut Tx, app: AppId, task: &str) -> Resu
             return Ok(());
         }
         for row in waiting {
-            let id: RunId = row.parsed(0)?;
-            tx.change(
-                "update runs set state = 'failed', finished_at = $1, error_kind = 'deleted',
-                 error = 'the task was deleted while the run waited' where id = $2",
-                args![now, id],
-            )
-            .await?;
-            end(tx, app, (id, task.to_owned()), RunState::Failed, None);
+            let why = "the task was deleted while the run waited".to_owned();
+            let run = (row.parsed(0)?, task.to_owned());
+            end_waiting(tx, app, run, (RunState::Failed, "deleted", why)).await?;
         }
     }
 }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::ledger::{self, Change, Subject};
+use crate::live::Live;
 use crate::store::{Read, Row, Tx, args};
 use crate::tokens::{Scope, Scopes};
 use crate::users;
@@ -37,6 +38,8 @@ pub use schedule::Schedule;
 
 /// The most tasks of an app: all of them are read when one page is shown.
 pub const TASKS_MAX: i64 = 1_000;
+/// More tasks that rest are not named: nobody reads on.
+const RESTING_MAX: usize = 1_000;
 const NAME_CHARS_MAX: usize = 64;
 /// A script is written by people; bundled libraries fit too.
 pub const SOURCE_BYTES_MAX: usize = 512 * 1024;
@@ -150,7 +153,7 @@ pub async fn put(
     };
     tx.record(Subject::app(app), None, change);
     let task = Task { definition, created_at, updated_at: now, next_at, stopped: None };
-    let task = task.told(tx);
+    let task = task.told(tx.live(), now);
     Ok((task, old.is_none()))
 }
 
@@ -288,13 +291,17 @@ fn check_files(definition: &Definition) -> Result<()> {
         let why = format!("at most {FILES_MAX} files: bundle them with `reauth task build`");
         return Err(Error::invalid("files", why));
     }
-    if files.values().chain([source]).any(|text| text.contains('\0')) {
-        return Err(Error::invalid("source", "must not have U+0000: write \\0 in the script"));
-    }
-    let bytes: usize = files.values().chain([source]).map(String::len).sum();
-    if bytes > SOURCE_BYTES_MAX {
+    check_sources(files.values().chain([source]))
+}
+
+/// Refuses sources that are too long in all, or that no database could keep.
+pub fn check_sources<'a>(all: impl Iterator<Item = &'a String> + Clone) -> Result<()> {
+    if all.clone().map(String::len).sum::<usize>() > SOURCE_BYTES_MAX {
         let why = format!("must be at most {SOURCE_BYTES_MAX} bytes in all");
         return Err(Error::invalid("source", why));
+    }
+    if all.into_iter().any(|text| text.contains('\0')) {
+        return Err(Error::invalid("source", "must not have U+0000: write \\0 in the script"));
     }
     Ok(())
 }
@@ -311,7 +318,8 @@ async fn try_find(read: &mut Read, app: AppId, name: &str) -> Result<Option<Task
     }
     let sql = task_columns!(" from tasks t where t.app_id = $1 and t.name = $2");
     let row = read.first(sql, args![app, name]).await?;
-    row.map(|row| task(&row).map(|task| task.told(read))).transpose()
+    let found = row.map(|row| task(&row)).transpose()?;
+    Ok(found.map(|task| task.told(read.live(), read.now())))
 }
 
 /// The variables of a task; none if there is no such task.
@@ -333,7 +341,8 @@ pub async fn all(read: &mut Read, app: AppId) -> Result<Vec<Task>> {
     let sql = task_columns!(" from tasks t where t.app_id = $1 order by t.name limit $2");
     let rows = read.rows(sql, args![app, TASKS_MAX]).await?;
     // Of one that cannot be read the doctor tells: the others are listed all the same.
-    Ok(rows.iter().filter_map(|row| task(row).ok()).map(|task| task.told(read)).collect())
+    let readable = rows.iter().filter_map(|row| task(row).ok());
+    Ok(readable.map(|task| task.told(read.live(), read.now())).collect())
 }
 
 /// A task that does not run by itself although it should.
@@ -351,27 +360,29 @@ pub struct Resting {
 pub async fn needs_attention(read: &mut Read) -> Result<(i64, Vec<Resting>)> {
     let dead = read.count("select count(*) from runs where state = 'dead'", args![]).await?;
     let sql = task_columns!(
-        ", a.id, a.name from tasks t join apps a on a.id = t.app_id
-         order by a.name, a.id, t.name limit $1"
+        ", a.id, a.name from tasks t join apps a on a.id = t.app_id order by a.name, a.id, t.name"
     );
-    let mut resting = Vec::new();
-    for row in read.rows(sql, args![TASKS_MAX]).await? {
+    let (db, now, mut resting) = (read.db().clone(), read.now(), Vec::new());
+    // One after the other: each has its sources with it.
+    read.each(sql, args![], |row| {
         let why = match task(&row) {
-            Ok(task) => task.told(read).stopped,
+            Ok(task) => task.told(db.live(), now).stopped,
             Err(error) => Some(format!("it cannot be read: {error}; put it again")),
         };
-        if let Some(why) = why {
+        if let Some(why) = why.filter(|_| resting.len() < RESTING_MAX) {
             let app = (row.parsed(COLUMNS)?, row.text(COLUMNS + 1)?);
             resting.push(Resting { app, task: row.text(0)?, why });
         }
-    }
+        Ok(())
+    })
+    .await?;
     Ok((dead, resting))
 }
 
 impl Task {
     /// With why it does not run by itself now, as far as that is not stored.
-    fn told(self, read: &Read) -> Self {
-        let stopped = due::stopped(read, &self).or_else(|| self.stopped.clone());
+    fn told(self, live: &Live, now: Time) -> Self {
+        let stopped = due::stopped(live, now, &self).or_else(|| self.stopped.clone());
         Self { stopped, ..self }
     }
 }

@@ -52,18 +52,27 @@ impl Ready {
     pub(crate) fn new(app: &App, claimed: Claimed) -> Self {
         let own = claimed.is_rehearsed.then(Rehearsed::default);
         let has_own_changes = own.is_some();
-        let rehearsal = own.or_else(|| app.rehearsal.clone());
-        let entered = app.going.enter((claimed.id, claimed.attempt), rehearsal);
-        Self { claimed, entered, has_own_changes }
+        Self::enter(app, claimed, own.or_else(|| app.rehearsal.clone()), has_own_changes)
     }
 
     /// As `new`, for a run that another one waits for. If that one is rehearsed, both note what
     /// they would change in one list, which is the caller's.
     pub(crate) fn called(app: &App, claimed: Claimed, caller: RunId) -> Self {
         let shared = app.going.run(caller).and_then(|going| going.rehearsal.clone());
-        let Some(shared) = shared else { return Self::new(app, claimed) };
-        let entered = app.going.enter((claimed.id, claimed.attempt), Some(shared));
-        Self { claimed, entered, has_own_changes: false }
+        if shared.is_none() {
+            return Self::new(app, claimed);
+        }
+        Self::enter(app, claimed, shared, false)
+    }
+
+    fn enter(
+        app: &App,
+        claimed: Claimed,
+        rehearsal: Option<Rehearsed>,
+        has_own_changes: bool,
+    ) -> Self {
+        let entered = app.going.enter((claimed.id, claimed.attempt), rehearsal);
+        Self { claimed, entered, has_own_changes }
     }
 
     /// The run.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use reauth_sdk::{NewTask, TaskConfig};
-use reauth_server::sandbox::{self, CALLED, Compiled};
+use reauth_server::sandbox::{self, Compiled};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
@@ -84,9 +84,7 @@ pub(crate) fn tasks_at(path: &Path) -> Result<Vec<LocalTask>> {
         } else if is_script(&name) && full.is_file() {
             let task = task_of(path, &name, &stem(&name))?;
             // A file that does not compile is a task too: else nobody would hear of its error.
-            let is_entry =
-                |names: &[String]| names.iter().any(|name| CALLED.contains(&name.as_str()));
-            if task.compiled().map_or(true, |compiled| is_entry(&compiled.exports)) {
+            if task.compiled().map_or(true, |compiled| compiled.is_called()) {
                 tasks.push(task);
             }
         }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{SECONDS, STEP_UNITS, asks_to_sign_in, limits_of_a_sign_in, moment, next_end, second};
 use crate::access::{Because, Ended, Era, Facts, end};
 use crate::apps::policies::OverMax;
+use crate::live::judge::strictness;
 use crate::values::time::Time;
 
 /// On how many devices the user is signed in at most, while that holds.
@@ -147,7 +148,7 @@ impl Crowd {
         }
         let holds = |room: &&Room| room.from <= at && room.until.is_none_or(|until| at < until);
         let rooms = self.rooms.iter().filter(holds);
-        let strictest = rooms.min_by_key(|room| (room.max, room.over == OverMax::EndOldest));
+        let strictest = rooms.min_by_key(|room| strictness(room.max, room.over));
         if let Some(Room { max, over, .. }) = strictest.copied() {
             let others = self.members.iter().filter(|other| other.is_there(at)).count();
             if others >= max && over == OverMax::RefuseNew {

@@ -222,15 +222,7 @@ pub(crate) async fn put(
 async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Definition, Answer> {
     let PutTask { file, source, mut files, config } = wanted;
     files.insert(file.clone(), source);
-    let bytes: usize = files.values().map(String::len).sum();
-    if bytes > tasks::SOURCE_BYTES_MAX {
-        let why = format!("must be at most {} bytes in all", tasks::SOURCE_BYTES_MAX);
-        return Err(Error::invalid("source", why).into());
-    }
-    if files.values().any(|text| text.contains('\0')) {
-        let why = "must not have U+0000: write \\0 in the script";
-        return Err(Error::invalid("source", why).into());
-    }
+    tasks::check_sources(files.values())?;
     let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;
     let compiled = compiled.map_err(|why| match why {
         Uncompiled::Wrong(error) => Error::invalid("source", error.to_string()).into(),
@@ -265,7 +257,7 @@ fn described(
     compiled: Compiled,
     config: Map<String, Value>,
 ) -> Result<Definition, Answer> {
-    if !compiled.exports.iter().any(|name| CALLED.contains(&name.as_str())) {
+    if !compiled.is_called() {
         let why = format!("{file} exports none of {}: nothing could be called", CALLED.join(", "));
         return Err(Error::invalid("source", why).into());
     }
