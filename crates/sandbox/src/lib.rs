@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use compile::{CompileError, Compiled, compile, imports};
+pub use compile::{CompileError, Compiled, compile, imports, is_package};
 pub use engine::child_main;
 pub use json::Json;
 pub use limits::{Guards, drop_rights};
