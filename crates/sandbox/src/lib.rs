@@ -30,7 +30,7 @@ pub use compile::{CompileError, Compiled, compile, imports, is_package};
 pub use engine::child_main;
 pub use json::Json;
 pub use limits::{Guards, drop_rights};
-pub use places::resolve;
+pub use places::{inline_map, resolve};
 pub use process::Sandbox;
 
 /// A script is called by one of these exports at least; what has none is a file for others.

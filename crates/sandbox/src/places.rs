@@ -11,8 +11,10 @@ use crate::engine::PRELUDE_NAME;
 /// What a path may lack, as TypeScript and bundlers allow it.
 const ENDINGS: [&str; 7] = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
 
-/// How bundlers begin the last line of a text that brings its source map along.
-const INLINE_MAP: &str = "//# sourceMappingURL=data:application/json;base64,";
+/// How bundlers begin the last line of a text that brings its source map along; some name the
+/// charset before the map itself.
+const INLINE_MAP: &str = "//# sourceMappingURL=data:application/json;";
+const BASE64: &str = "base64,";
 /// A source map that names a longer file is not believed: each place would take so much.
 const NAME_BYTES_MAX: usize = 256;
 /// A text gets longer than this by other names of files only if someone wants it to.
@@ -43,10 +45,12 @@ pub fn resolve(base: &str, wanted: &str, is_there: impl Fn(&str) -> bool) -> Opt
     find(&path).or_else(|| find(path.strip_suffix(".js")?))
 }
 
-/// A text in JavaScript without the source map at its end, and that map, if it has one that can be
-/// read. The map is its author's: the places in it are told and not otherwise used.
-pub(crate) fn inline_map(source: &str) -> Option<(&str, String)> {
+/// A text in JavaScript without the source map at its end, and that map (JSON, version 3), if it
+/// has one that can be read. The map is its author's: the places in it are told and not otherwise
+/// used.
+pub fn inline_map(source: &str) -> Option<(&str, String)> {
     let (javascript, map) = source.rsplit_once(INLINE_MAP)?;
+    let (_, map) = map.split_once(BASE64).filter(|(charset, _)| charset.len() < 32)?;
     if !javascript.is_empty() && !javascript.ends_with('\n') {
         return None;
     }
@@ -224,7 +228,7 @@ mod tests {
              \"names\":[],\"mappings\":\";EAMA\"}}"
         );
         format!(
-            "var a;\n  throw new Error('no');\nexport function run() {{}}\n{INLINE_MAP}{}\n",
+            "var a;\n  throw new Error('no');\nexport function run() {{}}\n{INLINE_MAP}{BASE64}{}\n",
             STANDARD.encode(map)
         )
     }
@@ -246,9 +250,11 @@ mod tests {
         for name in [long.as_str(), "a\nerror: all is lost", "\u{0}"] {
             assert_eq!(inline_map(&bundle(name)), None, "{name:?}");
         }
-        for end in ["", "AAAA", "e30=", "bm8=", "%"] {
+        for end in ["", "base64,AAAA", "base64,e30=", "base64,bm8=", "base64,%", "AAAA"] {
             assert_eq!(inline_map(&format!("{INLINE_MAP}{end}")), None, "{end}");
         }
+        let with_charset = bundle("t.ts").replace(BASE64, "charset=utf-8;base64,");
+        assert_eq!(inline_map(&with_charset), inline_map(&bundle("t.ts")));
         assert_eq!(inline_map(&format!("'{}'", bundle("t.ts"))), None, "it is within a text");
         let name = "x".repeat(NAME_BYTES_MAX);
         let files = BTreeMap::from([("t.js".to_owned(), bundle(&name))]);

@@ -34,7 +34,8 @@ impl Project {
         project.write("node_modules/left-side/left.js", LEFT);
         // A package of the old kind.
         project.write("node_modules/old-side/index.js", "exports.old = () => 'old';\n");
-        project.write("tasks/lib/n.ts", "interface N { n: number }\nexport const n: N = { n: 7 };\n");
+        project
+            .write("tasks/lib/n.ts", "interface N { n: number }\nexport const n: N = { n: 7 };\n");
         project.write("tasks/where/index.ts", WHERE);
         project.write("tasks/where/task.toml", "[schedule]\ncron = \"0 3 * * *\"\n");
         project.write("tasks/plain.ts", "export const run = (): string => 'plain';\n");
@@ -130,7 +131,9 @@ fn a_bundle_has_the_name_and_the_settings_of_its_task() {
     assert!(checked.contains("where: a task of 2 files and packages, "), "{checked}");
 
     let out = project.path("build/there.js").display().to_string();
-    assert!(task(&["build", "--out", &out], &project.path("tasks/where/index.ts")).status.success());
+    assert!(
+        task(&["build", "--out", &out], &project.path("tasks/where/index.ts")).status.success()
+    );
     assert!(project.path("build/there.toml").is_file());
     let stale = task(&["build", "--out", &out], &project.path("tasks/plain.ts"));
     assert!(error_of(&stale).contains("there.toml is there, but"), "{stale:?}");
@@ -139,6 +142,52 @@ fn a_bundle_has_the_name_and_the_settings_of_its_task() {
     assert!(error_of(&replaced).contains("would replace"), "{replaced:?}");
     let several = task(&["build", "--out", &out], &project.path("tasks"));
     assert!(error_of(&several).contains("build one of them"), "{several:?}");
+}
+
+/// A package of so many functions, all of which are used, and one that throws.
+fn wide(functions: usize) -> String {
+    let mut text = "export function stop() {\n  throw new Error('it is wide');\n}\n".to_owned();
+    for at in 0..functions {
+        text.push_str(&format!(
+            "export function wide_{at}(given_value) {{\n    return given_value + {at};\n}}\n"
+        ));
+    }
+    text
+}
+
+#[test]
+fn a_large_package_costs_no_line_of_the_task_as_long_as_it_fits() {
+    let Some(project) = Project::new() else { return };
+    let source = "import * as wide from 'wide';
+
+interface Unused { a: number }
+export function run() {
+  const all: string[] = Object.keys(wide);
+  if (all.length > 1) wide.stop();
+}
+";
+    let test = "import { lab, test } from 'reauth:test';
+        test('it is told', async () => {
+            const { message } = (await lab.run()).error;
+            const wanted = /at THROWN:\\d+:\\d+\\)\\n +at \\w+ \\(wide\\.ts:6:/;
+            if (!wanted.test(message)) throw new Error(message);
+        });";
+    project.write("tasks/wide.ts", source);
+    // With the map of all files; with that of its own; with other names than those written.
+    for (functions, thrown) in [
+        (100, "stop \\(..\\/node_modules\\/wide\\/index.js"),
+        (4_000, "stop \\(wide.js"),
+        (6_000, "(?!stop)\\w+ \\(wide.js"),
+    ] {
+        project.write("node_modules/wide/index.js", &wide(functions));
+        project.write("tasks/wide.test.ts", &test.replace("THROWN", thrown));
+        let tested = task(&["test"], &project.path("tasks/wide.ts"));
+        assert!(tested.status.success(), "{functions}: {}", said(&tested));
+    }
+    project.write("node_modules/wide/index.js", &wide(20_000));
+    let refused = error_of(&task(&["check"], &project.path("tasks/wide.ts")));
+    assert!(refused.contains("a task has 512 KiB at most"), "{refused}");
+    assert!(refused.contains("import only parts"), "{refused}");
 }
 
 #[test]
@@ -190,7 +239,8 @@ fn what_is_wrong_in_a_bundled_task_is_shown_in_the_file_that_was_written() {
 #[test]
 fn who_has_no_esbuild_is_told_where_to_install_it() {
     let project = Project::bare();
-    project.write("tasks/where.ts", "import { a } from '@left/side';\nexport const run = () => a;\n");
+    project
+        .write("tasks/where.ts", "import { a } from '@left/side';\nexport const run = () => a;\n");
     project.write("tasks/plain.ts", "export const run = () => 1;\n");
     let help = |folder: &Path| format!("in {}: npm install --save-dev esbuild", folder.display());
     let wrong = error_of(&task(&["check"], &project.path("tasks")));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oxc_sourcemap::{SourceMap, SourceMapParts, Token};
 use reauth_server::domain::tasks::SOURCE_BYTES_MAX;
 use reauth_server::sandbox;
 
@@ -25,8 +26,9 @@ const OPTIONS: [&str; 12] = [
     "--log-level=error",
     "--color=false",
 ];
-/// How the last line of a bundle begins.
-const MAP: &str = "//# sourceMappingURL=";
+/// What makes a text smaller if there is no room for it. Values stay as they were written: `config`
+/// is read without being run.
+const SMALLER: [&str; 2] = ["--minify-whitespace", "--minify-identifiers"];
 const UNRESOLVED: &str = "install what is missing where package.json is: npm install NAME; \
      modules of Node.js, such as fs, are not there for tasks";
 
@@ -38,12 +40,35 @@ pub(super) fn package_of(files: &BTreeMap<String, String>) -> Option<(String, St
     })
 }
 
-/// A file below a folder with all that it imports as one text, and the name of that.
+/// A file below a folder with all that it imports as one text, and the name of that. It is as easy
+/// to read, and tells as much of where its lines were written, as there is room for.
 pub(super) fn bundle(root: &Path, entry: &str, why: &str) -> Result<(String, String)> {
     let esbuild = esbuild_for(&root.join(entry), why)?;
-    let mut command = Command::new(&esbuild);
+    let name = Path::new(entry).with_extension("js").display().to_string();
+    let mut bytes = 0;
+    for more in [&[][..], &SMALLER] {
+        let text = run(&esbuild, root, entry, more)?;
+        for text in [Some(text.clone()), of_own_files(&text)].into_iter().flatten() {
+            bytes = text.len();
+            if bytes <= SOURCE_BYTES_MAX {
+                return Ok((name, text));
+            }
+        }
+    }
+    let most = SOURCE_BYTES_MAX / 1024;
+    let what = format!(
+        "{entry} with its packages is {} KiB: a task has {most} KiB at most",
+        bytes.div_ceil(1024)
+    );
+    let help = "import only parts of large packages (`name/part`), or smaller ones; \
+                `npx esbuild FILE --bundle --analyze --outfile=/dev/null` says what takes the room";
+    Err(Failure::new(what).help(help))
+}
+
+fn run(esbuild: &Path, root: &Path, entry: &str, more: &[&str]) -> Result<String> {
+    let mut command = Command::new(esbuild);
     // From the folder, so that the map names files as the task does.
-    command.current_dir(root).arg(format!("./{entry}")).args(OPTIONS);
+    command.current_dir(root).arg(format!("./{entry}")).args(OPTIONS).args(more);
     let done = command.output().map_err(|error| {
         let what = format!("{} does not run: {error}", esbuild.display());
         Failure::new(what).help("it needs Node.js in the PATH; then npm install --save-dev esbuild")
@@ -54,24 +79,34 @@ pub(super) fn bundle(root: &Path, entry: &str, why: &str) -> Result<(String, Str
         let is_missing = said.contains("Could not resolve");
         return Err(if is_missing { failure.help(UNRESOLVED) } else { failure });
     }
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    let name = Path::new(entry).with_extension("js").display().to_string();
-    Ok((name, fitting(text)))
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// Without the map if there is no room for it: then places are told as they are in the bundle.
-fn fitting(mut text: String) -> String {
-    if text.len() > SOURCE_BYTES_MAX
-        && let Some(at) = text.rfind(MAP)
-    {
-        text.truncate(at);
+/// The same text with a smaller map: one of the developer's own files. A place in a package is told
+/// as it is in the bundle.
+fn of_own_files(text: &str) -> Option<String> {
+    let (javascript, map) = sandbox::inline_map(text)?;
+    let map = SourceMap::from_json_string(&map).ok()?;
+    let is_own = |name: &str| name.split('/').all(|part| part != "node_modules");
+    let (mut tokens, mut last) = (Vec::new(), (true, 0));
+    for token in map.get_tokens() {
+        let (line, column) = (token.get_dst_line(), token.get_dst_col());
+        let (source, src) = (token.get_source_id(), (token.get_src_line(), token.get_src_col()));
+        let source = source.filter(|id| map.get_source(*id).is_some_and(is_own));
+        // Where a package begins, and at each line of it, the map says that it does not know.
+        if source.is_some() || last != (false, line) {
+            let (src_line, src_column) = if source.is_some() { src } else { (0, 0) };
+            tokens.push(Token::new(line, column, src_line, src_column, source, None));
+        }
+        last = (source.is_some(), line);
     }
-    text
-}
-
-/// Whether a bundle knows where its lines were written.
-pub(super) fn has_map(text: &str) -> bool {
-    text.lines().next_back().is_some_and(|line| line.starts_with(MAP))
+    let names = map.get_sources().map(|name| if is_own(name) { name } else { "" });
+    let own = SourceMap::from_parts(SourceMapParts {
+        sources: names.map(Into::into).collect(),
+        tokens: tokens.into(),
+        ..SourceMapParts::default()
+    });
+    Some(format!("{javascript}//# sourceMappingURL={}\n", own.to_data_url()))
 }
 
 /// The esbuild of the nearest package.json above a file that has one installed.
@@ -89,15 +124,6 @@ fn esbuild_for(file: &Path, why: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_map_that_does_not_fit_is_left_out() {
-        let with_map = |bytes: usize| format!("{}\n{MAP}data:x\n", "x".repeat(bytes));
-        assert!(has_map(&fitting(with_map(100))));
-        let fitted = fitting(with_map(SOURCE_BYTES_MAX - 5));
-        assert!(!has_map(&fitted) && fitted.len() < SOURCE_BYTES_MAX);
-        assert!(!has_map(""));
-    }
 
     #[test]
     fn a_package_is_neither_a_file_nor_a_module_of_ours() {

@@ -85,9 +85,7 @@ pub(super) async fn dev(context: &Context, wanted: Dev) -> Result<()> {
 /// A word that is no path by itself is the name of a task.
 fn path_and_name(path: Option<PathBuf>, name: Option<String>) -> (PathBuf, Option<String>) {
     match (path, name) {
-        (Some(word), None) if !word.exists() => {
-            (here(), Some(word.to_string_lossy().into_owned()))
-        }
+        (Some(word), None) if !word.exists() => (here(), Some(word.to_string_lossy().into_owned())),
         (path, name) => (path.unwrap_or_else(here), name),
     }
 }

@@ -10,7 +10,6 @@ use reauth_server::domain::Clock;
 use reauth_server::domain::tasks::Schedule;
 use serde_json::{Value, json};
 
-use super::bundle::has_map;
 use super::files::{LocalTask, Ready, read, tasks_at, tasks_to_send};
 use super::{object, schedule, variable};
 use crate::connect::Context;
@@ -240,9 +239,6 @@ fn told(task: &LocalTask, found: &Checked) -> String {
     };
     if let Some(text) = task.bundle() {
         files.push_str(&format!(" and packages, {} KiB", text.len().div_ceil(1024)));
-        if !has_map(text) {
-            files.push_str(" without the source map, for which there is no room");
-        }
     }
     let mut text = format!("{}: a {} of {files}, right", task.name, found.kind);
     if let Some(plan) = &found.config.schedule {
