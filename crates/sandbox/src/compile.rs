@@ -226,7 +226,7 @@ pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, column)
 }
 
-/// Something is wrong at this line and column, from 1. Of a text that is not there no line is shown.
+/// Something is wrong at this line and column, from 1. No line is shown of a text that is not here.
 pub(crate) fn error_on(
     (file, source): (&str, &str),
     message: &str,

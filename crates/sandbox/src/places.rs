@@ -227,10 +227,8 @@ mod tests {
             "{{\"version\":3,\"sources\":[{name:?}],\"sourcesContent\":[\"secret\"],\
              \"names\":[],\"mappings\":\";EAMA\"}}"
         );
-        format!(
-            "var a;\n  throw new Error('no');\nexport function run() {{}}\n{INLINE_MAP}{BASE64}{}\n",
-            STANDARD.encode(map)
-        )
+        let text = "var a;\n  throw new Error('no');\nexport function run() {}\n";
+        format!("{text}{INLINE_MAP}{BASE64}{}\n", STANDARD.encode(map))
     }
 
     #[test]

@@ -252,4 +252,11 @@ fn who_has_no_esbuild_is_told_where_to_install_it() {
         let wrong = error_of(&task(&[verb], &project.path("tasks/where.ts")));
         assert!(wrong.contains(&help(project.folder.path())), "{verb}: {wrong}");
     }
+    // One that was installed, on a machine without Node.js.
+    let program = project.path("node_modules/.bin/esbuild");
+    project.write("node_modules/.bin/esbuild", "#!/usr/bin/env no-such-node\n");
+    let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(program, may_run).expect("a mode");
+    let wrong = error_of(&task(&["check"], &project.path("tasks/where.ts")));
+    assert!(wrong.contains("it needs Node.js in the PATH"), "{wrong}");
 }

@@ -29,6 +29,8 @@ const OPTIONS: [&str; 12] = [
 /// What makes a text smaller if there is no room for it. Values stay as they were written: `config`
 /// is read without being run.
 const SMALLER: [&str; 2] = ["--minify-whitespace", "--minify-identifiers"];
+/// How a program ends whose interpreter is not there.
+const NOT_FOUND: i32 = 127;
 const UNRESOLVED: &str = "install what is missing where package.json is: npm install NAME; \
      modules of Node.js, such as fs, are not there for tasks";
 
@@ -69,17 +71,19 @@ fn run(esbuild: &Path, root: &Path, entry: &str, more: &[&str]) -> Result<String
     let mut command = Command::new(esbuild);
     // From the folder, so that the map names files as the task does.
     command.current_dir(root).arg(format!("./{entry}")).args(OPTIONS).args(more);
-    let done = command.output().map_err(|error| {
-        let what = format!("{} does not run: {error}", esbuild.display());
+    let broken = |why: &str| {
+        let what = format!("{} does not run: {why}", esbuild.display());
         Failure::new(what).help("it needs Node.js in the PATH; then npm install --save-dev esbuild")
-    })?;
-    if !done.status.success() {
-        let said = String::from_utf8_lossy(&done.stderr);
-        let failure = Failure::new(format!("esbuild refused {entry}:\n{}", said.trim()));
-        let is_missing = said.contains("Could not resolve");
-        return Err(if is_missing { failure.help(UNRESOLVED) } else { failure });
+    };
+    let done = command.output().map_err(|error| broken(&error.to_string()))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    let refused = || Failure::new(format!("esbuild refused {entry}:\n{}", said.trim()));
+    match done.status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&done.stdout).into_owned()),
+        Some(NOT_FOUND) => Err(broken(said.trim())),
+        _ if said.contains("Could not resolve") => Err(refused().help(UNRESOLVED)),
+        _ => Err(refused()),
     }
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 /// The same text with a smaller map: one of the developer's own files. A place in a package is told

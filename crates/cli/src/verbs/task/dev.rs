@@ -35,7 +35,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// What is watched, and what is run.
 #[derive(Args)]
 pub(crate) struct Dev {
-    /// A folder of tasks, a task, or a test; may be left out [default: tasks, or this folder if there is none]
+    /// A folder of tasks, a task, or a test; may be left out [default: tasks, or else this folder]
     path: Option<PathBuf>,
     /// The name of a task that is run too
     name: Option<String>,
