@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
+use axum::http::request::Parts as Head;
 use axum::http::{HeaderValue, Request, Response, header};
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
@@ -22,10 +23,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
-use reauth_domain::{Clock, Db, Error};
+use reauth_domain::{AppId, Clock, Db, Error, tasks};
 use reauth_sandbox::Sandbox;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -40,7 +41,7 @@ use crate::silence::{Heard, Silence};
 use crate::simulation::Rehearsed;
 use crate::workers;
 use crate::workers::going::Going;
-use crate::workers::places::Places;
+use crate::workers::places::{Place, Places};
 use crate::workers::reach::{FETCH_TIMEOUT, OWN_TIMEOUT, Resolver};
 
 /// The longest request: a run that is waited for, and a little.
@@ -49,8 +50,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 const TASK_BODY_BYTES_MAX: usize = 5 << 20;
 /// JSON around the params of a run: what is too long is still to be read, to say so.
 const RUN_BODY_BYTES_MAX: usize = TASK_BODY_BYTES_MAX + (1 << 20);
-/// All bodies together that may be longer than most, and are not answered yet.
-const BODY_ROOM_MEBIBYTES: usize = 64;
+/// All bodies together that may be longer than most, and are not answered yet; and those of one
+/// app. Requests of strangers to web tasks and of who has a token do not wait for each other.
+const BODY_ROOM_MEBIBYTES: (usize, usize) = (64, 24);
 /// So long a request waits for that room.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// Web tasks mostly wait: more of them than other runs may go at once.
@@ -101,7 +103,8 @@ pub struct Parts {
     /// How many requests to web tasks are answered a minute.
     pub(crate) web_rate: Rate,
     /// Room for bodies that may be longer than most, in MiB.
-    body_room: Semaphore,
+    web_room: Places,
+    run_room: Places,
     /// How many web tasks answer at once.
     pub(crate) web_places: Places,
     /// How many runs are carried out at once for other runs that wait for them.
@@ -232,15 +235,18 @@ async fn open(
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let (all, per_app) = (config.tasks.concurrency, config.tasks.concurrency_per_app);
-    let places = |times| Places::new(all.saturating_mul(times), per_app.saturating_mul(times));
+    let places =
+        |times, min| Places::new(all.saturating_mul(times), per_app.saturating_mul(times).max(min));
     let names = Resolver::new(&config.tasks.networks_allowed);
     let app = App {
         parts: Arc::new(Parts {
             going: Arc::default(),
             web_rate: Rate::new(config.tasks.web_per_minute, db.clock()),
-            body_room: Semaphore::new(BODY_ROOM_MEBIBYTES),
-            web_places: places(WEB_TIMES),
-            call_places: places(CALL_TIMES),
+            web_room: Places::new(BODY_ROOM_MEBIBYTES.0, BODY_ROOM_MEBIBYTES.1),
+            run_room: Places::new(BODY_ROOM_MEBIBYTES.0, BODY_ROOM_MEBIBYTES.1),
+            web_places: places(WEB_TIMES, 1),
+            // As many as may wait for each other in one row.
+            call_places: places(CALL_TIMES, usize::try_from(tasks::DEPTH_MAX).unwrap_or(1)),
             metrics: Metrics::new(&db),
             db,
             sandbox: Sandbox::new(child.program, child.args),
@@ -409,24 +415,29 @@ async fn guarded(app: &App, router: Router, request: Request<Incoming>) -> Respo
 async fn whole_request(
     app: &App,
     request: Request<Incoming>,
-) -> Result<(Request<Body>, Option<SemaphorePermit<'_>>), Answer> {
+) -> Result<(Request<Body>, Option<Place>), Answer> {
     let requests = &app.config.requests;
     let (mut parts, body) = request.into_parts();
-    api::tasks::web::admit(app, parts.uri.path())?;
-    let bytes_max = body_bytes_max(requests.body_bytes_max, parts.uri.path());
-    let room = if bytes_max > requests.body_bytes_max && !body.is_end_stream() {
-        let bytes = body.size_hint().upper().unwrap_or(u64::MAX).min(bytes_max as u64);
-        Some(room_for(app, bytes).await?)
-    } else {
-        None
+    let long = long_body(app, &parts)?;
+    let bytes_max = long.as_ref().map_or(0, |long| long.bytes_max).max(requests.body_bytes_max);
+    let too_large = || {
+        let why = format!("the body may have {bytes_max} bytes: send less");
+        Answer::new(Kind::TooLarge, why)
+    };
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let told = body.size_hint().upper().unwrap_or(u64::MAX).min(bytes_max as u64);
+    let room = match long {
+        Some(long) if told > requests.body_bytes_max as u64 => Some(room_for(long, told).await?),
+        _ => None,
     };
     let read = Limited::new(body, bytes_max).collect();
     let read_timeout = Duration::from_millis(requests.read_timeout_ms);
     let body: Bytes = match tokio::time::timeout(read_timeout, read).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let why = format!("the body may have {bytes_max} bytes: send less");
-            return Err(Answer::new(Kind::TooLarge, why));
+            return Err(too_large());
         }
         Ok(Err(_)) => {
             return Err(Answer::new(Kind::BadRequest, "the body broke off: send it again"));
@@ -441,25 +452,38 @@ async fn whole_request(
     Ok((Request::from_parts(parts, Body::from(body)), room))
 }
 
-/// Room for a long body: anybody may send one.
-async fn room_for(app: &App, bytes: u64) -> Result<SemaphorePermit<'_>, Answer> {
-    let mebibytes = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
-    let room = tokio::time::timeout(ROOM_WAIT, app.body_room.acquire_many(mebibytes)).await;
-    room.ok().and_then(Result::ok).ok_or_else(|| {
+/// A body that may be longer than most.
+struct LongBody<'a> {
+    app: AppId,
+    bytes_max: usize,
+    room: &'a Places,
+}
+
+/// To a web task anybody may send one; of the API only who has a token of the app.
+fn long_body<'a>(app: &'a App, head: &Head) -> Result<Option<LongBody<'a>>, Answer> {
+    let path = head.uri.path();
+    if let Some(of) = api::tasks::web::admit(app, path)? {
+        let room = &app.web_room;
+        return Ok(Some(LongBody { app: of, bytes_max: TASK_BODY_BYTES_MAX, room }));
+    }
+    let of = run_of(path).filter(|of| api::who::is_known(app, &head.headers, *of));
+    Ok(of.map(|of| LongBody { app: of, bytes_max: RUN_BODY_BYTES_MAX, room: &app.run_room }))
+}
+
+/// The app, if this is the address at which a task is run.
+fn run_of(path: &str) -> Option<AppId> {
+    let rest = path.strip_prefix("/api/v4/")?.trim_end_matches(".json").strip_suffix("/run")?;
+    rest.split_once("/tasks/")?.0.parse().ok()
+}
+
+/// Room for a long body.
+async fn room_for(long: LongBody<'_>, bytes: u64) -> Result<Place, Answer> {
+    let mebibytes = usize::try_from(bytes.div_ceil(1 << 20)).unwrap_or(usize::MAX);
+    let room = tokio::time::timeout(ROOM_WAIT, long.room.wait(long.app, mebibytes)).await;
+    room.ok().flatten().ok_or_else(|| {
         let why = "many long requests are being read already: try again".to_owned();
         Error::Busy { why, retry_after_s: 2 }.into()
     })
-}
-
-/// How long a body may be at this address.
-fn body_bytes_max(usual: usize, path: &str) -> usize {
-    if path.starts_with("/tasks/") {
-        return TASK_BODY_BYTES_MAX;
-    }
-    let is_run = path.starts_with("/api/")
-        && path.contains("/tasks/")
-        && path.trim_end_matches(".json").ends_with("/run");
-    if is_run { usual.max(RUN_BODY_BYTES_MAX) } else { usual }
 }
 
 /// Every path of the API is accepted with and without `.json` (contract, section 1).

@@ -12,7 +12,7 @@ pub(crate) mod policies;
 mod read;
 pub(crate) mod tasks;
 mod users;
-mod who;
+pub(crate) mod who;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -93,8 +93,8 @@ impl<P: Permission> Backend<P> {
     }
 
     /// Whether this caller's changes are only noted.
-    pub(crate) fn is_rehearsed(&self) -> bool {
-        self.rehearsal().is_ok_and(|rehearsal| rehearsal.is_some())
+    pub(crate) fn is_rehearsed(&self) -> Result<bool, Answer> {
+        Ok(self.rehearsal()?.is_some())
     }
 
     /// In a simulation only tasks ask, by whichever token; else it is a matter of the run. Of one
@@ -182,6 +182,11 @@ async fn app_in_path(parts: &mut Parts, state: &App) -> Result<AppId, Answer> {
     let found = params.iter().find(|(name, _)| *name == "app").map(|(_, value)| value);
     let app: AppId = found.unwrap_or_default().parse().map_err(|_| unknown())?;
     if state.db.live().has_app(app)? { Ok(app) } else { Err(unknown()) }
+}
+
+/// Whether a request has a token that can be used for this app.
+pub(crate) fn is_known(state: &App, headers: &HeaderMap, app: AppId) -> bool {
+    admit(state, headers, Some(app)).is_ok()
 }
 
 /// The holder of the token, if the decision lets it be used, for this app.

@@ -1,5 +1,5 @@
-//! How many runs go at once that somebody waits for: of all apps together, and of each, so that one
-//! app's requests leave room for the others'.
+//! What is there a bounded number of, for all apps together and for each, so that one app's requests
+//! leave room for the others': runs that somebody waits for, mebibytes of long requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ pub(crate) struct Places {
     of_app: Mutex<HashMap<AppId, Arc<Semaphore>>>,
 }
 
-/// A place, as long as this is there.
+/// A place, or some, as long as this is there.
 pub(crate) struct Place {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
@@ -33,10 +33,11 @@ impl Places {
         Some(Place { _own: own, _all: all })
     }
 
-    /// Waits for a place.
-    pub(crate) async fn wait(&self, app: AppId) -> Option<Place> {
-        let own = self.of_app(app).acquire_owned().await.ok()?;
-        let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
+    /// Waits for so many places, or for all of an app if that is less.
+    pub(crate) async fn wait(&self, app: AppId, count: usize) -> Option<Place> {
+        let count = u32::try_from(count.min(self.per_app)).ok()?;
+        let own = self.of_app(app).acquire_many_owned(count).await.ok()?;
+        let all = Arc::clone(&self.all).acquire_many_owned(count).await.ok()?;
         Some(Place { _own: own, _all: all })
     }
 

@@ -79,7 +79,9 @@ impl Host for Reach {
 
     async fn answer(&self, part: Part) {
         if let Some(parts) = &self.parts {
-            self.has_begun.notify_one();
+            if !parts.is_closed() {
+                self.has_begun.notify_one();
+            }
             // Whoever asked may have left: then `left` says so.
             let _ = parts.send(part).await;
         }

@@ -134,6 +134,8 @@ pub(crate) async fn run(
     MaybeBody(wanted): MaybeBody<RunRequest>,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
     let is_called = query.wait && who.run().is_some();
+    // Asked before the writer is waited for: the run may end meanwhile.
+    let is_rehearsed = who.is_rehearsed()?;
     // What a rehearsed run calls is rehearsed too, and carried out, so that it has a result.
     let mut tx = if is_called { who.write_for_good().await? } else { who.write().await? };
     let task = tasks::find(&mut tx, who.app, &name).await?;
@@ -145,7 +147,7 @@ pub(crate) async fn run(
     if let Some(caller) = who.run() {
         order.trigger = Trigger::Task;
         order.depth = tasks::depth_of(&mut tx, caller).await? + 1;
-        order.is_rehearsed |= who.is_rehearsed();
+        order.is_rehearsed |= is_rehearsed;
     }
     if let Some(caller) = who.run().filter(|_| is_called) {
         return called(&who, tx, caller, task, order).await;
@@ -153,7 +155,7 @@ pub(crate) async fn run(
     let (now, noted) = (tx.now(), order.clone());
     let id = tasks::queue(&mut tx, who.app, &task, order).await?;
     tx.commit().await?;
-    if who.is_rehearsed() {
+    if is_rehearsed {
         return Ok(answered(as_if_queued(id, &task, noted, now)));
     }
     who.state.run_wake.notify_one();
@@ -225,16 +227,21 @@ async fn called(
         let why = "too many tasks wait for each other: try again, or schedule it".to_owned();
         return Err(Error::Busy { why, retry_after_s: 1 }.into());
     };
-    let claim = run::claim_of(&who.state, who.state.config.tasks.wall);
-    let claimed = tasks::begin(&mut tx, who.app, task, order, claim).await?;
-    let ready = run::Ready::called(&who.state, claimed, caller);
-    let id = ready.id();
-    tx.commit().await?;
-    let app = who.state.clone();
-    tokio::spawn(async move {
-        run::carry_out(&app, ready).await;
-        drop(place);
+    let (app, of) = (who.state.clone(), who.app);
+    // Whoever asked may go away meanwhile: a run that has begun is carried out all the same.
+    let begun = tokio::spawn(async move {
+        let claim = run::claim_of(&app, app.config.tasks.wall);
+        let claimed = tasks::begin(&mut tx, of, task, order, claim).await?;
+        let ready = run::Ready::called(&app, claimed, caller);
+        let id = ready.id();
+        tx.commit().await?;
+        tokio::spawn(async move {
+            run::carry_out(&app, ready).await;
+            drop(place);
+        });
+        Ok::<_, Error>(id)
     });
+    let id = begun.await.map_err(|error| Error::Internal(format!("a called run: {error}")))??;
     Ok(answered(wait_for(&who.state, who.app, id).await?))
 }
 
@@ -358,13 +365,14 @@ pub(crate) async fn cancel(
     PathOf((_, run)): PathOf<(String, String)>,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
     let id = id(&run)?;
+    let is_rehearsed = who.is_rehearsed()?;
     let mut tx = who.write().await?;
     if tasks::cancel_queued(&mut tx, who.app, id).await? {
         tx.commit().await?;
         who.state.run_ended.send_replace(());
     } else {
         drop(tx);
-        if let Some(going) = who.state.going.run(id).filter(|_| !who.is_rehearsed()) {
+        if let Some(going) = who.state.going.run(id).filter(|_| !is_rehearsed) {
             going.cancel();
             return Ok(answered(wait_for(&who.state, who.app, id).await?));
         }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCod
 use futures_util::stream::{self, Stream};
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Order, Task, Trigger};
-use reauth_domain::{AppId, Error};
+use reauth_domain::{AppId, Error, Read};
 use reauth_sandbox::{Part, WebRequest, WebResponse};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -50,10 +50,10 @@ pub(crate) struct Place {
     path: Option<String>,
 }
 
-/// Refuses a request to web tasks before any of its body is read: to no app of ours, or one too
-/// many.
-pub(crate) fn admit(state: &App, path: &str) -> Result<(), Answer> {
-    let Some(rest) = path.strip_prefix("/tasks/") else { return Ok(()) };
+/// The app of a request to web tasks. One is refused before any of its body is read: to no app of
+/// ours, or one too many.
+pub(crate) fn admit(state: &App, path: &str) -> Result<Option<AppId>, Answer> {
+    let Some(rest) = path.strip_prefix("/tasks/") else { return Ok(None) };
     let app = rest.split('/').next().and_then(|id| id.parse().ok());
     let app = app.ok_or_else(nowhere)?;
     if !state.db.live().has_app(app)? {
@@ -62,8 +62,9 @@ pub(crate) fn admit(state: &App, path: &str) -> Result<(), Answer> {
     state.web_rate.take(app).map_err(|retry_after_s| {
         state.metrics.count_web_refused();
         let why = "the web tasks of this app are asked too often: try again later".to_owned();
-        Error::Busy { why, retry_after_s }.into()
-    })
+        Answer::from(Error::Busy { why, retry_after_s })
+    })?;
+    Ok(Some(app))
 }
 
 fn nowhere() -> Answer {
@@ -79,7 +80,8 @@ pub(crate) async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, Answer> {
-    let (app, task) = find(&state, &address).await?;
+    let app: AppId = address.app.parse().map_err(|_| nowhere())?;
+    find(&mut state.db.read().await?, app, &address.task).await?;
     let query: BTreeMap<String, String> =
         serde_urlencoded::from_str::<Vec<(String, String)>>(uri.query().unwrap_or_default())
             .map_err(|why| unreadable_query(&why))?
@@ -88,36 +90,41 @@ pub(crate) async fn answer(
     let path = format!("/{}", address.path.clone().unwrap_or_default());
     let params: Map<String, Value> =
         query.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    // A proxy's form of the request line has an origin of its own, which is not ours.
+    let at = uri.path_and_query().map_or("/", |at| at.as_str());
     let request = WebRequest {
         method: method.to_string(),
-        url: format!("{}{uri}", state.public_url()),
+        url: format!("{}{at}", state.public_url()),
         path: path.clone(),
         headers: text_headers(&headers),
         query,
         body: body.into(),
     };
-    let waited = tokio::time::timeout(WAIT, state.web_places.wait(app)).await;
+    let waited = tokio::time::timeout(WAIT, state.web_places.wait(app, 1)).await;
     let Ok(Some(place)) = waited else {
         let why = "many requests to web tasks are being answered already: try again".to_owned();
         return Err(Error::Busy { why, retry_after_s: 2 }.into());
     };
     // The run keeps how it was asked, not what: a body may hold secrets.
     let asked = json!({ "method": method.as_str(), "path": path });
-    let mut tx = state.db.write(By::System).await?;
-    let order = Order { params: Some(asked), ..Order::by(Trigger::Web) };
-    let claim = run::claim_of(&state, state.config.tasks.web_wall);
-    let claimed = tasks::begin(&mut tx, app, task, order, claim).await?;
-    let ready = run::Ready::new(&state, claimed);
-    tx.commit().await?;
-    let (id, name) = (ready.id(), address.task);
     let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
-    // It runs to its end even if whoever asked goes away before the answer begins.
-    let answered = tokio::spawn(async move {
-        let asked = (Value::Object(params), request);
-        let answer = run::answer_web(&state, ready, asked, sender).await;
-        drop(place);
-        answer
+    let order = Order { params: Some(asked), ..Order::by(Trigger::Web) };
+    let name = address.task.clone();
+    // Whoever asked may go away meanwhile: a run that has begun goes on to its end, even if that is
+    // before its answer begins.
+    let begun = tokio::spawn(async move {
+        let ready = begin(&state, app, &address.task, order).await?;
+        let id = ready.id();
+        let answered = tokio::spawn(async move {
+            let asked = (Value::Object(params), request);
+            let answer = run::answer_web(&state, ready, asked, sender).await;
+            drop(place);
+            answer
+        });
+        Ok::<_, Answer>((id, answered))
     });
+    let begun = begun.await.map_err(|error| Error::Internal(format!("a web task: {error}")))?;
+    let (id, answered) = begun?;
     if let Some(Part::Head(head)) = parts.recv().await {
         let response = response(head, &id.to_string())?;
         return Ok(response.map(|_| Body::from_stream(pieces(parts, answered))));
@@ -152,12 +159,21 @@ fn pieces(
     })
 }
 
+/// Begins the run, as the task is now: it may have changed while a place was waited for.
+async fn begin(state: &App, app: AppId, name: &str, order: Order) -> Result<run::Ready, Answer> {
+    let mut tx = state.db.write(By::System).await?;
+    let task = find(&mut tx, app, name).await?;
+    let claim = run::claim_of(state, state.config.tasks.web_wall);
+    let claimed = tasks::begin(&mut tx, app, task, order, claim).await?;
+    let ready = run::Ready::new(state, claimed);
+    tx.commit().await?;
+    Ok(ready)
+}
+
 /// The task, if it is one that answers requests.
-async fn find(state: &App, place: &Place) -> Result<(AppId, Task), Answer> {
-    let app: AppId = place.app.parse().map_err(|_| nowhere())?;
-    let found = tasks::find(&mut state.db.read().await?, app, &place.task).await;
-    match found {
-        Ok(task) if task.definition.options.web => Ok((app, task)),
+async fn find(read: &mut Read, app: AppId, name: &str) -> Result<Task, Answer> {
+    match tasks::find(read, app, name).await {
+        Ok(task) if task.definition.options.web => Ok(task),
         Ok(_) | Err(Error::NotFound { .. }) => Err(nowhere()),
         Err(error) => Err(error.into()),
     }

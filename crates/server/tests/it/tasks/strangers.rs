@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::put;
 use super::web::web;
+use super::{put, run, task};
 use crate::both;
-use crate::lab::{Lab, text};
+use crate::lab::{Lab, good, text};
 
 both!(
     who_reads_slowly_gets_it_all_and_who_reads_nothing_is_cut_off,
-    long_bodies_that_do_not_come_hold_little_room,
+    long_bodies_that_do_not_come_hold_room_of_one_app_alone,
+    a_run_is_carried_out_at_whichever_moment_whoever_asked_hangs_up,
 );
 
 /// 16 MiB: more than lies in the sockets between.
@@ -74,24 +76,66 @@ async fn who_reads_slowly_gets_it_all_and_who_reads_nothing_is_cut_off(mut lab: 
     assert!(rest.len() < PIECES * PIECE_BYTES, "not all of it");
 }
 
-async fn long_bodies_that_do_not_come_hold_little_room(lab: Lab) {
+async fn long_bodies_that_do_not_come_hold_room_of_one_app_alone(lab: Lab) {
     put(&lab, "long", web(LONG)).await;
+    let till = text(&lab.operator_post("/admin/apps", json!({ "name": "till" })).await["id"]);
+    let path = format!("/api/v4/{till}/tasks/long");
+    good(lab.bare(Method::PUT, &path).bearer_auth(&lab.operator).json(&web(LONG))).await;
+    put(&lab, "size", task("t.js", "export const run = ({ text }) => text.length", &[])).await;
     let mut all = Vec::new();
     for _ in 0..13 {
         let mut stream = asked(&lab, "POST /tasks/APP/long").await;
         stream.write_all(b"content-length: 5000000\r\n\r\n{").await.expect("it is sent");
         all.push(stream);
     }
-    let last = futures_util::future::select_all(all.iter_mut().map(|stream| {
+    // Without a token there is no room at all for long params.
+    let mut stream = asked(&lab, "POST /api/v4/APP/tasks/size/run").await;
+    stream.write_all(b"content-length: 5000000\r\n\r\n{").await.expect("it is sent");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    let long = json!({ "text": "x".repeat(2 << 20) });
+    let meanwhile = async {
+        assert_eq!(run(&lab, "size", long.clone()).await["result"], 2 << 20);
+        let posted = lab.bare(Method::POST, &format!("/tasks/{till}/long")).json(&long).send();
+        assert_eq!(posted.await.expect("an answer").status(), 200, "another app's");
+    };
+    let mut first_refused = futures_util::future::select_all(all.iter_mut().map(|stream| {
         Box::pin(async {
             let mut answer = [0; 12];
             stream.read_exact(&mut answer).await.map(|_| answer)
         })
     }));
-    let last = tokio::time::timeout(Duration::from_secs(12), last).await.expect("one is answered");
-    assert_eq!(&last.0.expect("an answer"), b"HTTP/1.1 429");
+    tokio::select! {
+        _ = &mut first_refused => panic!("the others were served while room was scarce"),
+        () = meanwhile => {}
+    }
+    let last = tokio::time::timeout(Duration::from_secs(12), first_refused).await;
+    let last = last.expect("one is answered").0.expect("an answer");
+    assert_eq!(&last, b"HTTP/1.1 429");
     // Others are answered as ever.
-    let short = lab.bare(reqwest::Method::GET, &format!("/tasks/{}/missing", lab.app)).send();
+    let short = lab.bare(Method::GET, &format!("/tasks/{}/missing", lab.app)).send();
     assert_eq!(short.await.expect("an answer").status(), 404);
-    assert_eq!(lab.get("/runs").await["total"], Value::from(0));
+}
+
+/// Before, while, and after the run is written down.
+async fn a_run_is_carried_out_at_whichever_moment_whoever_asked_hangs_up(lab: Lab) {
+    put(&lab, "long", web(LONG)).await;
+    for turn in 0..60 {
+        let mut stream = asked(&lab, "POST /tasks/APP/long").await;
+        stream.write_all(b"content-length: 2\r\n\r\n{}").await.expect("it is sent");
+        tokio::time::sleep(Duration::from_micros(turn * 120)).await;
+    }
+    let ended = async {
+        loop {
+            let runs = lab.get("/runs?limit=1000").await["objects"].clone();
+            let runs = runs.as_array().expect("runs").iter();
+            let states: Vec<String> = runs.map(|run| text(&run["state"])).collect();
+            if !states.is_empty() && states.iter().all(|state| state == "succeeded") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("all runs end");
 }
