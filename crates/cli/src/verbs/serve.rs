@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use reauth_server::domain::Clock;
@@ -79,10 +79,16 @@ impl Store {
     }
 }
 
-/// This very program, told to be the child in which a script runs.
+/// This very program, told to be the child in which a script runs: the one that runs, even if
+/// another has been put in its place since, which may speak otherwise.
 pub fn child() -> Result<Child, String> {
-    let program = std::env::current_exe()
-        .map_err(|error| format!("cannot find this program's own file: {error}"))?;
+    let itself = Path::new("/proc/self/exe");
+    let program = if itself.exists() {
+        itself.to_owned()
+    } else {
+        let found = std::env::current_exe();
+        found.map_err(|error| format!("cannot find this program's own file: {error}"))?
+    };
     Ok(Child { program, args: vec!["sandbox-child".to_owned()] })
 }
 

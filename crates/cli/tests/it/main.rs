@@ -44,8 +44,15 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.worker_threads(2).enable_all().build().expect("a runtime")
 }
 
+/// The program's file.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_reauth");
+
 fn reauth() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reauth"));
+    reauth_at(Path::new(PROGRAM))
+}
+
+fn reauth_at(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for name in ["REAUTH_URL", "REAUTH_TOKEN", "REAUTH_APP", "REAUTH_DATA", "REAUTH_DATABASE"] {
         command.env_remove(name);
     }
@@ -100,7 +107,12 @@ impl Shop {
 
     /// None: it refuses to start.
     fn try_serve(&self) -> Option<Serving> {
-        let mut command = reauth();
+        self.serve_by(Path::new(PROGRAM))
+    }
+
+    /// The same by a copy of the program.
+    fn serve_by(&self, program: &Path) -> Option<Serving> {
+        let mut command = reauth_at(program);
         self.store(command.arg("serve")).args(["--listen", "127.0.0.1:0"]);
         let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().expect("serve runs");

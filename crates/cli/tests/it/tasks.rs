@@ -346,6 +346,27 @@ fn a_task_is_checked_and_tested_from_wherever_its_developer_is() {
     assert!(put.contains("is a test"), "{put}");
 }
 
+/// As an upgrade in place does it, before the server is restarted.
+#[test]
+fn runs_go_on_when_another_program_is_put_in_the_servers_place() {
+    let shop = Shop::new(Kind::Sqlite);
+    let program = PathBuf::from(shop.path("reauth"));
+    std::fs::copy(crate::PROGRAM, &program).expect("a copy");
+    let serving = shop.serve_by(&program).expect("the server begins");
+    serving.json(&shop.operator, &["app", "create", "shop"]);
+    let folder = PathBuf::from(shop.path("tasks"));
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("hello.ts"), "export const run = () => 'hello'").expect("a file");
+    serving.json(&shop.operator, &["task", "deploy", &folder.display().to_string()]);
+    std::fs::remove_file(&program).expect("it is there");
+    std::fs::write(&program, "#!/bin/false\n").expect("another");
+    // More than there are children ready.
+    for _ in 0..6 {
+        let run = serving.json(&shop.operator, &["task", "run", "hello"]);
+        assert_eq!(run["result"], "hello", "{run}");
+    }
+}
+
 /// Runs that are wanted before the server dies.
 const RUNS: usize = 200;
 

@@ -166,8 +166,9 @@ enum Queued {
 }
 
 async fn queue_for(tx: &mut Tx, app: AppId, due: &Task, moment: Time) -> Result<Queued> {
+    // One that was tried is not meant: it waits to be tried again, and that may take long.
     let sql = "select count(*) from runs where app_id = $1 and task = $2 and state = 'queued'
-               and trigger = 'schedule'";
+               and trigger = 'schedule' and attempt = 0";
     let name = &due.definition.name;
     if due.definition.options.misfire != Misfire::All && tx.count(sql, args![app, name]).await? > 0
     {

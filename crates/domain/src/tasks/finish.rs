@@ -25,6 +25,8 @@ pub enum Ending {
     Answered,
     /// It crashed, took too much time or memory, or was lost: it is tried again.
     NoAnswer,
+    /// It could not begin: it is tried again, and the try does not count.
+    NotBegun,
     /// Someone asked for its end, or nobody waits for it any more.
     Cancelled,
 }
@@ -52,10 +54,12 @@ pub async fn finish(
     finished: &Finished,
 ) -> Result<Option<RunState>> {
     let is_asked = claimed.task.definition.options.retries.is_some();
-    let is_retried = claimed.tries_left > 0
+    let tries_left = claimed.tries_left + i64::from(finished.ending == Ending::NotBegun);
+    let is_retried = tries_left > 0
         && match finished.ending {
             Ending::Answered => is_asked,
             Ending::NoAnswer => true,
+            Ending::NotBegun => !claimed.is_awaited,
             Ending::Cancelled => false,
         }
         && is_there(tx, claimed.app, &claimed.task.definition.name).await?;
@@ -64,8 +68,8 @@ pub async fn finish(
         Err((kind, text)) => {
             let state = match finished.ending {
                 _ if is_retried => RunState::Queued,
-                Ending::NoAnswer if !claimed.is_awaited => RunState::Dead,
-                Ending::Answered | Ending::NoAnswer => RunState::Failed,
+                Ending::NoAnswer | Ending::NotBegun if !claimed.is_awaited => RunState::Dead,
+                Ending::Answered | Ending::NoAnswer | Ending::NotBegun => RunState::Failed,
                 Ending::Cancelled => RunState::Cancelled,
             };
             // PostgreSQL has no U+0000 in a text; results and logs are JSON, which escapes it.
@@ -76,12 +80,12 @@ pub async fn finish(
         .map_err(|e| Error::Internal(format!("a run's log: {e}")))?;
     let now = tx.now();
     let finished_at = state.is_end().then_some(now);
-    let next_at = now + pause(claimed, finished.retry_after);
+    let next_at = now + pause((claimed.id, claimed.attempt), finished.retry_after);
     let changed = tx
         .change(
             "update runs set state = $1, finished_at = $2, result = $3, error_kind = $4,
              error = $5, log = $6, changes = $7, lease_until = null, secret_hash = null,
-             due_at = case when $1 = 'queued' then $8 else due_at end
+             due_at = case when $1 = 'queued' then $8 else due_at end, tries_left = $11
              where id = $9 and state = 'running' and attempt = $10",
             args![
                 state.name(),
@@ -93,7 +97,8 @@ pub async fn finish(
                 finished.changes.as_ref().map(Value::to_string),
                 next_at,
                 claimed.id,
-                claimed.attempt
+                claimed.attempt,
+                tries_left
             ],
         )
         .await?;
@@ -113,10 +118,10 @@ async fn is_there(read: &mut Read, app: AppId, task: &str) -> Result<bool> {
 
 /// Twice as long before each try, and up to half as much again, so that runs that failed together
 /// are not tried together: by the run's id, since it is random.
-fn pause(claimed: &Claimed, first: Span) -> Span {
-    let doubled = u32::try_from(claimed.attempt - 1).unwrap_or(0).min(20);
+fn pause((run, attempt): (RunId, i64), first: Span) -> Span {
+    let doubled = u32::try_from(attempt - 1).unwrap_or(0).min(20);
     let pause = first.micros().saturating_mul(1 << doubled).min(PAUSE_MAX.micros());
-    let jitter = i64::from(claimed.id.uuid().as_bytes()[15]);
+    let jitter = i64::from(run.uuid().as_bytes()[15]);
     Span::from_micros(pause + pause / 2 * jitter / 255)
 }
 
@@ -132,12 +137,13 @@ fn end(
 }
 
 /// Takes up one run whose server died: it runs again, or is dead when it has been tried often
-/// enough. One that somebody waited for has failed: they were told. Answers whether there was one.
-/// `all` is for the start of the only server, when no run can be going; else a run whose lease has
-/// passed is meant.
-pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
+/// enough. The first time that is at once, since it is hardly to blame; then after a pause, as after
+/// a crash, of which the first is `retry_after`. One that somebody waited for has failed: they were
+/// told. Answers whether there was one. `all` is for the start of the only server, when no run can
+/// be going; else a run whose lease has passed is meant.
+pub async fn recover(tx: &mut Tx, all: bool, retry_after: Span) -> Result<bool> {
     let (now, far) = (tx.now(), Time::from_micros(i64::MAX));
-    let sql = "select app_id, id, task, tries_left, secret_hash, awaited from runs
+    let sql = "select app_id, id, task, tries_left, secret_hash, awaited, attempt from runs
                where state = 'running' and (lease_until is null or lease_until <= $1) limit 1";
     let Some(row) = tx.first(sql, args![if all { far } else { now }]).await? else {
         return Ok(false);
@@ -151,22 +157,25 @@ pub async fn recover(tx: &mut Tx, all: bool) -> Result<bool> {
     } else {
         RunState::Failed
     };
-    lose(tx, app, (id, task, secret), (state, 0)).await.map(|()| true)
+    let attempt = row.int(6)?;
+    let wait = if attempt > 1 { pause((id, attempt), retry_after) } else { Span::seconds(0) };
+    lose(tx, app, (id, task, secret), (state, 0, now + wait)).await.map(|()| true)
 }
 
-/// The server stopped during a run; so many tries are given back.
+/// The server stopped during a run; so many tries are given back. It is due again then.
 async fn lose(
     tx: &mut Tx,
     app: AppId,
     (id, task, secret): (RunId, String, Option<SecretHash>),
-    (state, tries_back): (RunState, i64),
+    (state, tries_back, due_at): (RunState, i64, Time),
 ) -> Result<()> {
     let finished_at = state.is_end().then_some(tx.now());
     tx.change(
         "update runs set state = $1, finished_at = $2, tries_left = tries_left + $3,
          error_kind = 'lost', error = 'the server stopped during the run', lease_until = null,
-         secret_hash = null where id = $4",
-        args![state.name(), finished_at, tries_back, id],
+         secret_hash = null, due_at = case when $1 = 'queued' then $5 else due_at end
+         where id = $4",
+        args![state.name(), finished_at, tries_back, id, due_at],
     )
     .await?;
     end(tx, app, (id, task), state, secret);
@@ -183,7 +192,8 @@ pub async fn put_back(tx: &mut Tx, id: RunId, attempt: i64) -> Result<()> {
     if !is_there(tx, app, &task).await? {
         return Ok(());
     }
-    lose(tx, app, (id, task, secret), (RunState::Queued, 1)).await
+    let now = tx.now();
+    lose(tx, app, (id, task, secret), (RunState::Queued, 1, now)).await
 }
 
 /// Gives up a run that waits. Answers whether it did: a run that is going is ended by its server.

@@ -93,7 +93,7 @@ async fn take_up(app: &App, all: bool) -> Result<()> {
             return Ok(());
         }
         let mut tx = app.db.write(By::System).await?;
-        let is_found = tasks::recover(&mut tx, all).await?;
+        let is_found = tasks::recover(&mut tx, all, app.config.tasks.retry_after).await?;
         tx.commit().await?;
         if !is_found {
             return Ok(());
@@ -377,11 +377,10 @@ fn finished(report: Report) -> Finished {
     };
     let ending = match report.outcome {
         Outcome::Done(_) | Outcome::Threw { .. } | Outcome::TooLarge { .. } => Ending::Answered,
-        Outcome::TimedOut
-        | Outcome::OutOfTime
-        | Outcome::OutOfMemory
-        | Outcome::Crashed { .. }
-        | Outcome::Refused { .. } => Ending::NoAnswer,
+        Outcome::TimedOut | Outcome::OutOfTime | Outcome::OutOfMemory | Outcome::Crashed { .. } => {
+            Ending::NoAnswer
+        }
+        Outcome::Refused { .. } => Ending::NotBegun,
     };
     let outcome = match report.outcome {
         Outcome::Done(json) => Ok(json.into_text()),

@@ -398,7 +398,7 @@ impl World {
                 let claimed = self.runs.remove(at % self.runs.len());
                 tasks::finish(tx, &claimed, &ended(*is_answered)).await?;
             }
-            _ => while tasks::recover(tx, true).await? {},
+            _ => while tasks::recover(tx, true, Span::minutes(1)).await? {},
         }
         Ok(())
     }

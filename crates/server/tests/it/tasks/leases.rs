@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::runs::{begin, until};
 use super::{put, task};
 use crate::both;
-use crate::lab::{Lab, good, refused};
+use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_run_goes_on_past_its_lease_while_its_server_gives_signs_of_life,
@@ -39,7 +39,7 @@ pub(super) async fn claimed_elsewhere(lab: &Lab, name: &str) -> tasks::Claimed {
 /// Takes up one run whose lease has passed; answers whether there was one.
 async fn recover(lab: &Lab) -> bool {
     let mut tx = lab.server().app().db.write(By::System).await.expect("a change");
-    let is_found = tasks::recover(&mut tx, false).await.expect("it looks");
+    let is_found = tasks::recover(&mut tx, false, Span::minutes(1)).await.expect("it looks");
     tx.commit().await.expect("a commit");
     is_found
 }
@@ -110,7 +110,7 @@ async fn who_has_lost_a_run_neither_ends_the_next_try_nor_keeps_it_going(lab: La
     let db = &lab.server().app().db;
     // A third server takes it up at once.
     let mut tx = db.write(By::System).await.expect("a change");
-    assert!(tasks::recover(&mut tx, false).await.expect("it looks"));
+    assert!(tasks::recover(&mut tx, false, Span::minutes(1)).await.expect("it looks"));
     let second = tasks::claim(&mut tx, claim()).await.expect("a claim").expect("a run");
     tx.commit().await.expect("a commit");
     assert_eq!((second.id, second.attempt), (first.id, 2));
@@ -136,6 +136,11 @@ async fn who_has_lost_a_run_neither_ends_the_next_try_nor_keeps_it_going(lab: La
     renew(&first).await;
     lab.clock.pass(Span::seconds(40));
     assert!(recover(&lab).await, "nobody else can");
+    // Lost for the second time, it may be to blame: it waits, as after a crash.
+    let waits = lab.get(&format!("/runs/{}", first.id)).await;
+    assert_eq!((&waits["state"], &waits["attempt"]), (&json!("queued"), &json!(2)), "{waits}");
+    assert!(text(&waits["due_at"]) >= (lab.clock.now() + Span::minutes(1)).to_string(), "{waits}");
+    lab.pass(Span::minutes(3));
     lab.server().app().run_wake.notify_one();
     assert_eq!(until(&lab, &first.id.to_string(), "succeeded").await["result"], 3);
 }

@@ -14,6 +14,7 @@ use crate::lab::{Lab, good, json_of, refused, text};
 both!(
     a_run_without_an_answer_is_tried_again_later_and_later_and_is_dead_in_the_end,
     what_took_too_much_time_or_memory_is_tried_again,
+    a_run_that_cannot_begin_loses_no_try,
     a_dead_run_is_tried_again_when_someone_says_so,
     an_error_is_an_answer_unless_the_task_wants_to_try_again,
     a_run_knows_its_id_and_its_try,
@@ -110,6 +111,26 @@ async fn what_took_too_much_time_or_memory_is_tried_again(mut lab: Lab) {
         let done = until(&lab, &id, "succeeded").await;
         assert_eq!((&done["result"], &done["attempt"]), (&json!("calm"), &json!(2)), "{done}");
     }
+}
+
+/// As if the machine could start no process for a while, or the program's file were gone.
+async fn a_run_that_cannot_begin_loses_no_try(mut lab: Lab) {
+    let mut once = task("t.js", "export function run() { return this.run.attempt }", &[]);
+    once["retries"] = json!(0);
+    put(&lab, "once", once).await;
+    let able = std::mem::replace(&mut lab.child.program, "/nowhere".into());
+    lab.restart().await;
+    let id = begin(&lab, "once").await;
+    for attempt in 1..=4 {
+        let waiting = until_waiting(&lab, &id, attempt).await;
+        assert_eq!(waiting["error"]["kind"], "refused", "{waiting}");
+        lab.pass(Span::minutes(20));
+        lab.server().app().run_wake.notify_one();
+    }
+    lab.child.program = able;
+    lab.restart().await;
+    let done = until(&lab, &id, "succeeded").await;
+    assert!(done["result"].as_i64() > Some(4), "{done}");
 }
 
 async fn a_dead_run_is_tried_again_when_someone_says_so(mut lab: Lab) {

@@ -1,5 +1,7 @@
 //! What starts a task: schedules and what they missed, entries of the ledger, other tasks.
 
+use std::time::Duration;
+
 use reauth_server::domain::Span;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use crate::lab::{Lab, good, json_of, refused, text};
 
 both!(
     missed_moments_are_skipped_run_once_or_run_each,
+    what_waits_to_be_tried_again_takes_no_moment_from_its_schedule,
     an_entry_of_the_ledger_starts_a_task,
     a_task_does_not_start_itself_and_circles_end,
     a_task_whose_owner_may_not_sign_in_rests_and_says_so,
@@ -46,6 +49,31 @@ async fn missed_moments_are_skipped_run_once_or_run_each(mut lab: Lab) {
     // Who is there in time misses nothing: it is 10:12 now.
     lab.pass(Span::minutes(48));
     assert_eq!(ended_runs(&lab, "skip", 1).await[0]["due_at"], "2026-05-03T11:00:00Z");
+}
+
+async fn what_waits_to_be_tried_again_takes_no_moment_from_its_schedule(mut lab: Lab) {
+    lab.config.tasks.retry_after = Span::hours(1);
+    lab.restart().await;
+    let fails = "export function run() { throw new Error('not now') }";
+    let mut often = task("t.js", fails, &[]);
+    often["schedule"] = json!({ "cron": "*/5 * * * *" });
+    often["retries"] = json!(1);
+    put(&lab, "often", often).await;
+    // It is 06:12. The first has failed, and waits for ten minutes, when the next moment comes.
+    for (minutes, count) in [(3, 1), (5, 2)] {
+        lab.pass(Span::minutes(minutes));
+        let wait = async {
+            loop {
+                let runs = lab.get("/tasks/often/runs").await["objects"].clone();
+                let waits = |run: &&Value| run["attempt"] == 1 && run["state"] == "queued";
+                if runs.as_array().expect("runs").iter().filter(waits).count() == count {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it has run, and waits");
+    }
 }
 
 async fn an_entry_of_the_ledger_starts_a_task(lab: Lab) {
