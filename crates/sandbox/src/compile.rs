@@ -84,13 +84,24 @@ pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled
 }
 
 /// The relative imports of a file that are there at run time, for those who look for the files of a
-/// script. A text that cannot be read has none: `compile` says what is wrong with it.
+/// script; with those of `import("./a.ts")`, where the path is written out. A text that cannot be
+/// read has none: `compile` says what is wrong with it.
 pub fn imports(name: &str, source: &str) -> Vec<String> {
     let allocator = Allocator::default();
     let parsed = Parser::new(&allocator, source, kind(name)).parse();
     let all = parsed.module_record.requested_modules.iter();
     let used = all.filter(|(_, places)| places.iter().any(|place| !place.is_type));
-    used.map(|(wanted, _)| wanted.to_string()).filter(|wanted| wanted.starts_with('.')).collect()
+    let later = parsed.module_record.dynamic_imports.iter();
+    let later = later.filter_map(|import| literal(import.module_request.source_text(source)));
+    let wanted = used.map(|(wanted, _)| wanted.as_str()).chain(later);
+    wanted.filter(|wanted| wanted.starts_with('.')).map(str::to_owned).collect()
+}
+
+/// What stands between quotes, as it is.
+fn literal(text: &str) -> Option<&str> {
+    let quote = text.chars().next().filter(|first| "'\"`".contains(*first))?;
+    let inner = text.strip_prefix(quote)?.strip_suffix(quote)?;
+    Some(inner).filter(|inner| !inner.contains(['\\', '$', quote]))
 }
 
 fn kind(name: &str) -> SourceType {
@@ -250,6 +261,17 @@ mod tests {
         assert!(error.expect_err("no package").message.contains("task build"));
         let types = "import type { A } from 'somewhere'; export const run = (a: A) => a";
         assert!(of("main.ts", types).is_ok(), "a type is gone at run time");
+    }
+
+    #[test]
+    fn imports_that_are_awaited_are_found() {
+        let source = "import type { T } from './types';
+            import './first';
+            export async function run({ name }: T) {
+                await Promise.all([import('./a.ts'), import(`../b`), import('fs')]);
+                await import('./' + name); await import(`./${name}`); await import(name);
+            }";
+        assert_eq!(imports("t.ts", source), ["./first", "./a.ts", "../b"]);
     }
 
     #[test]
