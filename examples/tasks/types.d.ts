@@ -467,15 +467,20 @@ declare const performance: {
 declare class TextEncoder {
   readonly encoding: "utf-8";
   encode(text?: string): Uint8Array;
+  /** Writes as many whole characters as there is room for. */
+  encodeInto(text: string, target: Uint8Array): { read: number; written: number };
 }
 
-/** UTF-8 only. */
+type TextEncoding = "utf-8" | "windows-1252" | "utf-16le" | "utf-16be";
+
+/** Reads UTF-8, windows-1252 (also by its names `latin1`, `iso-8859-1`, `ascii`) and UTF-16. */
 declare class TextDecoder {
   constructor(label?: string, options?: { fatal?: boolean; ignoreBOM?: boolean });
-  readonly encoding: "utf-8";
+  readonly encoding: TextEncoding;
   readonly fatal: boolean;
   readonly ignoreBOM: boolean;
-  decode(input?: BufferSource): string;
+  /** With `stream` the bytes of a character may come in several pieces. */
+  decode(input?: BufferSource, options?: { stream?: boolean }): string;
 }
 
 declare function atob(base64: string): string;
