@@ -29,11 +29,10 @@ use crate::{Guards, Job, Json, Limits, Script};
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
     "(native) => {\n",
-    include_str!("prelude/date.js"),
+    include_str!("prelude/time.js"),
     include_str!("prelude/text.js"),
     include_str!("prelude/console.js"),
     include_str!("prelude/url.js"),
-    include_str!("prelude/timers.js"),
     include_str!("prelude/events.js"),
     include_str!("prelude/clone.js"),
     include_str!("prelude/crypto.js"),
@@ -43,6 +42,13 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/cloudcode.js"),
     include_str!("prelude/web.js"),
     include_str!("prelude/start.js"),
+    "\n}"
+);
+/// What few scripts need: it is read when one first wants it, so that the others do not pay for it.
+pub(crate) const LATER: &str = concat!(
+    "({ MADE_HERE, binaryOf, bytesOf, native, now, parsedQuery, shown, withoutMark }) => {\n",
+    include_str!("prelude/later/streams.js"),
+    include_str!("prelude/later/forms.js"),
     "\n}"
 );
 /// The name that the engine gives it in stacks, which tell a script's author nothing of it.

@@ -12,6 +12,7 @@ use base64::{alphabet, prelude::BASE64_STANDARD};
 use ring::{digest, hmac};
 use rquickjs::{Ctx, Error, Exception, Function, Object, TypedArray};
 
+use crate::engine::LATER;
 use crate::frames::ToParent;
 use crate::{Level, Request};
 
@@ -30,6 +31,7 @@ pub(crate) fn natives<'js>(ctx: &Ctx<'js>, tell: Tell) -> Result<Object<'js>, Er
     let to_base64 = |binary: String| BASE64_STANDARD.encode(of_binary(&binary));
     set("toBase64", Function::new(ctx.clone(), to_base64)?)?;
     set("fromBase64", Function::new(ctx.clone(), from_base64)?)?;
+    set("later", Function::new(ctx.clone(), later)?)?;
     set("random", Function::new(ctx.clone(), random)?)?;
     set("url", Function::new(ctx.clone(), url)?)?;
     set("urlWith", Function::new(ctx.clone(), url_with)?)?;
@@ -112,6 +114,11 @@ fn open_end(binary: String) -> usize {
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     let is_open = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
     if is_open { last.len() } else { 0 }
+}
+
+/// The rest of the prelude: a function of what it needs.
+fn later(ctx: Ctx<'_>) -> Result<Function<'_>, Error> {
+    ctx.eval(LATER)
 }
 
 /// As browsers read base64: padding may be absent, and unused bits are ignored.

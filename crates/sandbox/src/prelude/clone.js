@@ -41,6 +41,8 @@ function cloned(value, seen) {
   }
   const machinery = [Promise, WeakMap, WeakSet, WeakRef, Headers, Body, URL, URLSearchParams,
     EventTarget, AbortController, CryptoKey];
+  if (isLater("Blob", value)) return keep(later().copyOfBlob(value));
+  if (laterParts) machinery.push(later().FormData, later().ReadableStream);
   const kind = machinery.find((one) => value instanceof one);
   if (kind) throw notCloned(`a ${kind.name}`);
   const copy = keep(Array.isArray(value) ? new Array(value.length) : {});

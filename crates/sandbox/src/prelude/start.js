@@ -12,6 +12,14 @@ const globals = {
 for (const [name, value] of Object.entries(globals)) {
   Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
 }
+for (const name of ["Blob", "File", "FormData", "ReadableStream", "ReadableStreamDefaultReader"]) {
+  const settle = (value) => {
+    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
+    return value;
+  };
+  const property = { get: () => settle(later()[name]), set: settle, configurable: true };
+  Object.defineProperty(globalThis, name, property);
+}
 
 let context = null;
 
