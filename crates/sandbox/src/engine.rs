@@ -44,13 +44,23 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/start.js"),
     "\n}"
 );
-/// What few scripts need: it is read when one first wants it, so that the others do not pay for it.
-pub(crate) const LATER: &str = concat!(
-    "({ MADE_HERE, binaryOf, bytesOf, native, now, parsedQuery, shown, withoutMark }) => {\n",
-    include_str!("prelude/later/streams.js"),
-    include_str!("prelude/later/forms.js"),
-    "\n}"
-);
+/// A part of the prelude that few scripts need.
+macro_rules! later {
+    ($($file:literal),*) => {
+        concat!(
+            "({ MADE_HERE, RANDOM_BYTES_MAX, UTF_8, binaryOf, bytesOf, native, now, parsedQuery,
+                shown, withoutMark }) => {\n",
+            $(include_str!(concat!("prelude/later/", $file)),)*
+            "\n}"
+        )
+    };
+}
+/// These parts are read when a script first wants them, so that the others do not pay for them.
+pub(crate) const LATER: [(&str, &str); 3] = [
+    ("bodies", later!("streams.js", "forms.js")),
+    ("encodings", later!("encodings.js")),
+    ("subtle", later!("subtle.js")),
+];
 /// The name that the engine gives it in stacks, which tell a script's author nothing of it.
 pub(crate) const PRELUDE_NAME: &str = "eval_script";
 /// Deep recursion ends as an error of the script well before the thread's own stack does.

@@ -116,9 +116,11 @@ fn open_end(binary: String) -> usize {
     if is_open { last.len() } else { 0 }
 }
 
-/// The rest of the prelude: a function of what it needs.
-fn later(ctx: Ctx<'_>) -> Result<Function<'_>, Error> {
-    ctx.eval(LATER)
+/// A part of the prelude that was not read before: a function of what it needs.
+fn later(ctx: Ctx<'_>, wanted: String) -> Result<Function<'_>, Error> {
+    let part = LATER.iter().find(|(name, _)| *name == wanted);
+    let (_, text) = part.ok_or_else(|| Exception::throw_internal(&ctx, "no such part"))?;
+    ctx.eval(*text)
 }
 
 /// As browsers read base64: padding may be absent, and unused bits are ignored.

@@ -40,11 +40,11 @@ function cloned(value, seen) {
     return copy;
   }
   const machinery = [Promise, WeakMap, WeakSet, WeakRef, Headers, Body, URL, URLSearchParams,
-    EventTarget, AbortController, CryptoKey];
-  if (isLater("Blob", value)) return keep(later().copyOfBlob(value));
-  if (laterParts) machinery.push(later().FormData, later().ReadableStream);
-  const kind = machinery.find((one) => value instanceof one);
-  if (kind) throw notCloned(`a ${kind.name}`);
+    EventTarget, AbortController];
+  if (isLater("Blob", value)) return keep(later("bodies").copyOfBlob(value));
+  const kind = machinery.find((one) => value instanceof one)?.name
+    ?? ["CryptoKey", "FormData", "ReadableStream"].find((name) => isLater(name, value));
+  if (kind) throw notCloned(`a ${kind}`);
   const copy = keep(Array.isArray(value) ? new Array(value.length) : {});
   for (const key of Object.keys(value)) {
     const one = cloned(value[key], seen);

@@ -1,21 +1,6 @@
 // fetch, Headers, Request, Response (WHATWG). The bodies of answers are there as a whole; what is
 // sent is read to its end before.
 
-// What few scripts need is read when one first wants it: streams, files and forms.
-let laterParts = null;
-
-function later() {
-  const ours = {
-    MADE_HERE, binaryOf, bytesOf, native, now, parsedQuery, shown, withoutMark,
-  };
-  return (laterParts ??= native.later()(ours));
-}
-
-// Whether a value is one of these; before they are there, nothing is.
-function isLater(kind, value) {
-  return laterParts !== null && value instanceof laterParts[kind];
-}
-
 class Headers {
   // Name to values: only cookies are never joined to one text.
   #values = new Map();
@@ -118,8 +103,8 @@ function headerValue(value) {
 function packed(body) {
   if (body === undefined || body === null) return { bytes: null, type: null };
   if (isLater("ReadableStream", body)) return { bytes: unread(body), type: null };
-  if (isLater("Blob", body)) return later().packedBlob(body);
-  if (isLater("FormData", body)) return later().packedForm(body);
+  if (isLater("Blob", body)) return later("bodies").packedBlob(body);
+  if (isLater("FormData", body)) return later("bodies").packedForm(body);
   if (body instanceof URLSearchParams) {
     const type = "application/x-www-form-urlencoded;charset=UTF-8";
     return { bytes: native.encode(body.toString()), type };
@@ -132,7 +117,8 @@ function packed(body) {
 
 // A stream that somebody reads, or has read, is no body.
 function unread(stream) {
-  if (stream.locked || later().isTouched(stream)) throw new TypeError("the body was read before");
+  const isRead = stream.locked || later("bodies").isTouched(stream);
+  if (isRead) throw new TypeError("the body was read before");
   return stream;
 }
 
@@ -147,7 +133,7 @@ class Body {
 
   get body() {
     if (this.#source instanceof Uint8Array) {
-      this.#source = later().streamOf(this.#source);
+      this.#source = later("bodies").streamOf(this.#source);
       // What was read before is a stream that was read.
       if (this.#isUsed) this.#source.getReader().cancel();
     }
@@ -156,7 +142,7 @@ class Body {
 
   get bodyUsed() {
     const isStream = isLater("ReadableStream", this.#source);
-    return this.#isUsed || (isStream && later().isTouched(this.#source));
+    return this.#isUsed || (isStream && later("bodies").isTouched(this.#source));
   }
 
   async bytes() {
@@ -177,11 +163,11 @@ class Body {
 
   async blob() {
     const type = this.headers.get("content-type") ?? "";
-    return new (later().Blob)([await this.bytes()], { type });
+    return new (later("bodies").Blob)([await this.bytes()], { type });
   }
 
   async formData() {
-    return later().formOf(await this.bytes(), this.headers.get("content-type") ?? "");
+    return later("bodies").formOf(await this.bytes(), this.headers.get("content-type") ?? "");
   }
 
   // What is there, which stays readable.
@@ -208,7 +194,8 @@ class Body {
 
   // All of it.
   static async _bytes(source, signal = undefined) {
-    if (isLater("ReadableStream", source)) return await later().bytesOfStream(source, signal);
+    const isStream = isLater("ReadableStream", source);
+    if (isStream) return await later("bodies").bytesOfStream(source, signal);
     return source ?? new Uint8Array();
   }
 }

@@ -49,11 +49,12 @@ class WebRequest {
   }
 
   async blob() {
-    return new (later().Blob)([this.#bytes], { type: this.headers.get("content-type") ?? "" });
+    const type = this.headers.get("content-type") ?? "";
+    return new (later("bodies").Blob)([this.#bytes], { type });
   }
 
   async formData() {
-    return later().formOf(this.#bytes, this.headers.get("content-type") ?? "");
+    return later("bodies").formOf(this.#bytes, this.headers.get("content-type") ?? "");
   }
 
   async json() {
@@ -132,7 +133,9 @@ async function answerWeb(namespace, self, call) {
 // A stream is sent piece by piece.
 async function webResponse(response) {
   const source = Body._take(response);
-  if (isLater("ReadableStream", source)) return await webPieces(later().chunksOf(source), response);
+  if (isLater("ReadableStream", source)) {
+    return await webPieces(later("bodies").chunksOf(source), response);
+  }
   return webBytes(source ?? new Uint8Array(), response.status, new Headers(response.headers));
 }
 

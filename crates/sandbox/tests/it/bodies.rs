@@ -304,7 +304,8 @@ async fn a_form_is_sent_with_its_files() {
 #[tokio::test]
 async fn what_few_scripts_need_is_there_as_all_else() {
     let body = "
-        const names = ['Blob', 'File', 'FormData', 'ReadableStream', 'ReadableStreamDefaultReader'];
+        const names = ['Blob', 'File', 'FormData', 'ReadableStream', 'ReadableStreamDefaultReader',
+            'CryptoKey'];
         const kinds = new Set(names.map((name) => typeof globalThis[name]));
         const told = names.every((name) => globalThis[name].name === name);
         globalThis.Blob = 7;
