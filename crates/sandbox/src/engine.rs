@@ -34,7 +34,6 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/console.js"),
     include_str!("prelude/url.js"),
     include_str!("prelude/events.js"),
-    include_str!("prelude/clone.js"),
     include_str!("prelude/crypto.js"),
     include_str!("prelude/fetch.js"),
     include_str!("prelude/api.js"),
@@ -48,16 +47,18 @@ const PRELUDE: &str = concat!(
 macro_rules! later {
     ($($file:literal),*) => {
         concat!(
-            "({ MADE_HERE, RANDOM_BYTES_MAX, UTF_8, binaryOf, bytesOf, native, now, parsedQuery,
-                shown, withoutMark }) => {\n",
+            "({ AbortController, Body, DOMException, EventTarget, Headers, MADE_HERE, MachineDate,
+                RANDOM_BYTES_MAX, URL, URLSearchParams, UTF_8, binaryOf, bytesOf, isLater,
+                kindOfView, later, native, now, parsedQuery, shown, withoutMark }) => {\n",
             $(include_str!(concat!("prelude/later/", $file)),)*
             "\n}"
         )
     };
 }
 /// These parts are read when a script first wants them, so that the others do not pay for them.
-pub(crate) const LATER: [(&str, &str); 3] = [
+pub(crate) const LATER: [(&str, &str); 4] = [
     ("bodies", later!("streams.js", "forms.js")),
+    ("clone", later!("clone.js")),
     ("encodings", later!("encodings.js")),
     ("subtle", later!("subtle.js")),
 ];

@@ -28,3 +28,7 @@ const crypto = {
     return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
   },
 };
+
+function kindOfView(view) {
+  return view instanceof DataView ? "DataView" : Object.prototype.toString.call(view).slice(8, -1);
+}

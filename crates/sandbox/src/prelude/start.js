@@ -7,7 +7,7 @@ const process = { env: {} };
 // that they are in; and encodings.
 const LATER = {
   Blob: "bodies", File: "bodies", FormData: "bodies", ReadableStream: "bodies",
-  ReadableStreamDefaultReader: "bodies", CryptoKey: "subtle",
+  ReadableStreamDefaultReader: "bodies", CryptoKey: "subtle", structuredClone: "clone",
 };
 const laterParts = new Map();
 
@@ -18,8 +18,9 @@ function later(part) {
 
 // What those parts need of all else.
 const shared = {
-  MADE_HERE, RANDOM_BYTES_MAX, UTF_8, binaryOf, bytesOf, native, now, parsedQuery, shown,
-  withoutMark,
+  AbortController, Body, DOMException, EventTarget, Headers, MADE_HERE, MachineDate,
+  RANDOM_BYTES_MAX, URL, URLSearchParams, UTF_8, binaryOf, bytesOf, isLater, kindOfView, later,
+  native, now, parsedQuery, shown, withoutMark,
 };
 
 // Whether a value is one of these; before they are there, nothing is.
@@ -29,10 +30,10 @@ function isLater(kind, value) {
 }
 
 const globals = {
-  AbortController, AbortSignal, CloudCode, DB, DOMException, Event, EventTarget, Headers,
-  Request, Response, TextDecoder, TextEncoder, URL, URLSearchParams, atob, btoa, clearInterval,
+  AbortController, AbortSignal, CloudCode, DB, DOMException, Event, EventTarget, Headers, Request,
+  Response, TextDecoder, TextEncoder, URL, URLSearchParams, atob, btoa, clearInterval,
   clearTimeout, console, crypto, fetch, performance, process, queueMicrotask, reportError,
-  setInterval, setTimeout, structuredClone,
+  setInterval, setTimeout,
 };
 for (const [name, value] of Object.entries(globals)) {
   Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });

@@ -305,7 +305,7 @@ async fn a_form_is_sent_with_its_files() {
 async fn what_few_scripts_need_is_there_as_all_else() {
     let body = "
         const names = ['Blob', 'File', 'FormData', 'ReadableStream', 'ReadableStreamDefaultReader',
-            'CryptoKey'];
+            'CryptoKey', 'structuredClone'];
         const kinds = new Set(names.map((name) => typeof globalThis[name]));
         const told = names.every((name) => globalThis[name].name === name);
         globalThis.Blob = 7;

@@ -61,10 +61,6 @@ function clonedView(view, seen) {
   return new globalThis[kindOfView(view)](buffer, view.byteOffset, length);
 }
 
-function kindOfView(view) {
-  return view instanceof DataView ? "DataView" : Object.prototype.toString.call(view).slice(8, -1);
-}
-
 function clonedError(error, seen, keep) {
   const kind = Object.hasOwn(ERRORS, error.name) ? ERRORS[error.name] : Error;
   const copy = keep(
@@ -79,3 +75,5 @@ function clonedError(error, seen, keep) {
   }
   return copy;
 }
+
+return { structuredClone };
