@@ -166,7 +166,7 @@ async fn streams_keep_order_room_and_ends() {
             "TypeError",
             "TypeError",
             "TypeError",
-            "RangeError",
+            "TypeError",
             "TypeError",
             "now",
             "RangeError"
@@ -286,15 +286,15 @@ async fn a_form_is_sent_with_its_files() {
     let content_type = asked[0].headers.iter().find(|(name, _)| name == "content-type");
     let (_, content_type) = content_type.expect("it says what it is");
     let boundary = content_type.strip_prefix("multipart/form-data; boundary=").expect("a form");
-    let head = "content-disposition: form-data; name=";
+    let head = "Content-Disposition: form-data; name=";
     let text = format!(
         "--{boundary}\r\n{head}\"name\"\r\n\r\nAnn\r\nLee\r\n\
          --{boundary}\r\n{head}\"a %22b%22\"\r\n\r\n2\r\n\
-         --{boundary}\r\n{head}\"file\"; filename=\"ä%22.bin\"\r\ncontent-type: x/y\r\n\r\n"
+         --{boundary}\r\n{head}\"file\"; filename=\"ä%22.bin\"\r\nContent-Type: x/y\r\n\r\n"
     );
     let rest = format!(
         "\r\n--{boundary}\r\n{head}\"plain\"; filename=\"blob\"\r\n\
-         content-type: application/octet-stream\r\n\r\np\r\n--{boundary}--\r\n"
+         Content-Type: application/octet-stream\r\n\r\np\r\n--{boundary}--\r\n"
     );
     let wanted = [text.as_bytes(), &[0, 255, 13, 10], rest.as_bytes()].concat();
     assert_eq!(String::from_utf8_lossy(&asked[0].body), String::from_utf8_lossy(&wanted));

@@ -169,10 +169,10 @@ function packedForm(form) {
   };
   const parts = [];
   for (const [name, value] of form) {
-    let head = `--${boundary}\r\ncontent-disposition: form-data; name="${escaped(ended(name))}"`;
+    let head = `--${boundary}\r\nContent-Disposition: form-data; name="${escaped(ended(name))}"`;
     if (value instanceof File) {
       const type = value.type || "application/octet-stream";
-      head += `; filename="${escaped(value.name)}"\r\ncontent-type: ${type}`;
+      head += `; filename="${escaped(value.name)}"\r\nContent-Type: ${type}`;
     }
     parts.push(`${head}\r\n\r\n`, value instanceof File ? value : ended(value), "\r\n");
   }

@@ -206,7 +206,7 @@ class ReadableStream {
   constructor(source = undefined, strategy = undefined) {
     const kind = source?.type;
     if (kind !== undefined && kind !== "bytes") {
-      throw new RangeError(`a stream's type is "bytes" or nothing, not ${kind}`);
+      throw new TypeError(`a stream's type is "bytes" or nothing, not ${kind}`);
     }
     this.#flow = new Flow(source ?? {}, strategy ?? {});
   }
