@@ -176,6 +176,35 @@ async fn streams_keep_order_room_and_ends() {
 }
 
 #[tokio::test]
+async fn a_source_is_asked_once_at_a_time_and_a_body_is_read_once() {
+    let body = "
+        let [count, now, most] = [0, 0, 0];
+        const stream = new ReadableStream({
+            async pull(controller) {
+                most = Math.max(most, now += 1);
+                await new Promise((go) => setTimeout(go, 1));
+                controller.enqueue(count += 1);
+                now -= 1;
+            },
+        }, { highWaterMark: 0 });
+        const reader = stream.getReader();
+        const reads = await Promise.all([1, 2, 3].map(() => reader.read()));
+        const rest = [count, most, reads.map(({ value }) => value)];
+        const answer = new Response('x');
+        await answer.text();
+        const late = new Response('x');
+        late.body;
+        await late.text();
+        const failed = [];
+        for (const read of [answer, late]) {
+            failed.push(await Array.fromAsync(read.body).catch((error) => error.name));
+        }
+        return [rest, failed, answer.body.locked, late.bodyUsed];";
+    let wanted = json!([[3, 1, [1, 2, 3]], ["TypeError", "TypeError"], true, true]);
+    assert_eq!(value(body).await, wanted);
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_fills_ends_the_run() {
     let source = "export async function run() { await new Response(new ReadableStream()).text() }";
     let outcome = run(source).await;

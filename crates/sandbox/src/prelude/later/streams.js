@@ -336,6 +336,8 @@ async function bytesOfStream(stream, signal = undefined) {
   } finally {
     signal?.removeEventListener("abort", giveUp);
   }
+  // Who has read a body keeps it.
+  stream.getReader();
   signal?.throwIfAborted();
   return joined(chunks);
 }
