@@ -238,7 +238,12 @@ mod tests {
             ("types.d.ts", "declare const x: number"),
             ("broken.ts", "export const run = ;"),
             ("lib/n.ts", "export const n: number = 1"),
-            ("two/index.ts", "import { n } from '../lib/n.js'; export const run = () => n"),
+            ("lib/late.ts", "import './n'"),
+            (
+                "two/index.ts",
+                "import { n } from '../lib/n.js';\n\
+                 export const run = () => n + import('../lib/late.ts') + import('./missing')",
+            ),
             ("two/task.toml", "scopes = [\"users:read\"]\n[schedule]\ncron = \"0 3 * * *\""),
             ("two/two.test.ts", ""),
         ]);
@@ -247,7 +252,10 @@ mod tests {
         assert_eq!(names, ["broken", "one", "two"]);
         let two = &tasks[2];
         assert_eq!(two.entry, "two/index.ts");
-        assert_eq!(two.files.keys().collect::<Vec<_>>(), ["lib/n.ts", "two/index.ts"]);
+        assert_eq!(
+            two.files.keys().collect::<Vec<_>>(),
+            ["lib/late.ts", "lib/n.ts", "two/index.ts"]
+        );
         assert_eq!(two.said.schedule.as_ref().expect("a schedule").zone, "UTC");
         assert!(tasks[0].compiled().is_err());
         let tests = tests_at(folder.path()).expect("tests");
