@@ -15,7 +15,7 @@ const STEPS: &[Step] = &[
     ("format", || run("cargo", &["fmt", "--all", "--check"]).map(|()| None)),
     ("tidy", || tidy::tidy().map(|()| None)),
     ("clippy", || clippy().map(|()| None)),
-    // Before the stories: one of them bundles a task by what this installs.
+    // Before the stories: some of them bundle tasks by what this installs.
     ("types", types),
     // Plain `cargo test`: one process a test program lets all its stories share one PostgreSQL.
     ("test", || run("cargo", &["test", "--locked", "--workspace"]).map(|()| None)),
@@ -100,26 +100,39 @@ fn install(packages: &[&str]) -> Result<(), String> {
     run("env", &[&quiet[..], &["--no-install-recommends"], packages].concat())
 }
 
-/// The compiler that reads the examples' types.
-const TYPESCRIPT: &str = "typescript@7.0.2";
-
-/// What `reauth task build` runs.
-const ESBUILD: &str = "esbuild@0.28.2";
-
-/// The types for authors of tasks fit all examples.
-fn types() -> Result<Option<String>, String> {
+/// What npm brings: the compiler that reads the examples' types, and what `reauth task` bundles
+/// packages with. `xtask/npm` says which versions, and what their files must hash to; their own
+/// scripts are not run. False if there is no npm.
+pub(crate) fn npm() -> Result<bool, String> {
     let has = |program: &str| {
         Command::new(program).arg("--version").output().is_ok_and(|done| done.status.success())
     };
     if (!has("node") || !has("npm")) && install(&["nodejs", "npm"]).is_err() {
-        return Ok(Some("types of the examples: node and npm are missing".to_owned()));
+        return Ok(false);
     }
-    let folder = crate::root().join("target").join("typescript");
+    let (wanted, folder) = (crate::root().join("xtask/npm"), npm_folder());
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    for name in ["package.json", "package-lock.json"] {
+        std::fs::copy(wanted.join(name), folder.join(name)).map_err(|error| error.to_string())?;
+    }
     let place = folder.display().to_string();
-    let wanted = ["--silent", "--no-save", "--no-audit", "--prefix", &place, TYPESCRIPT, ESBUILD];
-    run("npm", &[&["install"], &wanted[..]].concat())?;
-    let compiler = folder.join("node_modules/.bin/tsc").display().to_string();
+    let quiet = ["--silent", "--no-audit", "--no-fund", "--prefer-offline"];
+    let safe = ["--ignore-scripts", "--prefix", &place];
+    run("npm", &[&["ci"], &quiet[..], &safe].concat())?;
+    Ok(true)
+}
+
+fn npm_folder() -> PathBuf {
+    crate::root().join("target").join("npm")
+}
+
+/// The types for authors of tasks fit all examples.
+fn types() -> Result<Option<String>, String> {
+    if !npm()? {
+        let what = "types of the examples, and stories of npm packages: node and npm are missing";
+        return Ok(Some(what.to_owned()));
+    }
+    let compiler = npm_folder().join("node_modules/.bin/tsc").display().to_string();
     run(&compiler, &["--noEmit", "-p", "examples/tasks"])?;
     Ok(None)
 }

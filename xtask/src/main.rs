@@ -11,6 +11,7 @@ const HELP: &str = "\
 cargo xtask ci               everything that must hold before a change lands
 cargo xtask tidy             the limits of style and architecture
 cargo xtask openapi          write docs/openapi.json from the code
+cargo xtask npm              install what the stories of npm packages need, into target/npm
 cargo xtask bench [--quick]  measure, and print the table of docs/performance.md
 cargo xtask help             this text";
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["ci"] => ci::ci(),
         ["tidy"] => tidy::tidy(),
+        ["npm"] => npm(),
         ["openapi"] => openapi(),
         ["bench", rest @ ..] => bench(rest),
         [] | ["help" | "--help" | "-h"] => {
@@ -49,6 +51,10 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
 fn root() -> std::path::PathBuf {
     let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
+}
+
+fn npm() -> Result<(), String> {
+    if ci::npm()? { Ok(()) } else { Err("node and npm are missing: install them".to_owned()) }
 }
 
 fn openapi() -> Result<(), String> {

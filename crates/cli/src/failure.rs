@@ -8,7 +8,7 @@ use reauth_sdk::Error;
 use crate::output::plain_lines;
 
 /// Why a verb ended without success.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     what: String,
     help: Option<String>,
@@ -53,6 +53,12 @@ impl Failure {
         let help = self.help.as_deref().map(plain_lines);
         let help = help.map(|help| format!("help: {help}\n")).unwrap_or_default();
         format!("error: {what}\n{help}")
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
     }
 }
 

@@ -48,7 +48,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Every scope that an app's token can have, with its name in the API.
+    /// Every scope there is, with its name in the API.
     pub const NAMES: [(Self, &'static str); 10] = [
         (Self::UsersRead, "users:read"),
         (Self::UsersWrite, "users:write"),
@@ -183,6 +183,10 @@ pub async fn create(
     check_name(name)?;
     if scopes.is_empty() || (scopes.has(Scope::Operator) != app.is_none()) {
         let why = "must name at least one scope of an app, such as \"users:read\"";
+        return Err(Error::invalid("scopes", why));
+    }
+    if scopes.has(Scope::UsersUnlock) {
+        let why = "users:unlock is for tasks, to which the operator grants it";
         return Err(Error::invalid("scopes", why));
     }
     if life.is_some_and(|life| life < Span::seconds(1) || life > LIFE_MAX) {

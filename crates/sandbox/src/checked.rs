@@ -125,13 +125,16 @@ impl<'a> Checked<'a> {
         let module = self.script.modules.iter().find(|module| module.name == file);
         let text = module.map_or("", |module| module.javascript.as_str());
         let (line, column) = line_and_column(text, at as usize);
-        let place = self.places.written(&format!("{file}:{line}:{column}"));
-        self.wrong_at(file, place_in(&place, file), why)
+        let place = line.try_into().ok().zip(column.try_into().ok());
+        self.wrong_at(file, place, why)
     }
 
+    /// An error at a place in the JavaScript, told where it was written.
     fn wrong_at(&self, file: &str, place: Option<(u32, u32)>, why: &str) -> CompileError {
-        let source = self.written.get(file).map_or("", String::as_str);
         let (line, column) = place.unwrap_or((1, 1));
+        let origin = self.places.origin(file, line, column);
+        let (file, line, column) = origin.unwrap_or((file, line, column));
+        let source = self.written.get(file).map_or("", String::as_str);
         error_on((file, source), why, (line as usize, column as usize))
     }
 
@@ -161,7 +164,7 @@ impl<'a> Checked<'a> {
         let message = thrown.as_ref().and_then(Exception::message);
         let message = message.unwrap_or_else(|| error.to_string());
         let stack = thrown.as_ref().and_then(Exception::stack).unwrap_or_default();
-        let place = place_in(&self.places.written(&stack), file);
+        let place = place_in(&stack, file);
         self.wrong_at(file, place, &format!("the engine cannot read this: {message}"))
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checked::Checked;
-use crate::places::resolve;
+use crate::places::{Places, inline_map, resolve};
 use crate::{CALLED, Module, Script, config};
 
 /// Why a script does not compile, with its place.
@@ -43,6 +43,14 @@ impl fmt::Display for CompileError {
 }
 
 impl std::error::Error for CompileError {}
+
+impl CompileError {
+    /// The same error with its line, for one who has the text of the file that it names.
+    #[must_use]
+    pub fn shown_in(self, source: &str) -> Self {
+        error_on((&self.file, source), &self.message, (self.line, self.column))
+    }
+}
 
 /// What came of a script's files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +79,8 @@ pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled
     let (mut modules, mut config) = (Vec::new(), None);
     for (name, source) in files {
         let said = (name == entry).then_some(&mut config);
-        modules.push(compile_file(name, source, files, said)?);
+        let module = compile_file(name, source, files, said);
+        modules.push(module.map_err(|error| as_written(error, source))?);
     }
     let script = Script { entry: entry.to_owned(), modules };
     let checked = Checked::new(&script, files)?;
@@ -83,8 +92,8 @@ pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled
     Ok(Compiled { script, config, exports })
 }
 
-/// The relative imports of a file that are there at run time, for those who look for the files of a
-/// script; with those of `import("./a.ts")`, where the path is written out. A text that cannot be
+/// The imports of a file that are there at run time, sorted, for those who look for the files of a
+/// script; with those of `import("./a.ts")`, where the name is written out. A text that cannot be
 /// read has none: `compile` says what is wrong with it.
 pub fn imports(name: &str, source: &str) -> Vec<String> {
     let allocator = Allocator::default();
@@ -94,7 +103,9 @@ pub fn imports(name: &str, source: &str) -> Vec<String> {
     let later = parsed.module_record.dynamic_imports.iter();
     let later = later.filter_map(|import| literal(import.module_request.source_text(source)));
     let wanted = used.map(|(wanted, _)| wanted.as_str()).chain(later);
-    wanted.filter(|wanted| wanted.starts_with('.')).map(str::to_owned).collect()
+    let mut names: Vec<String> = wanted.map(str::to_owned).collect();
+    names.sort_unstable();
+    names
 }
 
 /// What stands between quotes, as it is.
@@ -102,6 +113,12 @@ fn literal(text: &str) -> Option<&str> {
     let quote = text.chars().next().filter(|first| "'\"`".contains(*first))?;
     let inner = text.strip_prefix(quote)?.strip_suffix(quote)?;
     Some(inner).filter(|inner| !inner.contains(['\\', '$', quote]))
+}
+
+/// Whether an import means an npm package: neither a file, nor a module of somebody's own such as
+/// `reauth:test` or `node:fs`.
+pub fn is_package(wanted: &str) -> bool {
+    !wanted.starts_with(['.', '/']) && !wanted.contains(':')
 }
 
 fn kind(name: &str) -> SourceType {
@@ -133,7 +150,11 @@ fn compile_file(
         SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
     first(file, &checked.diagnostics)?;
     if !is_typescript(name) {
-        return Ok(Module { name: name.into(), javascript: source.to_owned(), map: None });
+        let (javascript, map) = match inline_map(source) {
+            Some((javascript, map)) => (javascript, Some(map)),
+            None => (source, None),
+        };
+        return Ok(Module { name: name.into(), javascript: javascript.to_owned(), map });
     }
     let scoping = checked.semantic.into_scoping();
     let options = TransformOptions::default();
@@ -161,13 +182,15 @@ fn imports_lead_somewhere(
     for (wanted, places) in &record.requested_modules {
         let Some(place) = places.iter().find(|place| !place.is_type) else { continue };
         if resolve(file.0, wanted, |name| files.contains_key(name)).is_none() {
-            let why = if wanted.starts_with('.') {
-                format!("no file of this task is {wanted}: send it along, or correct the path")
-            } else {
+            let why = if is_package(wanted) {
                 format!(
                     "{wanted} is no file of this task: bundle packages into it with \
                      `reauth task build`"
                 )
+            } else if wanted.contains(':') {
+                format!("{wanted} is not there: a task has no modules but its own files")
+            } else {
+                format!("no file of this task is {wanted}: send it along, or correct the path")
             };
             return Err(error_at(file, &why, place.span.start as usize));
         }
@@ -188,6 +211,25 @@ fn error_at((file, source): (&str, &str), message: &str, offset: usize) -> Compi
     error_on((file, source), message, line_and_column(source, offset))
 }
 
+/// An error in a bundle that knows where its lines were written is told there, without the line:
+/// only its author has the text.
+fn as_written(error: CompileError, source: &str) -> CompileError {
+    let (Some((_, map)), Ok(line), Ok(column)) =
+        (inline_map(source), error.line.try_into(), error.column.try_into())
+    else {
+        return error;
+    };
+    let name = error.file.clone();
+    let bundle = Module { name, javascript: String::new(), map: Some(map) };
+    let script = Script { entry: String::new(), modules: vec![bundle] };
+    match Places::of(&script).origin(&error.file, line, column) {
+        Some((file, line, column)) => {
+            error_on((file, ""), &error.message, (line as usize, column as usize))
+        }
+        None => error,
+    }
+}
+
 /// Where an offset is, both from 1.
 pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset.min(text.len())).unwrap_or_default();
@@ -195,7 +237,7 @@ pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, column)
 }
 
-/// Something is wrong at this line and column, from 1.
+/// Something is wrong at this line and column, from 1. No line is shown of a text that is not here.
 pub(crate) fn error_on(
     (file, source): (&str, &str),
     message: &str,
@@ -204,8 +246,10 @@ pub(crate) fn error_on(
     let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let number = line.to_string();
     let (gap, mark) = (" ".repeat(number.len()), " ".repeat(column.saturating_sub(1)));
-    let frame =
-        format!("{message}\n{gap}--> {file}:{line}:{column}\n{number} | {text}\n{gap} | {mark}^");
+    let mut frame = format!("{message}\n{gap}--> {file}:{line}:{column}");
+    if !source.is_empty() {
+        frame.push_str(&format!("\n{number} | {text}\n{gap} | {mark}^"));
+    }
     CompileError { message: message.to_owned(), file: file.to_owned(), line, column, frame }
 }
 
@@ -268,10 +312,10 @@ mod tests {
         let source = "import type { T } from './types';
             import './first';
             export async function run({ name }: T) {
-                await Promise.all([import('./a.ts'), import(`../b`), import('fs')]);
+                await Promise.all([import('./a.ts'), import(`../b`), import('cheese')]);
                 await import('./' + name); await import(`./${name}`); await import(name);
             }";
-        assert_eq!(imports("t.ts", source), ["./first", "./a.ts", "../b"]);
+        assert_eq!(imports("t.ts", source), ["../b", "./a.ts", "./first", "cheese"]);
     }
 
     #[test]
@@ -344,6 +388,40 @@ mod tests {
         let error = of("t.ts", source).expect_err("it is computed");
         assert_eq!((error.line, error.column), (2, 34), "{error}");
         assert!(error.message.contains("literal"), "{error}");
+    }
+
+    #[test]
+    fn an_error_in_a_bundle_is_told_where_it_was_written() {
+        // The first line is the third of t.ts, the second its fourth.
+        let map = "eyJ2ZXJzaW9uIjozLCJzb3VyY2VzIjpbInQudHMiXSwibmFtZXMiOltdLCJtYXBwaW5ncyI6IkFBRUE7\
+            QUFDQSJ9";
+        let end = format!("//# sourceMappingURL=data:application/json;base64,{map}\n");
+        let run = "export function run() {}\n";
+        for (source, line) in [
+            (format!("{run}export const config = {{ retries: n }};\n"), 4),
+            (format!("@x class A {{}}\n{run}"), 3),
+            (format!("export default 1; let config; export {{ config }};\n{run}"), 3),
+        ] {
+            let error = of("t.js", &(source.clone() + &end)).expect_err(&source);
+            assert_eq!((error.file.as_str(), error.line), ("t.ts", line), "{error}");
+            assert!(error.frame.ends_with(&format!("--> t.ts:{line}:1")), "{error}");
+            let shown = error.shown_in("one\ntwo\nthree\nfour\n");
+            assert!(shown.frame.ends_with(["three\n  | ^", "four\n  | ^"][line - 3]), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_by_its_kind() {
+        for (wanted, why) in [
+            ("left-pad", "bundle packages"),
+            ("@left/pad/x.js", "bundle packages"),
+            ("node:fs", "no modules but its own files"),
+            ("./x", "send it along"),
+        ] {
+            let error = of("t.ts", &format!("import '{wanted}'; export const run = 1"));
+            let error = error.expect_err(wanted);
+            assert!(error.message.contains(wanted) && error.message.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -26,11 +26,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use compile::{CompileError, Compiled, compile, imports};
+pub use compile::{CompileError, Compiled, compile, imports, is_package};
 pub use engine::child_main;
 pub use json::Json;
 pub use limits::{Guards, drop_rights};
-pub use places::resolve;
+pub use places::{inline_map, resolve};
 pub use process::Sandbox;
 
 /// A script is called by one of these exports at least; what has none is a file for others.

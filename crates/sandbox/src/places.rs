@@ -1,13 +1,24 @@
 //! Where things are: which file an import means, and which line of the written text a line of the
-//! running one came from.
+//! running one came from. A bundle says at its end, in a source map, where its lines were written.
 
-use oxc_sourcemap::SourceMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use oxc_sourcemap::{SourceMap, Token};
 
 use crate::Script;
 use crate::engine::PRELUDE_NAME;
 
 /// What a path may lack, as TypeScript and bundlers allow it.
 const ENDINGS: [&str; 7] = ["", ".ts", ".js", ".mts", ".mjs", "/index.ts", "/index.js"];
+
+/// How bundlers begin the last line of a text that brings its source map along; some name the
+/// charset before the map itself.
+const INLINE_MAP: &str = "//# sourceMappingURL=data:application/json;";
+const BASE64: &str = "base64,";
+/// A source map that names a longer file is not believed: each place would take so much.
+const NAME_BYTES_MAX: usize = 256;
+/// A text gets longer than this by other names of files only if someone wants it to.
+const GROWTH_BYTES_MAX: usize = 64 * 1024;
 
 /// The name of the file that `wanted` means when the file `base` imports it, if one of those that
 /// it can mean is there: as TypeScript and bundlers read it.
@@ -34,7 +45,34 @@ pub fn resolve(base: &str, wanted: &str, is_there: impl Fn(&str) -> bool) -> Opt
     find(&path).or_else(|| find(path.strip_suffix(".js")?))
 }
 
-/// A text of the child with every place `name:line:column` as it was written.
+/// A text in JavaScript without the source map at its end, and that map (JSON, version 3), if it
+/// has one that can be read. The map is its author's: the places in it are told and not otherwise
+/// used.
+pub fn inline_map(source: &str) -> Option<(&str, String)> {
+    let (javascript, map) = source.rsplit_once(INLINE_MAP)?;
+    let (_, map) = map.split_once(BASE64).filter(|(charset, _)| charset.len() < 32)?;
+    if !javascript.is_empty() && !javascript.ends_with('\n') {
+        return None;
+    }
+    let map = String::from_utf8(STANDARD.decode(map.trim_end()).ok()?).ok()?;
+    let mut map = read(&map)?;
+    // The texts themselves are with their author.
+    let count = map.get_sources().len();
+    map.set_source_contents(vec![None; count]);
+    Some((javascript, map.to_json_string()))
+}
+
+fn read(map: &str) -> Option<SourceMap<'_>> {
+    let map = SourceMap::from_json_string(map).ok()?;
+    let is_name = |name: &str| name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
+    let is_right = map.get_sources().all(is_name);
+    is_right.then_some(map)
+}
+
+/// A place in a text as it was written: file, line and column, both from 1.
+pub(crate) type Written<'a> = (&'a str, u32, u32);
+
+/// Where the lines of a script's files were written.
 pub(crate) struct Places<'a> {
     /// The longest name first: another may be its end.
     files: Vec<(&'a str, Option<SourceMap<'a>>)>,
@@ -42,16 +80,22 @@ pub(crate) struct Places<'a> {
 
 impl<'a> Places<'a> {
     pub(crate) fn of(script: &'a Script) -> Self {
-        let map = |text: &'a String| SourceMap::from_json_string(text).ok();
         let modules = script.modules.iter();
-        let mut files: Vec<_> = modules
-            .map(|module| (module.name.as_str(), module.map.as_ref().and_then(map)))
-            .collect();
+        let map = |map: &'a Option<String>| map.as_deref().and_then(read);
+        let mut files: Vec<_> =
+            modules.map(|module| (module.name.as_str(), map(&module.map))).collect();
         files.sort_unstable_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         Self { files }
     }
 
-    /// The text is the child's: it is read as hostile, and what fits nothing stays as it is.
+    /// Where a place in a running file was written; none if it is where it was written.
+    pub(crate) fn origin(&self, file: &str, line: u32, column: u32) -> Option<Written<'_>> {
+        let map = self.files.iter().find(|(name, _)| *name == file)?.1.as_ref()?;
+        looked_up(map, &map.generate_lookup_table(), (line, column))
+    }
+
+    /// A text of the child with every place `name:line:column` as it was written. It is read as
+    /// hostile, and what fits nothing stays as it is.
     pub(crate) fn written(&self, text: &str) -> String {
         let text = without_globals(text);
         let mut tables: Vec<_> = self.files.iter().map(|_| None).collect();
@@ -60,16 +104,17 @@ impl<'a> Places<'a> {
         while let Some(at) = rest.find(':') {
             let (before, after) = rest.split_at(at);
             made.push_str(before);
-            let place = place(after);
+            let may_grow = made.len() + after.len() < text.len() + GROWTH_BYTES_MAX;
+            let place = place(after).filter(|_| may_grow);
             let file = place.and_then(|_| self.files.iter().position(|it| ends_with(&made, it.0)));
-            let original = file.and_then(|file| {
-                let (map, (line, column, _)) = (self.files[file].1.as_ref()?, place?);
+            let origin = file.and_then(|file| {
+                let (map, (line, column, length)) = (self.files[file].1.as_ref()?, place?);
                 let table = tables[file].get_or_insert_with(|| map.generate_lookup_table());
-                map.lookup_token_approx(table, line.saturating_sub(1), column.saturating_sub(1))
+                Some((self.files[file].0, looked_up(map, table, (line, column))?, length))
             });
-            let length = if let (Some(token), Some((_, _, length))) = (original, place) {
-                let (line, column) = (token.get_src_line() + 1, token.get_src_col() + 1);
-                made.push_str(&format!(":{line}:{column}"));
+            let length = if let Some((file, (name, line, column), length)) = origin {
+                made.truncate(made.len() - file.len());
+                made.push_str(&format!("{name}:{line}:{column}"));
                 length
             } else {
                 made.push(':');
@@ -80,6 +125,18 @@ impl<'a> Places<'a> {
         made.push_str(rest);
         made
     }
+}
+
+/// Where a source map says that a line and column, both from 1, were written.
+fn looked_up<'m>(
+    map: &'m SourceMap<'_>,
+    table: &[&[Token]],
+    (line, column): (u32, u32),
+) -> Option<Written<'m>> {
+    let (line, column) = (line.saturating_sub(1), column.saturating_sub(1));
+    let token = map.lookup_token_approx(table, line, column)?;
+    let name = map.get_source(token.get_source_id()?)?;
+    Some((name, token.get_src_line().saturating_add(1), token.get_src_col().saturating_add(1)))
 }
 
 /// Whether a text ends with this name, which is not the end of a longer one.
@@ -162,6 +219,47 @@ mod tests {
         );
         let ours = format!("Error: no\n    at fetch ({PRELUDE_NAME}:1:2)\n    at run (t.js:1:2)");
         assert_eq!(places.written(&ours), "Error: no\n    at run (t.js:1:2)");
+    }
+
+    /// A bundle whose second line is the seventh of this file.
+    fn bundle(name: &str) -> String {
+        let map = format!(
+            "{{\"version\":3,\"sources\":[{name:?}],\"sourcesContent\":[\"secret\"],\
+             \"names\":[],\"mappings\":\";EAMA\"}}"
+        );
+        let text = "var a;\n  throw new Error('no');\nexport function run() {}\n";
+        format!("{text}{INLINE_MAP}{BASE64}{}\n", STANDARD.encode(map))
+    }
+
+    #[test]
+    fn a_place_in_a_bundle_is_told_as_that_of_the_file_that_was_written() {
+        let files = BTreeMap::from([("t/index.js".to_owned(), bundle("t/index.ts"))]);
+        let script = crate::compile("t/index.js", &files).expect("it compiles").script;
+        assert!(script.modules[0].javascript.ends_with("run() {}\n"), "the map is apart");
+        assert!(!script.modules[0].map.as_ref().expect("a map").contains("secret"));
+        let stack = "at run (t/index.js:2:9)\nat run (t/index.js:1:1) x/t/index.js:2:9";
+        let wanted = "at run (t/index.ts:7:1)\nat run (t/index.js:1:1) x/t/index.js:2:9";
+        assert_eq!(script.written(stack), wanted);
+    }
+
+    #[test]
+    fn a_source_map_that_means_harm_does_none() {
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for name in [long.as_str(), "a\nerror: all is lost", "\u{0}"] {
+            assert_eq!(inline_map(&bundle(name)), None, "{name:?}");
+        }
+        for end in ["", "base64,AAAA", "base64,e30=", "base64,bm8=", "base64,%", "AAAA"] {
+            assert_eq!(inline_map(&format!("{INLINE_MAP}{end}")), None, "{end}");
+        }
+        let with_charset = bundle("t.ts").replace(BASE64, "charset=utf-8;base64,");
+        assert_eq!(inline_map(&with_charset), inline_map(&bundle("t.ts")));
+        assert_eq!(inline_map(&format!("'{}'", bundle("t.ts"))), None, "it is within a text");
+        let name = "x".repeat(NAME_BYTES_MAX);
+        let files = BTreeMap::from([("t.js".to_owned(), bundle(&name))]);
+        let script = crate::compile("t.js", &files).expect("it compiles").script;
+        let text = "t.js:2:1 ".repeat(10_000);
+        let length = script.written(&text).len();
+        assert!(length < text.len() + GROWTH_BYTES_MAX + 2 * NAME_BYTES_MAX, "{length}");
     }
 
     #[test]

@@ -251,6 +251,9 @@ pub struct AccessItem {
     pub id: Option<String>,
     /// When it ends by itself; none is never.
     pub ends_at: Option<Moment>,
+    /// Until when an authentication token can be used; none for a session.
+    #[serde(default)]
+    pub usable_until: Option<Moment>,
     /// The name of the reason for which it ends.
     pub because: Option<String>,
 }

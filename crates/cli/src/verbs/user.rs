@@ -203,7 +203,8 @@ fn bound(found: &AccessBound) -> String {
         return format!("{date}nobody can act for this user now");
     }
     let rows = found.items.iter().map(|item| {
-        let id = item.id.clone().unwrap_or_default();
+        let usable = item.usable_until.map(|until| format!("can be used until {}", at(until)));
+        let id = item.id.clone().or(usable).unwrap_or_default();
         let because = item.because.clone().unwrap_or_default();
         vec![item.credential.replace('_', " "), id, at_or(item.ends_at, "never"), because]
     });

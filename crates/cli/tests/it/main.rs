@@ -6,6 +6,7 @@ mod postgres;
 mod backup;
 mod crash;
 mod demo;
+mod packages;
 mod serve;
 mod tasks;
 mod verbs;

@@ -15,12 +15,12 @@ fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/tasks")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
     format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
-fn task(words: &[&str], path: &Path) -> Output {
+pub(crate) fn task(words: &[&str], path: &Path) -> Output {
     reauth().arg("task").args(words).arg(path).output().expect("the verb runs")
 }
 
@@ -295,33 +295,55 @@ fn a_task_that_may_call_one_that_reaches_the_world_is_only_rehearsed() {
 }
 
 #[test]
-fn a_task_is_bundled_with_its_packages() {
-    let esbuild = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/typescript");
-    if !esbuild.join("node_modules/.bin/esbuild").exists() {
-        return println!("skipped: `cargo xtask ci` installs esbuild where npm is");
-    }
+fn a_task_is_checked_and_tested_from_wherever_its_developer_is() {
     let folder = tempfile::tempdir().expect("a folder");
-    let modules = folder.path().join("node_modules");
-    std::fs::create_dir_all(modules.join("left-side")).expect("a package");
-    std::fs::create_dir_all(modules.join(".bin")).expect("a folder");
-    let program = esbuild.join("node_modules/.bin/esbuild");
-    std::os::unix::fs::symlink(program, modules.join(".bin/esbuild")).expect("a link");
-    std::fs::write(modules.join("left-side/index.js"), "export const side = 'left';")
-        .expect("a file");
-    let task_file = folder.path().join("where.ts");
-    let source = "import { side } from 'left-side';\n\
-        export const config = { scopes: ['users:read'] };\n\
-        export const run = (): string => side;\n";
-    std::fs::write(&task_file, source).expect("a file");
-    assert!(said(&task(&["check"], &task_file)).contains("reauth task build"));
-    let built = task(&["build"], &task_file);
-    assert!(built.status.success(), "{}", said(&built));
-    let bundle = folder.path().join("dist/where.js");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join("tasks").join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(path, text).expect("a file");
+    };
+    write("lib/n.ts", "export const n: number = 7;\n");
+    write("seven/index.ts", "import { n } from '../lib/n';\nexport const run = () => n;\n");
+    write("seven/task.toml", "[schedule]\ncron = \"0 3 * * *\"\n");
     let test = "import { assert, lab, test } from 'reauth:test';
-        test('left', async () => assert.equal((await lab.run()).result, 'left'));";
-    std::fs::write(folder.path().join("dist/where.test.js"), test).expect("a file");
-    let tested = said(&task(&["test"], &bundle));
-    assert!(tested.contains("1 passed, 0 failed"), "{tested}");
+        test('NAME', async () => assert.equal((await lab.run()).result, 7));";
+    write("seven/when-asked.test.ts", &test.replace("NAME", "in its folder"));
+    write("flat.ts", "export const run = () => 7;\n");
+    write("flat.when-asked.test.ts", &test.replace("NAME", "beside it"));
+    write("unlike.test.ts", &test.replace("NAME", "of no task"));
+    let within = |place: &str, words: &[&str]| {
+        let mut command = reauth();
+        command.current_dir(folder.path().join(place)).arg("task").args(words);
+        said(&command.output().expect("it runs"))
+    };
+    for (place, words) in [
+        ("tasks/seven", &[][..]),
+        ("tasks/seven", &["."]),
+        ("tasks/seven", &["index.ts"]),
+        ("tasks/seven", &["when-asked.test.ts"]),
+        ("tasks/lib", &["../seven"]),
+        ("tasks", &["seven/index.ts"]),
+        (".", &["tasks/seven/"]),
+    ] {
+        let checked = within(place, &[&["check"], words].concat());
+        assert!(checked.contains("seven: a task of 2 files, right"), "{place} {words:?} {checked}");
+        assert!(checked.contains("0 3 * * * in UTC"), "{place} {words:?} {checked}");
+        let tested = within(place, &[&["test"], words].concat());
+        assert!(tested.contains("ok      in its folder"), "{place} {words:?} {tested}");
+        assert!(tested.contains("1 passed, 0 failed"), "{place} {words:?} {tested}");
+    }
+    for (place, words) in [("tasks", &["flat.ts"][..]), (".", &["tasks/flat.when-asked.test.ts"])] {
+        let tested = within(place, &[&["test"], words].concat());
+        assert!(tested.contains("ok      beside it"), "{place} {words:?} {tested}");
+        assert!(tested.contains("1 passed, 0 failed"), "{place} {words:?} {tested}");
+    }
+    for place in [".", "tasks"] {
+        let tested = within(place, &["test"]);
+        assert!(tested.contains("2 passed, 1 failed"), "{place} {tested}");
+        assert!(tested.contains("begin the test's name with that of its task"), "{tested}");
+    }
+    let put = within("tasks", &["put", "flat.when-asked.test.ts"]);
+    assert!(put.contains("is a test"), "{put}");
 }
 
 /// Runs that are wanted before the server dies.

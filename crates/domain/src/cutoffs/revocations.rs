@@ -288,12 +288,80 @@ pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
     Ok(list)
 }
 
-/// Forgets a revocation all of whose ends are written.
+/// Forgets a revocation all of whose ends are written, once nobody can sign in any more by a token
+/// from before it: what that began would meet it as well.
 pub async fn finish(db: &Db, (app, set_at): (AppId, Time)) -> Result<()> {
+    let sql = "select count(*) from enrolments e join users u on u.id = e.user_id
+               where e.expires_at > $1 and e.ended_at is null and e.created_at <= $2
+               and u.app_id = $3";
+    let mut read = db.read().await?;
+    let now = read.now();
+    if read.count(sql, args![now, set_at, app]).await? > 0 {
+        return Ok(());
+    }
+    drop(read);
     let mut tx = db.write(By::System).await?;
     let sql = "delete from revocations where app_id = $1 and set_at = $2";
     if tx.change(sql, args![app, set_at]).await? > 0 {
         tx.record(Subject::app(app), None, Change::RevocationDone { set_at });
     }
     tx.commit().await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apps::{self, Settings};
+    use crate::devices::{self, Device, Proof};
+    use crate::store::Place;
+    use crate::users;
+    use crate::values::time::Clock;
+
+    /// A user signed in on one device; the session.
+    async fn sign_in(db: &Db, app: &App) -> (UserId, SessionId) {
+        let mut tx = db.write(By::System).await.expect("a change");
+        let schema = &app.settings.user_schema;
+        let user = users::create(&mut tx, app.id, schema, None, serde_json::Map::new()).await;
+        let user = user.expect("a user").id;
+        tx.commit().await.expect("it holds");
+        let mut tx = db.write(By::System).await.expect("a change");
+        let (token, _) =
+            devices::issue(&mut tx, app.id, user, None, Proof::default()).await.expect("a token");
+        let device = Device { id: "phone".into(), ..Device::default() };
+        let made = devices::enroll(&mut tx, app.id, token.reveal(), device).await;
+        tx.commit().await.expect("it holds");
+        (user, made.expect("a session").session)
+    }
+
+    /// The database was away between a look and its statement, and someone signed in meanwhile.
+    #[tokio::test]
+    async fn what_was_seen_before_live_was_built_anew_is_looked_at_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Clock::manual(Time::parse("2026-05-03T06:12:00Z").expect("a moment"));
+        let db = Db::open(Place::Directory(dir.path().join("data")), clock).await;
+        let db = db.expect("a store");
+        let mut tx = db.write(By::System).await.expect("a change");
+        let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
+        let app = app.expect("an app");
+        tx.commit().await.expect("it holds");
+        let first = sign_in(&db, &app).await;
+        let filter = Filter { device_id: Some("phone".into()), ..Filter::default() };
+        let applies_to = Selector { everyone: true, ..Selector::default() };
+        let filter = Filter { applies_to, ..filter };
+        let seen = look(&db, &app, filter, false).await.expect("it looks");
+        assert_eq!(seen.found, [first]);
+        db.refresh().await.expect("it is back");
+        let second = sign_in(&db, &app).await;
+        let mut tx = db.write(By::System).await.expect("a change");
+        assert!(is_far_behind(&mut tx, app.id, &seen).await.expect("it knows"));
+        let mut again = look_again(&mut tx, &app, seen).await.expect("it looks");
+        again.found.sort_unstable();
+        assert_eq!(again.found, [first, second]);
+        set(&mut tx, app.id, again, None).await.expect("it is stated");
+        tx.commit().await.expect("it holds");
+        for (user, _) in [first, second] {
+            let ends = db.live().bounds_of(user, db.now()).expect("it knows");
+            assert!(ends.is_empty(), "{ends:?}");
+        }
+    }
 }

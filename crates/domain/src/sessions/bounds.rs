@@ -62,18 +62,22 @@ pub struct Access {
     /// When and why it surely ends: activity does not put it off. Of a token: the session that it
     /// can begin.
     pub ends: Option<Ended>,
+    /// Until when a token can be used; none for a session.
+    pub usable_until: Option<Time>,
 }
 
 /// Every credential with which someone can act for a user now.
 pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
     let now = read.now();
     let sessions = read.live().bounds_of(user, now)?.into_iter();
-    let mut list: Vec<Access> =
-        sessions.map(|(id, ends)| Access { session: Some(id), ends }).collect();
+    let of_session = |(id, ends)| Access { session: Some(id), ends, usable_until: None };
+    let mut list: Vec<Access> = sessions.map(of_session).collect();
     let sql = unused_columns!(" and e.user_id = $2 order by e.expires_at desc limit $3");
     for row in read.rows(sql, args![now, user, OF_USER_MAX]).await? {
-        let ends = Unused::of(&row)?.bound(read)?;
-        list.extend(ends.map(|ends| Access { session: None, ends }));
+        let token = Unused::of(&row)?;
+        let usable_until = Some(token.times.1);
+        let ends = token.bound(read)?;
+        list.extend(ends.map(|ends| Access { session: None, ends, usable_until }));
     }
     Ok(list)
 }

@@ -207,7 +207,8 @@ impl Db {
         Ok(read)
     }
 
-    async fn refresh(&self) -> Result<Head> {
+    /// As if the database had been away: Live is built anew.
+    pub(crate) async fn refresh(&self) -> Result<Head> {
         let mut read = self.writer().await?;
         self.catch_up(&mut read).await
     }

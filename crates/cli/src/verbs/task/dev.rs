@@ -11,7 +11,7 @@ use reauth_server::sandbox::Outcome;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::files::{LocalTask, tasks_at, tests_at};
+use super::files::{LocalTask, here, tasks_at, tests_at};
 use super::lab::Lab;
 use super::{Tests, changed, log_text, object, state, test, write};
 use crate::connect::Context;
@@ -27,8 +27,6 @@ Examples:
   reauth task dev sign-in-again --params '{\"days\": 30}'
   reauth task dev other-tasks sign-in-again";
 
-/// Where tasks lie unless another place is said.
-const FOLDER: &str = "tasks";
 /// Makes the world in which the named task runs.
 const FURNISH: &str = "export { furnish as run } from \"reauth:test\";";
 /// A file that is saved is often written twice: then both are one change.
@@ -37,7 +35,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// What is watched, and what is run.
 #[derive(Args)]
 pub(crate) struct Dev {
-    /// A folder of tasks, a task, or a test; may be left out [default: tasks]
+    /// A folder of tasks, a task, or a test; may be left out [default: tasks, or else this folder]
     path: Option<PathBuf>,
     /// The name of a task that is run too
     name: Option<String>,
@@ -87,10 +85,8 @@ pub(super) async fn dev(context: &Context, wanted: Dev) -> Result<()> {
 /// A word that is no path by itself is the name of a task.
 fn path_and_name(path: Option<PathBuf>, name: Option<String>) -> (PathBuf, Option<String>) {
     match (path, name) {
-        (Some(word), None) if !word.exists() => {
-            (FOLDER.into(), Some(word.to_string_lossy().into_owned()))
-        }
-        (path, name) => (path.unwrap_or_else(|| FOLDER.into()), name),
+        (Some(word), None) if !word.exists() => (here(), Some(word.to_string_lossy().into_owned())),
+        (path, name) => (path.unwrap_or_else(here), name),
     }
 }
 
@@ -109,7 +105,7 @@ async fn once(context: &Context, tests: &Tests, named: Option<&Named>) -> Vec<Fa
         return vec![failure];
     }
     let mut failures = Vec::new();
-    let has_tests = tests_at(&tests.path).is_ok_and(|found| !found.is_empty());
+    let has_tests = tests_at(&tests.path).is_ok_and(|found| !found.tests.is_empty());
     if has_tests || named.is_none() {
         failures.extend(test::test(context, tests).await.err());
     }
@@ -121,7 +117,7 @@ async fn once(context: &Context, tests: &Tests, named: Option<&Named>) -> Vec<Fa
 
 /// Runs the task in a new world with sample data.
 async fn run(context: &Context, path: &Path, named: &Named) -> Result<()> {
-    let tasks = test::right_tasks(path, &named.task)?;
+    let tasks = test::right_tasks(tasks_at(path)?, &named.task)?;
     let dry_run = reaches_the_world(find(&tasks, path, &named.task)?, &tasks)?;
     let wanted = RunRequest { params: named.params.clone(), dry_run };
     // No test tells anything here.

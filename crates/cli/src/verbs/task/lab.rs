@@ -119,7 +119,15 @@ impl Lab {
 
     fn task(&self) -> Result<&LocalTask, String> {
         let found = self.tasks.iter().find(|task| task.name == self.subject);
-        found.ok_or_else(|| format!("there is no task {} beside this test", self.subject))
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.tasks.iter().map(|task| task.name.as_str()).collect();
+            format!(
+                "there is no task {} beside this test: begin the test's name with that of its \
+                 task ({})",
+                self.subject,
+                names.join(", ")
+            )
+        })
     }
 
     /// Runs the task in the world as it is. What it and those that it started changed is with the
@@ -229,7 +237,8 @@ impl World {
         env: Option<&Map<String, Value>>,
         rests: bool,
     ) -> Result<(), String> {
-        let new = serde_json::to_value(task.new_task());
+        let new = task.new_task().map_err(|failure| failure.to_string())?;
+        let new = serde_json::to_value(new);
         let mut new = new.map_err(|error| error.to_string())?;
         if let Some(env) = env {
             new["env"] = Value::Object(env.clone());

@@ -1,5 +1,6 @@
 //! `reauth task`: scripts of an app, and their runs.
 
+mod bundle;
 mod dev;
 mod files;
 mod lab;
@@ -42,10 +43,13 @@ Examples:
 
 const TEST_EXAMPLES: &str = "\
 Each test has a throw-away server of its own, with a clock that stands still until the test moves
-it: `await clock.pass(\"31d\")`. `reauth task init` makes an example.
+it: `await clock.pass(\"31d\")`. `reauth task init` makes an example. A test is about the task whose
+folder it is in, or whose name its own begins with: tidy.test.ts and tidy.when-idle.test.ts are
+about tidy.
 
 Examples:
-  reauth task test tasks
+  reauth task test
+  reauth task test tasks/sign-in-again.ts
   reauth task test tasks/sign-in-again.test.ts --filter contractors";
 
 #[derive(Subcommand)]
@@ -59,7 +63,7 @@ pub(crate) enum Verb {
     /// Say whether tasks are right, and when they will run
     Check {
         /// Files, or folders of tasks
-        #[arg(default_value = "tasks")]
+        #[arg(default_values_os_t = [files::here()])]
         paths: Vec<PathBuf>,
     },
     /// Run the tests beside tasks, on throw-away servers with a clock that the tests move
@@ -68,18 +72,21 @@ pub(crate) enum Verb {
     /// Check and test tasks again whenever a file changes, and run one of them
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::Dev),
-    /// Bundle a task with its packages into one file, by the esbuild of its own package.json
+    /// Bundle tasks with their packages, each into one file, to be looked at or put elsewhere
+    #[command(after_help = write::BUILD_EXAMPLES)]
     Build {
-        /// The task's file
-        file: PathBuf,
-        /// Where the bundle goes [default: dist/NAME.js beside it]
-        #[arg(long)]
+        /// A task, or a folder of tasks
+        #[arg(default_value_os_t = files::here())]
+        path: PathBuf,
+        /// Where the bundle of one task goes [default: dist/NAME.js beside its file]
+        #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
     /// Put all tasks of a folder onto the server
+    #[command(after_help = write::DEPLOY_EXAMPLES)]
     Deploy {
         /// A folder of tasks, or one task
-        #[arg(default_value = "tasks")]
+        #[arg(default_value_os_t = files::here())]
         path: PathBuf,
         /// A variable that the script reads as process.env.NAME, for one task; several times
         #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
@@ -144,7 +151,7 @@ pub(crate) enum Verb {
 #[derive(Args)]
 pub(crate) struct Tests {
     /// A folder of tasks, a task, or a test
-    #[arg(default_value = "tasks")]
+    #[arg(default_value_os_t = files::here())]
     path: PathBuf,
     /// Only tests with this in their name
     #[arg(long, value_name = "TEXT")]
@@ -169,7 +176,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Check { paths } => write::check(context, &paths),
         Verb::Test(wanted) => test::test(context, &wanted).await,
         Verb::Dev(wanted) => dev::dev(context, wanted).await,
-        Verb::Build { file, out } => write::build(context, &file, out),
+        Verb::Build { path, out } => write::build(context, &path, out.as_deref()),
         Verb::Deploy { path, variables } => write::deploy(context, &path, variables).await,
         Verb::Put(wanted) => write::put(context, wanted).await,
         Verb::List => {

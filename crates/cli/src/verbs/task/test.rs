@@ -1,7 +1,7 @@
 //! `reauth task test`: tests beside tasks, each with a throw-away server.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use reauth_server::sandbox::{
@@ -13,7 +13,7 @@ use similar::{ChangeTag, TextDiff};
 use tokio::sync::mpsc;
 
 use super::Tests;
-use super::files::{LocalTask, tasks_at, tests_at, with_imports};
+use super::files::{LocalTask, LocalTests, ready, tests_at};
 use super::lab::Lab;
 use crate::connect::Context;
 use crate::failure::{Failure, Result};
@@ -53,15 +53,16 @@ pub(super) async fn test(context: &Context, wanted: &Tests) -> Result<()> {
 
 /// How many tests passed, and how many failed.
 async fn all(context: &Context, wanted: &Tests) -> Result<(usize, usize)> {
-    let tests = tests_at(&wanted.path)?;
+    let LocalTests { root, tasks, tests } = tests_at(&wanted.path)?;
     if tests.is_empty() {
         let what = format!("no test is at {}", wanted.path.display());
         return Err(Failure::new(what).help("a test of tidy.ts is called tidy.test.ts"));
     }
     let (mut passed, mut failed) = (0, 0);
-    for (root, name) in tests {
+    for (name, subject) in tests {
         context.output.tell(&root.join(&name).display().to_string())?;
-        for tested in file(context, (&root, &name), wanted.filter.as_deref()).await? {
+        let lab = (right_tasks(tasks.clone(), &subject)?, subject);
+        for tested in file(context, (&root, &name), lab, wanted.filter.as_deref()).await? {
             if tested.ok {
                 passed += 1;
             } else {
@@ -75,14 +76,13 @@ async fn all(context: &Context, wanted: &Tests) -> Result<(usize, usize)> {
 /// Runs the tests of one file in a child, as a task runs.
 async fn file(
     context: &Context,
-    (root, name): (&PathBuf, &String),
+    (root, name): (&Path, &str),
+    (tasks, subject): (Vec<LocalTask>, String),
     filter: Option<&str>,
 ) -> Result<Vec<Tested>> {
     let script = script(root, name)?;
-    let subject = subject(name);
-    let tasks = right_tasks(root, subject)?;
     let (sender, mut told) = mpsc::unbounded_channel();
-    let lab = Lab::new(tasks, subject.to_owned(), sender);
+    let lab = Lab::new(tasks, subject, sender);
     let params = json!({ "filter": filter.unwrap_or_default() });
     let tell = async {
         while let Some(result) = told.recv().await {
@@ -112,10 +112,10 @@ async fn file(
     }
 }
 
-/// The tasks at a path that a world can have. That another one is wrong is another's affair.
-pub(super) fn right_tasks(path: &Path, subject: &str) -> Result<Vec<LocalTask>> {
+/// The tasks that a world can have. That another one is wrong is another's affair.
+pub(super) fn right_tasks(all: Vec<LocalTask>, subject: &str) -> Result<Vec<LocalTask>> {
     let mut tasks = Vec::new();
-    for task in tasks_at(path).unwrap_or_default() {
+    for task in all {
         match super::write::checked(&task) {
             Ok(_) => tasks.push(task),
             Err(failure) if task.name == subject => return Err(failure),
@@ -147,8 +147,9 @@ fn read(results: &Json) -> Result<Vec<Tested>> {
 
 /// The test with all that it imports, and what runs it.
 fn script(root: &Path, name: &str) -> Result<Script> {
-    let main = format!("import \"./{name}\"; export {{ run }} from \"reauth:test\";");
-    with_lab(main, with_imports(root, name)?)
+    let ready = ready(root, name)?.0?;
+    let main = format!("import \"./{}\"; export {{ run }} from \"reauth:test\";", ready.entry);
+    with_lab(main, ready.files)
 }
 
 /// A script with its other files, which can ask for a lab.
@@ -157,14 +158,6 @@ pub(super) fn with_lab(main: String, mut files: BTreeMap<String, String>) -> Res
     files.insert(MAIN.to_owned(), main);
     let compiled = sandbox::compile(MAIN, &files);
     compiled.map(|compiled| compiled.script).map_err(|error| Failure::new(error.to_string()))
-}
-
-/// The task that a test is about: `tidy` of `tidy.test.ts` and of `tidy/some.test.ts`.
-fn subject(test: &str) -> &str {
-    match test.split_once('/') {
-        Some((folder, _)) => folder,
-        None => test.split(".test.").next().unwrap_or(test),
-    }
 }
 
 fn log(context: &Context, log: &[LogLine]) {
@@ -201,12 +194,6 @@ fn line(tested: &Tested, script: &Script) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_test_is_about_the_task_beside_it() {
-        assert_eq!(subject("tidy.test.ts"), "tidy");
-        assert_eq!(subject("tidy/any.test.js"), "tidy");
-    }
 
     #[test]
     fn a_failure_shows_the_difference_and_the_place() {

@@ -2,7 +2,6 @@
 //! server.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::Args;
 use reauth_sdk::{NewTask, Schedule as WantedSchedule, Task, TaskConfig};
@@ -11,7 +10,7 @@ use reauth_server::domain::Clock;
 use reauth_server::domain::tasks::Schedule;
 use serde_json::{Value, json};
 
-use super::files::{LocalTask, tasks_at};
+use super::files::{LocalTask, Ready, read, tasks_at, tasks_to_send};
 use super::{object, schedule, variable};
 use crate::connect::Context;
 use crate::failure::{Failure, Result};
@@ -29,6 +28,23 @@ scope that the task gets.
 Example:
   reauth task put sign-in-again.ts --schedule \"0 3 * * *\" --zone Europe/Vienna \\
     --scope users:read --scope sessions:end --single-instance";
+
+pub(crate) const DEPLOY_EXAMPLES: &str = "\
+All tasks are checked first: none is put if one is wrong. A task that imports npm packages is
+bundled with them, by the esbuild beside its package.json (npm install --save-dev esbuild).
+
+Examples:
+  reauth task deploy
+  reauth task deploy tasks/sign-in-again.ts --env KEY=secret";
+
+pub(crate) const BUILD_EXAMPLES: &str = "\
+`reauth task deploy` bundles what imports npm packages by itself; this is for those who want to see
+the bundle, or deploy it from where there is no Node.js. Settings in a NAME.toml or task.toml come
+along. It runs the esbuild beside the task's package.json (npm install --save-dev esbuild).
+
+Examples:
+  reauth task build tasks/sign-in-again.ts
+  reauth task build tasks/sign-in-again --out build/sign-in-again.js && reauth task deploy build";
 
 /// A task as it is to be.
 #[derive(Args)]
@@ -90,12 +106,12 @@ pub(super) fn described(wanted: Put) -> Result<(String, NewTask)> {
         params,
         variables,
     } = wanted;
-    let mut local = tasks_at(&file)?;
+    let mut local = tasks_to_send(&file)?;
     let Some(found) = local.pop().filter(|_| local.is_empty()) else {
         let what = format!("{} is a folder of several tasks", file.display());
         return Err(Failure::usage(what).help("put one, or use `reauth task deploy`"));
     };
-    let mut task = found.new_task();
+    let mut task = found.new_task()?;
     let config = &mut task.config;
     if let Some(cron) = schedule {
         let zone = zone.unwrap_or_else(|| "UTC".to_owned());
@@ -120,7 +136,7 @@ pub(super) async fn deploy(
     path: &Path,
     variables: Vec<(String, String)>,
 ) -> Result<()> {
-    let local = tasks_at(path)?;
+    let local = tasks_to_send(path)?;
     for task in &local {
         checked(task)?;
     }
@@ -131,7 +147,7 @@ pub(super) async fn deploy(
     let app = context.app().await?;
     let mut put = Vec::new();
     for task in local {
-        let mut new = task.new_task();
+        let mut new = task.new_task()?;
         new.config.env.extend(variables.clone());
         put.push(app.put_task(&task.name, &new).await?);
     }
@@ -173,7 +189,8 @@ pub(super) fn checked(task: &LocalTask) -> Result<Checked> {
     };
     let said = serde_json::to_value(&task.said).map_err(|error| task.wrong(&error.to_string()))?;
     let said = said.as_object().cloned().unwrap_or_default();
-    let files = (task.entry.as_str(), task.files.clone());
+    let ready = task.ready.clone()?;
+    let files = (ready.entry.as_str(), ready.files);
     check_task(&task.name, files, compiled, said).map_err(|why| task.wrong(&why))?;
     let mut fires = Vec::new();
     if let Some(plan) = &config.schedule {
@@ -216,10 +233,13 @@ pub(super) fn check(context: &Context, paths: &[PathBuf]) -> Result<()> {
 }
 
 fn told(task: &LocalTask, found: &Checked) -> String {
-    let files = match task.files.len() {
+    let mut files = match task.written {
         1 => "1 file".to_owned(),
         count => format!("{count} files"),
     };
+    if let Some(text) = task.bundle() {
+        files.push_str(&format!(" and packages, {} KiB", text.len().div_ceil(1024)));
+    }
     let mut text = format!("{}: a {} of {files}, right", task.name, found.kind);
     if let Some(plan) = &found.config.schedule {
         text.push_str(&format!("\n  {} in {}, next:", plan.cron, plan.zone));
@@ -231,39 +251,59 @@ fn told(task: &LocalTask, found: &Checked) -> String {
     text
 }
 
-/// Bundles a task with the packages that it imports, by the esbuild of its own package.json.
-pub(super) fn build(context: &Context, file: &Path, out: Option<PathBuf>) -> Result<()> {
-    let folder = file.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut above = std::path::absolute(folder)?;
-    let esbuild = loop {
-        let program = above.join("node_modules/.bin/esbuild");
-        if program.exists() {
-            break program;
-        }
-        if !above.pop() {
-            let what = "there is no node_modules/.bin/esbuild beside the task or above it";
-            let help =
-                "install it where the task's package.json is: npm install --save-dev esbuild";
-            return Err(Failure::new(what).help(help));
-        }
-    };
-    let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("task");
-    let out = out.unwrap_or_else(|| folder.join("dist").join(format!("{name}.js")));
-    let status = Command::new(&esbuild)
-        .arg(file)
-        .args(["--bundle", "--format=esm", "--platform=neutral", "--target=es2023"])
-        .args(["--main-fields=module,main", "--conditions=import", "--log-level=warning"])
-        .arg(format!("--outfile={}", out.display()))
-        .status();
-    let status = status
-        .map_err(|error| Failure::new(format!("{} does not run: {error}", esbuild.display())))?;
-    if !status.success() {
-        return Err(Failure::new("esbuild refused it; see above"));
+/// Bundles tasks with the packages that they import, each with its settings beside it.
+pub(super) fn build(context: &Context, path: &Path, out: Option<&Path>) -> Result<()> {
+    let tasks = tasks_to_send(path)?;
+    if tasks.len() > 1 && out.is_some() {
+        let what = "--out would give one file to each of these tasks";
+        return Err(Failure::usage(what).help("build one of them, or leave --out away"));
     }
-    let task = tasks_at(&out)?.remove(0);
+    let mut made = Vec::new();
+    for task in tasks {
+        let file = out.map_or_else(|| bundle_of(&task), Path::to_owned);
+        built(task, &file)?;
+        made.push(file);
+    }
+    let text: Vec<String> = made.iter().map(|file| format!("made {}", file.display())).collect();
+    context.output.either(&json!({ "made": made }), &text.join("\n"))
+}
+
+fn bundle_of(task: &LocalTask) -> PathBuf {
+    let entry = task.root.join(&task.entry);
+    let folder = entry.parent().unwrap_or(&task.root);
+    folder.join("dist").join(format!("{}.js", task.name))
+}
+
+/// Writes the bundle of a task that is right, and its settings.
+fn built(task: LocalTask, file: &Path) -> Result<()> {
+    let settings = file.with_extension("toml");
+    let said = task.toml.as_deref().map(read).transpose()?;
+    if said.is_none() && settings.exists() {
+        let what = format!("{} is there, but the task has no such settings", settings.display());
+        return Err(Failure::new(what).help("delete it: it would outweigh what the script says"));
+    }
+    let entry = task.root.join(&task.entry);
+    let own = std::fs::canonicalize(&entry).ok();
+    if own.is_some() && std::fs::canonicalize(file).ok() == own {
+        let what = format!("the bundle would replace {}", entry.display());
+        return Err(Failure::usage(what).help("give another file to --out"));
+    }
+    let why = format!("{} is to be bundled", entry.display());
+    let ready = Ready::bundled(&task.root, &task.entry, &why)?;
+    let task = LocalTask { ready: Ok(ready), ..task };
     checked(&task)?;
-    let fields = json!({ "file": out });
-    context.output.done(&format!("{} is ready: deploy it", out.display()), fields)
+    let text = task.bundle().map(str::to_owned);
+    let folder = file.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+    for (path, text) in [(file, text), (&settings, said)] {
+        let Some(text) = text else { continue };
+        std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
+    }
+    Ok(())
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot write {}: {error}", path.display()))
 }
 
 const EXAMPLE: &str =
@@ -286,10 +326,7 @@ pub(super) fn init(context: &Context, folder: &Path) -> Result<()> {
         ("testing.d.ts", TESTING_TYPES),
         ("tsconfig.json", TSCONFIG),
     ];
-    let cannot = |path: &Path, error: std::io::Error| {
-        Failure::new(format!("cannot write {}: {error}", path.display()))
-    };
-    std::fs::create_dir_all(folder).map_err(|error| cannot(folder, error))?;
+    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
     let mut made = Vec::new();
     for (name, text) in files {
         let path = folder.join(name);
@@ -297,7 +334,7 @@ pub(super) fn init(context: &Context, folder: &Path) -> Result<()> {
             context.output.remark(&format!("{} is there already: it stays", path.display()));
             continue;
         }
-        std::fs::write(&path, text).map_err(|error| cannot(&path, error))?;
+        std::fs::write(&path, text).map_err(|error| cannot_write(&path, &error))?;
         made.push(path.display().to_string());
     }
     let place = folder.display();

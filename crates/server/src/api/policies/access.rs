@@ -143,6 +143,8 @@ pub(crate) struct ItemView {
     /// When it surely ends; that it may end earlier for want of activity is not counted on. Of an
     /// authentication token: when the session ends that it can begin.
     ends_at: Option<String>,
+    /// Until when an authentication token can begin one; none for a session.
+    usable_until: Option<String>,
     /// The name of the reason for which it ends.
     because: Option<&'static str>,
 }
@@ -153,6 +155,7 @@ impl ItemView {
             credential: if item.session.is_some() { "session" } else { "authentication_token" },
             id: item.session.map(|id| id.to_string()),
             ends_at: item.ends.map(|ended| ended.at.to_string()),
+            usable_until: item.usable_until.map(|at| at.to_string()),
             because: item.ends.map(|ended| ended.because.name()),
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use reauth_server::domain::access::{Ended, Verdict};
+use reauth_server::domain::access::{Because, Ended, Verdict};
 use reauth_server::domain::devices::{self};
 use reauth_server::domain::sessions::{bounds, sweep};
 use reauth_server::domain::{
@@ -21,7 +21,7 @@ use crate::postgres;
 use world::{Act, World, acts};
 
 /// Random histories that are told on each database.
-const HISTORIES: u32 = 24;
+const HISTORIES: u32 = 40;
 
 /// A sweep to its end; answers whether it had seen every session.
 async fn swept(db: &Db) -> Result<bool> {
@@ -101,17 +101,27 @@ async fn the_sweep_ends_what_the_decision_refuses(world: &World) -> Result<(), T
     Ok(())
 }
 
-/// The sessions that let someone in, and until when.
-async fn sure_ends(world: &World) -> Result<HashMap<SessionId, Option<Time>>> {
+/// The sessions that let someone in: until when at most, and until when without activity.
+async fn ends(world: &World) -> Result<HashMap<SessionId, [Option<Time>; 2]>> {
     let mut read = world.db.read().await?;
     let mut ends = HashMap::new();
     for user in &world.users {
         for access in bounds::access_of(&mut read, *user).await? {
             let Some(session) = access.session else { continue };
-            ends.insert(session, access.ends.map(|ended| ended.at));
+            let now = world.db.now();
+            let explained = world.db.live().explain_session((*user, session), None, now)?;
+            let mut known = explained.expect("it is known").ends.into_iter();
+            let idle = known.find(|end| end.ended.because == Because::Idle);
+            let at = |ended: Ended| ended.at;
+            ends.insert(session, [access.ends.map(at), idle.map(|end| end.ended.at)]);
         }
     }
     Ok(ends)
+}
+
+/// Whether an end has come to be later, or has gone.
+fn is_later(before: Option<Time>, now: Option<Time>) -> bool {
+    before.is_some_and(|before| now.is_none_or(|now| before < now))
 }
 
 async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
@@ -121,11 +131,12 @@ async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
             // Nothing else ends in the very moment that the change takes: others end after hours.
             world.clock.pass(Span::from_micros(1_000));
         }
-        let (before, devices) = (sure_ends(world).await.map_err(fail)?, world.devices.len());
+        let (before, devices) = (ends(world).await.map_err(fail)?, world.devices.len());
         let foreseen = match act {
             Act::Policies(chosen, None) => Some(world.foreseen(chosen).await.map_err(fail)?),
             _ => None,
         };
+        let may_lengthen = world.may_lengthen(act);
         let is_done = match world.carry_out(act).await {
             Ok(()) => true,
             // What may not happen is refused, and then nothing has happened.
@@ -134,7 +145,7 @@ async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
             Err(Error::Invalid { field, .. }) if field.ends_with("applies_to.users") => false,
             Err(error) => return Err(fail(error)),
         };
-        let after = sure_ends(world).await.map_err(fail)?;
+        let after = ends(world).await.map_err(fail)?;
         let signed_in = world.devices.get(devices);
         for session in after.keys().filter(|session| !before.contains_key(session)) {
             let is_new = signed_in.is_some_and(|(_, new, _)| new == session);
@@ -144,12 +155,14 @@ async fn tell(world: &mut World, acts: &[Act]) -> Result<(), TestCaseError> {
             let ended = before.keys().filter(|session| !after.contains_key(session)).count();
             prop_assert_eq!((before.len(), ended), foreseen, "{:?}", act);
         }
-        if !act.may_lengthen() {
-            for (session, end) in before {
+        if !may_lengthen {
+            for (session, [sure, idle]) in before {
                 // A session that has ended is not among those that let someone in.
-                let Some(now) = after.get(&session) else { continue };
-                let is_later = end.is_some_and(|end| now.is_none_or(|now| end < now));
-                prop_assert!(!is_later, "{act:?} moved {session} from {end:?} to {now:?}");
+                let Some([sure_now, idle_now]) = after.get(&session) else { continue };
+                let (sure, idle) = ((sure, *sure_now), (idle, *idle_now));
+                prop_assert!(!is_later(sure.0, sure.1), "{act:?} moved {session}: {sure:?}");
+                let is_later = is_later(idle.0, idle.1) && !matches!(act, Act::Check(_));
+                prop_assert!(!is_later, "{act:?} put {session} off: {idle:?}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use reauth_server::domain::access::{CutOffScope, Methods};
 use reauth_server::domain::apps::policies::{self, Policy};
-use reauth_server::domain::apps::selectors;
+use reauth_server::domain::apps::selectors::{self, Selector};
 use reauth_server::domain::apps::{self, App, Settings};
 use reauth_server::domain::cutoffs::revocations::{self, Filter, Looked};
 use reauth_server::domain::devices::{self, Device, Proof};
@@ -28,6 +28,10 @@ pub(super) enum Act {
         user: usize,
         device: u8,
     },
+    /// An authentication token that nobody uses yet.
+    IssueToken(usize),
+    /// Which one is used then, and on which device.
+    UseToken(usize, u8),
     ReAuthenticate(usize),
     Wipe(usize),
     SignOut(usize),
@@ -43,6 +47,8 @@ pub(super) enum Act {
     Limits(Option<i64>, Option<i64>, bool),
     /// Which ones, and what happens between a look at whom they are about and their statement.
     Policies(Vec<(u8, i64)>, Option<Box<Act>>),
+    /// One more, beside those that there are.
+    AddPolicy(u8, i64),
     CreateToken,
     PutTask(bool),
     DeleteTask,
@@ -53,27 +59,6 @@ pub(super) enum Act {
     LoseRuns,
     Pass(i64),
     Sweep,
-}
-
-impl Act {
-    /// Whether it is a real authentication, or what an operator asks for who wants longer limits,
-    /// for all or for one: others of these move no end of a session later.
-    pub(super) fn may_lengthen(&self) -> bool {
-        let is_meanwhile = match self {
-            Self::Revoke(.., Some(act)) => act.may_lengthen(),
-            _ => false,
-        };
-        is_meanwhile
-            || matches!(
-                self,
-                Self::SignIn { .. }
-                    | Self::Limits(..)
-                    | Self::Policies(..)
-                    | Self::SetNotAfter(..)
-                    | Self::Leave(..)
-                    | Self::ChangeTeam(..)
-            )
-    }
 }
 
 fn meanwhile() -> impl Strategy<Value = Act> {
@@ -93,9 +78,11 @@ pub(super) fn acts() -> impl Strategy<Value = Act> {
         2 => Just(Act::CreateUser),
         3 => (0..9_usize, proptest::option::of(0..2_u8))
             .prop_map(|(user, team)| Act::ChangeTeam(user, team)),
-        1 => (0..9_usize, proptest::option::of(-5..60_i64))
+        4 => (0..9_usize, proptest::option::of(-5..60_i64))
             .prop_map(|(user, hours)| Act::SetNotAfter(user, hours)),
-        8 => (0..9_usize, 0..3_u8).prop_map(|(user, device)| Act::SignIn { user, device }),
+        14 => (0..9_usize, 0..3_u8).prop_map(|(user, device)| Act::SignIn { user, device }),
+        2 => (0..9_usize).prop_map(Act::IssueToken),
+        3 => (0..9_usize, 0..3_u8).prop_map(|(token, device)| Act::UseToken(token, device)),
         2 => (0..9_usize).prop_map(Act::ReAuthenticate),
         1 => (0..9_usize).prop_map(Act::Wipe),
         1 => (0..9_usize).prop_map(Act::SignOut),
@@ -104,15 +91,16 @@ pub(super) fn acts() -> impl Strategy<Value = Act> {
         1 => (0..9_usize).prop_map(Act::Unlock),
         1 => (0..9_usize).prop_map(Act::Delete),
         2 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Join(user, group)),
-        1 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Leave(user, group)),
+        3 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Leave(user, group)),
         2 => (0..4_u8, 0..9_usize).prop_map(|(scope, user)| Act::CutOff(scope, user)),
         3 => (0..7_u8, any::<bool>(), proptest::option::of(meanwhile()))
             .prop_map(|(filter, wipes, act)| Act::Revoke(filter, wipes, act.map(Box::new))),
-        2 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
+        5 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
             .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
         3 => (proptest::collection::vec((0..14_u8, 2..40_i64), 0..4),
               proptest::option::weighted(0.3, meanwhile()))
             .prop_map(|(chosen, act)| Act::Policies(chosen, act.map(Box::new))),
+        2 => (0..14_u8, 2..40_i64).prop_map(|(kind, hours)| Act::AddPolicy(kind, hours)),
         1 => Just(Act::CreateToken),
         2 => any::<bool>().prop_map(Act::PutTask),
         1 => Just(Act::DeleteTask),
@@ -133,7 +121,11 @@ pub(super) struct World {
     pub(super) app: App,
     pub(super) users: Vec<UserId>,
     pub(super) devices: Vec<(UserId, SessionId, String)>,
+    tokens: Vec<(UserId, String)>,
     runs: Vec<Claimed>,
+    /// The policies and the users' dates as they were stated last.
+    policies: Vec<Policy>,
+    dates: BTreeMap<UserId, Option<Time>>,
 }
 
 impl World {
@@ -143,9 +135,23 @@ impl World {
         let app = apps::create(&mut tx, ("world", settings), false).await?;
         let admin = tokens::Scopes::from_names(&["app:admin"])?;
         tasks::put(&mut tx, app.id, task(true)?, admin).await?;
+        let mut users = Vec::new();
+        for _ in 0..3 {
+            let schema = &app.settings.user_schema;
+            users.push(users::create(&mut tx, app.id, schema, None, Map::new()).await?.id);
+        }
         tx.commit().await?;
-        let (users, devices, runs) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { db: db.clone(), clock: clock.clone(), app, users, devices, runs })
+        Ok(Self {
+            db: db.clone(),
+            clock: clock.clone(),
+            app,
+            users,
+            devices: Vec::new(),
+            tokens: Vec::new(),
+            runs: Vec::new(),
+            policies: Vec::new(),
+            dates: BTreeMap::new(),
+        })
     }
 
     fn user(&self, at: usize) -> Option<UserId> {
@@ -197,6 +203,45 @@ impl World {
         chosen.iter().enumerate().filter_map(|(at, it)| self.policy(at, *it)).collect()
     }
 
+    /// Whether something is a real authentication, or takes away what bounds someone's access now:
+    /// all else moves no end of a session later.
+    pub(super) fn may_lengthen(&self, act: &Act) -> bool {
+        let is_longer = |new: Option<Span>, old: Option<Span>| {
+            old.is_some_and(|old| new.is_none_or(|new| old < new))
+        };
+        let selects = |is_meant: &dyn Fn(&Selector) -> bool| {
+            self.policies.iter().any(|policy| is_meant(&policy.applies_to))
+        };
+        match act {
+            Act::SignIn { .. } | Act::UseToken(..) => true,
+            Act::Revoke(.., Some(act)) => self.may_lengthen(act),
+            Act::Policies(chosen, meanwhile) => {
+                let new = self.policies(chosen);
+                let is_kept = |old: &Policy| new.contains(old);
+                !self.policies.iter().all(is_kept)
+                    || meanwhile.as_ref().is_some_and(|act| self.may_lengthen(act))
+            }
+            Act::Limits(age, idle, _) => {
+                let Settings { max_session_age, max_idle, .. } = self.app.settings;
+                is_longer(age.map(Span::hours), max_session_age)
+                    || is_longer(idle.map(Span::hours), max_idle)
+            }
+            Act::SetNotAfter(at, hours) => {
+                let user = self.user(*at);
+                let old = user.and_then(|user| self.dates.get(&user).copied().flatten());
+                let new = hours.map(|hours| self.db.now() + Span::hours(hours));
+                // A moment passes until it is stated.
+                old.is_some_and(|old| new.is_none_or(|new| old < new + Span::seconds(1)))
+            }
+            Act::Leave(_, group) => {
+                let name = format!("group {group}");
+                selects(&|it| it.groups.as_ref().is_some_and(|all| all.contains(&name)))
+            }
+            Act::ChangeTeam(..) => selects(&|it| it.attributes.is_some()),
+            _ => false,
+        }
+    }
+
     /// How many sessions are valid, and how many of them a preview says a set would end.
     pub(super) async fn foreseen(&self, chosen: &[(u8, i64)]) -> Result<(usize, usize)> {
         let all = self.policies(chosen);
@@ -226,6 +271,12 @@ impl World {
                 }
                 self.state(all, seen).await?;
             }
+            Act::AddPolicy(kind, hours) => {
+                let mut all = self.policies.clone();
+                all.extend(self.policy(all.len(), (*kind, *hours)));
+                let seen = selectors::look(&self.db, &self.app, &all).await?;
+                self.state(all, seen).await?;
+            }
             Act::Check(at) => {
                 if let Some((.., token)) = self.device(*at) {
                     devices::check(&self.db, token)?;
@@ -248,7 +299,7 @@ impl World {
     }
 
     /// The same for a set of policies.
-    async fn state(&self, all: Vec<Policy>, seen: selectors::Looked) -> Result<()> {
+    async fn state(&mut self, all: Vec<Policy>, seen: selectors::Looked) -> Result<()> {
         let mut tx = self.db.write(By::System).await?;
         let again = selectors::find_again(&mut tx, &self.app, &all, seen.clone()).await?;
         let anew = selectors::find(&mut tx, &self.app, &all).await?;
@@ -257,8 +308,10 @@ impl World {
             all.into_iter().map(|(name, members)| (name, in_order(members))).collect()
         };
         assert_eq!(groups(again.groups), groups(anew.groups));
-        policies::set(&mut tx, &self.app, (all, Some(seen)), true, None).await?;
-        tx.commit().await.map(|_| ())
+        policies::set(&mut tx, &self.app, (all.clone(), Some(seen)), true, None).await?;
+        tx.commit().await?;
+        self.policies = all;
+        Ok(())
     }
 
     async fn change(&mut self, act: &Act) -> Result<()> {
@@ -276,6 +329,18 @@ impl World {
                 let device = told_by(*device);
                 let made = devices::enroll(&mut tx, app, token.reveal(), device).await?;
                 self.devices.push((user, made.session, made.secret.reveal().to_owned()));
+            }
+            Act::IssueToken(user) => {
+                let Some(user) = self.user(*user) else { return Ok(()) };
+                let life = Some(Span::hours(20));
+                let (token, _) = devices::issue(&mut tx, app, user, life, proof(1)).await?;
+                self.tokens.push((user, token.reveal().to_owned()));
+            }
+            Act::UseToken(at, device) => {
+                let at = at % self.tokens.len().max(1);
+                let Some((user, token)) = self.tokens.get(at) else { return Ok(()) };
+                let made = devices::enroll(&mut tx, app, token, told_by(*device)).await?;
+                self.devices.push((*user, made.session, made.secret.reveal().to_owned()));
             }
             Act::ReAuthenticate(at) | Act::Wipe(at) | Act::SignOut(at) => {
                 let Some(&(user, session, _)) = self.device(*at) else { return Ok(()) };
@@ -338,7 +403,7 @@ impl World {
         Ok(())
     }
 
-    async fn change_user(&self, tx: &mut Tx, act: &Act) -> Result<()> {
+    async fn change_user(&mut self, tx: &mut Tx, act: &Act) -> Result<()> {
         let app = self.app.id;
         match act {
             Act::ChangeTeam(at, team) => {
@@ -352,6 +417,7 @@ impl World {
                 let Some(user) = self.user(*at) else { return Ok(()) };
                 let moment = hours.map(|hours| tx.now() + Span::hours(hours));
                 users::set_not_after(tx, app, user, moment, None).await?;
+                self.dates.insert(user, moment);
             }
             Act::Lock(at) | Act::Unlock(at) | Act::Delete(at) => {
                 let Some(user) = self.user(*at) else { return Ok(()) };

@@ -61,8 +61,11 @@ async fn one_can_see_why_and_until_when(lab: Lab) {
     assert_eq!(found["ends_by"], ends[1]["at"], "activity puts the idle end off");
     assert_eq!(found["items"][0]["id"], json!(phone.session));
     lab.authentication_token("ann").await;
+    let usable_until = (lab.clock.now() + Span::minutes(10)).to_string();
     let items = lab.get(&bound).await["items"].clone();
     assert_eq!(items[1]["credential"], "authentication_token", "{items}");
+    assert_eq!(items[1]["usable_until"], json!(usable_until), "{items}");
+    assert_eq!(items[0]["usable_until"], Value::Null, "{items}");
     lab.act(&format!("{}/wipe", phone.path())).await;
     let explained = lab.get(&path).await;
     assert_eq!(explained["ends"][0]["because"], "wipe");

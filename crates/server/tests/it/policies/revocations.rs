@@ -249,13 +249,19 @@ async fn a_revocation_ends_the_unused_tokens_of_whom_it_is_about(lab: Lab) {
         (json!({ "users": [ann], "platforms": ["android"] }), "re-authenticate", [false, false]),
         (json!({ "users": [ann], "platforms": ["ios"] }), "re-authenticate", [true, false]),
     ] {
-        let tokens = [lab.authentication_token("ann").await, lab.authentication_token("bob").await];
-        let wanted = json!({ "filter": filter, "action": action });
-        lab.post("/revocations", wanted).await;
-        for (token, is_ended) in tokens.iter().zip(ended) {
-            let enrolled = lab.enroll(token, "phone").send().await.expect("an answer");
-            assert_eq!(enrolled.status().is_success(), !is_ended, "{filter}");
+        // Written down before they are used, or not yet.
+        for is_swept in [false, true] {
+            let tokens =
+                [lab.authentication_token("ann").await, lab.authentication_token("bob").await];
+            let wanted = json!({ "filter": filter, "action": action });
+            lab.post("/revocations", wanted).await;
+            if is_swept {
+                lab.sweep().await;
+            }
+            for (token, is_ended) in tokens.iter().zip(ended) {
+                let enrolled = lab.enroll(token, "phone").send().await.expect("an answer");
+                assert_eq!(enrolled.status().is_success(), !is_ended, "{filter} {is_swept}");
+            }
         }
-        lab.sweep().await;
     }
 }

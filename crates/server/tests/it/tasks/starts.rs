@@ -249,6 +249,13 @@ async fn a_task_unlocks_only_if_the_operator_gave_it_the_scope(lab: Lab) {
     lab.act(&format!("/users/{ann}/lock")).await;
     let unlock = task("t.js", super::CALL, &["users:write", "users:unlock"]);
     refused(lab.api(Method::PUT, "/tasks/u").json(&unlock), 403, "PERMISSION_DENIED").await;
+    // Nor through a token that the admin makes: no token of an app has the scope.
+    let tokens = format!("/admin/apps/{}/tokens", lab.app);
+    let wanted = json!({ "name": "sly", "scopes": ["tasks:write", "users:unlock"] });
+    for who in [&lab.admin, &lab.operator] {
+        let request = lab.bare(Method::POST, &tokens).bearer_auth(who).json(&wanted);
+        assert_eq!(refused(request, 422, "INVALID_VALUE").await["field"], "scopes");
+    }
     let path = format!("/api/v4/{}/tasks/u", lab.app);
     good(lab.bare(Method::PUT, &path).bearer_auth(&lab.operator).json(&unlock)).await;
     let wanted = json!({ "method": "POST", "path": format!("/users/{ann}/unlock") });
