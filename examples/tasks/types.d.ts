@@ -1,5 +1,5 @@
-// Types for the authors of tasks: `this`, DB, CloudCode, web tasks. `globals.d.ts` has what browsers
-// have, too. The compiler needs nothing else:
+// Types for the authors of tasks: `this`, DB, CloudCode, web tasks. `globals.d.ts` has what
+// browsers have, too. The compiler needs nothing else:
 //
 //   tsc --noEmit --strict --target es2023 --module es2022 --lib es2023 --types '' *.ts
 
