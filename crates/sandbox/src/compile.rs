@@ -93,15 +93,26 @@ pub fn compile(entry: &str, files: &BTreeMap<String, String>) -> Result<Compiled
 }
 
 /// The imports of a file that are there at run time, sorted, for those who look for the files of a
-/// script. A text that cannot be read has none: `compile` says what is wrong with it.
+/// script; with those of `import("./a.ts")`, where the name is written out. A text that cannot be
+/// read has none: `compile` says what is wrong with it.
 pub fn imports(name: &str, source: &str) -> Vec<String> {
     let allocator = Allocator::default();
     let parsed = Parser::new(&allocator, source, kind(name)).parse();
     let all = parsed.module_record.requested_modules.iter();
     let used = all.filter(|(_, places)| places.iter().any(|place| !place.is_type));
-    let mut names: Vec<String> = used.map(|(wanted, _)| wanted.to_string()).collect();
+    let later = parsed.module_record.dynamic_imports.iter();
+    let later = later.filter_map(|import| literal(import.module_request.source_text(source)));
+    let wanted = used.map(|(wanted, _)| wanted.as_str()).chain(later);
+    let mut names: Vec<String> = wanted.map(str::to_owned).collect();
     names.sort_unstable();
     names
+}
+
+/// What stands between quotes, as it is.
+fn literal(text: &str) -> Option<&str> {
+    let quote = text.chars().next().filter(|first| "'\"`".contains(*first))?;
+    let inner = text.strip_prefix(quote)?.strip_suffix(quote)?;
+    Some(inner).filter(|inner| !inner.contains(['\\', '$', quote]))
 }
 
 /// Whether an import means an npm package: neither a file, nor a module of somebody's own such as
@@ -294,6 +305,17 @@ mod tests {
         assert!(error.expect_err("no package").message.contains("task build"));
         let types = "import type { A } from 'somewhere'; export const run = (a: A) => a";
         assert!(of("main.ts", types).is_ok(), "a type is gone at run time");
+    }
+
+    #[test]
+    fn imports_that_are_awaited_are_found() {
+        let source = "import type { T } from './types';
+            import './first';
+            export async function run({ name }: T) {
+                await Promise.all([import('./a.ts'), import(`../b`), import('cheese')]);
+                await import('./' + name); await import(`./${name}`); await import(name);
+            }";
+        assert_eq!(imports("t.ts", source), ["../b", "./a.ts", "./first", "cheese"]);
     }
 
     #[test]

@@ -29,13 +29,11 @@ use crate::{Guards, Job, Json, Limits, Script};
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
     "(native) => {\n",
-    include_str!("prelude/date.js"),
+    include_str!("prelude/time.js"),
     include_str!("prelude/text.js"),
     include_str!("prelude/console.js"),
     include_str!("prelude/url.js"),
-    include_str!("prelude/timers.js"),
     include_str!("prelude/events.js"),
-    include_str!("prelude/clone.js"),
     include_str!("prelude/crypto.js"),
     include_str!("prelude/fetch.js"),
     include_str!("prelude/api.js"),
@@ -45,6 +43,25 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/start.js"),
     "\n}"
 );
+/// A part of the prelude that few scripts need.
+macro_rules! later {
+    ($($file:literal),*) => {
+        concat!(
+            "({ AbortController, Body, DOMException, EventTarget, Headers, MADE_HERE, MachineDate,
+                RANDOM_BYTES_MAX, URL, URLSearchParams, UTF_8, binaryOf, bytesOf, isLater,
+                kindOfView, later, native, now, parsedQuery, shown, withoutMark }) => {\n",
+            $(include_str!(concat!("prelude/later/", $file)),)*
+            "\n}"
+        )
+    };
+}
+/// These parts are read when a script first wants them, so that the others do not pay for them.
+pub(crate) const LATER: [(&str, &str); 4] = [
+    ("bodies", later!("streams.js", "forms.js")),
+    ("clone", later!("clone.js")),
+    ("encodings", later!("encodings.js")),
+    ("subtle", later!("subtle.js")),
+];
 /// The name that the engine gives it in stacks, which tell a script's author nothing of it.
 pub(crate) const PRELUDE_NAME: &str = "eval_script";
 /// Deep recursion ends as an error of the script well before the thread's own stack does.

@@ -12,6 +12,7 @@ use base64::{alphabet, prelude::BASE64_STANDARD};
 use ring::{digest, hmac};
 use rquickjs::{Ctx, Error, Exception, Function, Object, TypedArray};
 
+use crate::engine::LATER;
 use crate::frames::ToParent;
 use crate::{Level, Request};
 
@@ -26,9 +27,11 @@ pub(crate) fn natives<'js>(ctx: &Ctx<'js>, tell: Tell) -> Result<Object<'js>, Er
     let encode = |ctx: Ctx<'js>, text: String| TypedArray::<u8>::new(ctx, text.into_bytes());
     set("encode", Function::new(ctx.clone(), encode)?)?;
     set("decode", Function::new(ctx.clone(), decode)?)?;
+    set("openEnd", Function::new(ctx.clone(), open_end)?)?;
     let to_base64 = |binary: String| BASE64_STANDARD.encode(of_binary(&binary));
     set("toBase64", Function::new(ctx.clone(), to_base64)?)?;
     set("fromBase64", Function::new(ctx.clone(), from_base64)?)?;
+    set("later", Function::new(ctx.clone(), later)?)?;
     set("random", Function::new(ctx.clone(), random)?)?;
     set("url", Function::new(ctx.clone(), url)?)?;
     set("urlWith", Function::new(ctx.clone(), url_with)?)?;
@@ -103,6 +106,21 @@ fn decode(ctx: Ctx<'_>, binary: String, is_fatal: bool) -> Result<String, Error>
         Err(_) if is_fatal => Err(Exception::throw_type(&ctx, "the bytes are no UTF-8")),
         _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
     }
+}
+
+/// How many bytes at the end are the beginning of a character that more bytes may complete.
+fn open_end(binary: String) -> usize {
+    let bytes = of_binary(&binary);
+    let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+    let is_open = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
+    if is_open { last.len() } else { 0 }
+}
+
+/// A part of the prelude that was not read before: a function of what it needs.
+fn later(ctx: Ctx<'_>, wanted: String) -> Result<Function<'_>, Error> {
+    let part = LATER.iter().find(|(name, _)| *name == wanted);
+    let (_, text) = part.ok_or_else(|| Exception::throw_internal(&ctx, "no such part"))?;
+    ctx.eval(*text)
 }
 
 /// As browsers read base64: padding may be absent, and unused bits are ignored.

@@ -114,6 +114,25 @@ fn a_folder_in_which_a_task_imports_packages_is_deployed_by_one_command() {
 }
 
 #[test]
+fn what_is_imported_when_it_is_needed_comes_along() {
+    let Some(project) = Project::new() else { return };
+    let shop = Shop::new(Kind::Sqlite);
+    let serving = shop.serve();
+    serving.json(&shop.operator, &["app", "create", "shop"]);
+    let file = "const { n } = await import('../lib/n.ts');";
+    let package = "const { turn } = await import('left-side');";
+    let run = |lines: &str| format!("export async function run() {{ {lines} }}\n");
+    project.write("tasks/a/index.ts", &run(&format!("{file} return n.n;")));
+    project.write("tasks/b/index.ts", &run(&format!("{file} {package} return [turn(), n.n];")));
+    for (task, wanted) in [("a", json!(7)), ("b", json!(["left", 7]))] {
+        let path = project.path("tasks").join(task).display().to_string();
+        serving.json(&shop.operator, &["task", "deploy", &path]);
+        let run = serving.json(&shop.operator, &["task", "run", task]);
+        assert_eq!(run["result"], wanted, "{run}");
+    }
+}
+
+#[test]
 fn a_bundle_has_the_name_and_the_settings_of_its_task() {
     let Some(project) = Project::new() else { return };
     let built = task(&["build"], &project.path("tasks"));

@@ -45,7 +45,9 @@ function shownObject(value, depth, seen) {
     const pairs = firstOf(value).map(([key, one]) => `${inner(key)} => ${inner(one)}`);
     return listed("Map {", pairs, value.size, "}");
   }
-  const isPairs = value instanceof Headers || value instanceof URLSearchParams;
+  if (isLater("Blob", value)) return `${value.constructor.name} { ${value.size} bytes }`;
+  const isForm = isLater("FormData", value);
+  const isPairs = value instanceof Headers || value instanceof URLSearchParams || isForm;
   const entries = isPairs ? [...value] : Object.keys(value).map((key) => [key]);
   const pairs = entries.slice(0, ITEMS_MAX).map(([key, text]) => {
     return `${shownKey(key)}: ${isPairs ? inner(text) : shownProperty(value, key, inner)}`;

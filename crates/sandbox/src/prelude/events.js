@@ -1,9 +1,12 @@
 // DOMException, Event, EventTarget, AbortSignal, AbortController (WHATWG DOM).
 
 const ERROR_CODES = {
-  InvalidCharacterError: 5, NotSupportedError: 9, InvalidStateError: 11, SyntaxError: 12,
-  InvalidAccessError: 15, TypeMismatchError: 17, AbortError: 20, QuotaExceededError: 22,
-  TimeoutError: 23, DataCloneError: 25,
+  IndexSizeError: 1, HierarchyRequestError: 3, WrongDocumentError: 4, InvalidCharacterError: 5,
+  NoModificationAllowedError: 7, NotFoundError: 8, NotSupportedError: 9, InUseAttributeError: 10,
+  InvalidStateError: 11, SyntaxError: 12, InvalidModificationError: 13, NamespaceError: 14,
+  InvalidAccessError: 15, TypeMismatchError: 17, SecurityError: 18, NetworkError: 19,
+  AbortError: 20, URLMismatchError: 21, QuotaExceededError: 22, TimeoutError: 23,
+  InvalidNodeTypeError: 24, DataCloneError: 25,
 };
 
 class DOMException extends Error {

@@ -1,4 +1,5 @@
-// fetch, Headers, Request, Response (WHATWG; bodies are whole, not streamed).
+// fetch, Headers, Request, Response (WHATWG). The bodies of answers are there as a whole; what is
+// sent is read to its end before.
 
 class Headers {
   // Name to values: only cookies are never joined to one text.
@@ -98,9 +99,12 @@ function headerValue(value) {
   return text;
 }
 
-// A body as bytes, and the Content-Type that goes with it. No body is null.
+// A body as bytes or as a stream, and the Content-Type that goes with it. No body is null.
 function packed(body) {
   if (body === undefined || body === null) return { bytes: null, type: null };
+  if (isLater("ReadableStream", body)) return { bytes: unread(body), type: null };
+  if (isLater("Blob", body)) return later("bodies").packedBlob(body);
+  if (isLater("FormData", body)) return later("bodies").packedForm(body);
   if (body instanceof URLSearchParams) {
     const type = "application/x-www-form-urlencoded;charset=UTF-8";
     return { bytes: native.encode(body.toString()), type };
@@ -111,20 +115,38 @@ function packed(body) {
   return { bytes: native.encode(String(body).toWellFormed()), type: "text/plain;charset=UTF-8" };
 }
 
+// A stream that somebody reads, or has read, is no body.
+function unread(stream) {
+  const isRead = stream.locked || later("bodies").isTouched(stream);
+  if (isRead) throw new TypeError("the body was read before");
+  return stream;
+}
+
 class Body {
-  #bytes;
+  // Null, bytes, or a stream: given so, or as it was first asked for.
+  #source;
   #isUsed = false;
 
-  constructor(bytes) {
-    this.#bytes = bytes;
+  constructor(source) {
+    this.#source = source;
+  }
+
+  get body() {
+    if (this.#source instanceof Uint8Array) {
+      this.#source = later("bodies").streamOf(this.#source);
+      // What was read before is a stream that was read.
+      if (this.#isUsed) this.#source.getReader().cancel();
+    }
+    return this.#source;
   }
 
   get bodyUsed() {
-    return this.#isUsed;
+    const isStream = isLater("ReadableStream", this.#source);
+    return this.#isUsed || (isStream && later("bodies").isTouched(this.#source));
   }
 
   async bytes() {
-    return (Body._take(this) ?? new Uint8Array()).slice();
+    return (await Body._bytes(Body._take(this))).slice();
   }
 
   async arrayBuffer() {
@@ -139,17 +161,42 @@ class Body {
     return JSON.parse(await this.text());
   }
 
-  // The bytes, or null, which stay readable.
-  static _peek(body) {
-    if (body.#isUsed) throw new TypeError("the body was read before");
-    return body.#bytes;
+  async blob() {
+    const type = this.headers.get("content-type") ?? "";
+    return new (later("bodies").Blob)([await this.bytes()], { type });
   }
 
-  // The bytes, or null. What is there can be read once.
+  async formData() {
+    return later("bodies").formOf(await this.bytes(), this.headers.get("content-type") ?? "");
+  }
+
+  // What is there, which stays readable.
+  static _peek(body) {
+    if (body.#isUsed) throw new TypeError("the body was read before");
+    return isLater("ReadableStream", body.#source) ? unread(body.#source) : body.#source;
+  }
+
+  // What is there, which can be read once.
   static _take(body) {
-    const bytes = Body._peek(body);
-    body.#isUsed = bytes !== null;
-    return bytes;
+    const source = Body._peek(body);
+    body.#isUsed = source !== null;
+    return source;
+  }
+
+  // What is there, for two.
+  static _share(body) {
+    const source = Body._peek(body);
+    if (!isLater("ReadableStream", source)) return source;
+    const [own, other] = source.tee();
+    body.#source = own;
+    return other;
+  }
+
+  // All of it.
+  static async _bytes(source, signal = undefined) {
+    const isStream = isLater("ReadableStream", source);
+    if (isStream) return await later("bodies").bytesOfStream(source, signal);
+    return source ?? new Uint8Array();
   }
 }
 
@@ -182,7 +229,7 @@ class Request extends Body {
 
   clone() {
     const { url, method, headers, redirect, signal } = this;
-    return new Request(url, { method, headers, redirect, signal, body: Body._peek(this) });
+    return new Request(url, { method, headers, redirect, signal, body: Body._share(this) });
   }
 }
 
@@ -219,7 +266,7 @@ class Response extends Body {
 
   clone() {
     const { status, statusText, headers, url, type, redirected } = this;
-    const copy = new Response(Body._peek(this), { statusText, headers });
+    const copy = new Response(Body._share(this), { statusText, headers });
     return Object.assign(copy, { status, url, type, redirected });
   }
 
@@ -299,7 +346,9 @@ async function fetch(input, init = undefined) {
   signal.throwIfAborted();
   const id = (lastRequest += 1);
   const { method, redirect } = request;
-  const [headers, body] = [[...request.headers], Body._take(request) ?? new Uint8Array()];
+  const [headers, source] = [[...request.headers], Body._take(request)];
+  const isThere = !isLater("ReadableStream", source);
+  const body = isThere ? (source ?? new Uint8Array()) : await Body._bytes(source, signal);
   const json = () => {
     const packed = native.toBase64(binaryOf(body));
     return JSON.stringify({ method, url, headers, body: packed, redirect });

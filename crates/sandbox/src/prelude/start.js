@@ -3,14 +3,48 @@
 
 const process = { env: {} };
 
+// What few scripts need is read when one first wants it: these globals, by the part of the prelude
+// that they are in; and encodings.
+const LATER = {
+  Blob: "bodies", File: "bodies", FormData: "bodies", ReadableStream: "bodies",
+  ReadableStreamDefaultReader: "bodies", CryptoKey: "subtle", structuredClone: "clone",
+};
+const laterParts = new Map();
+
+function later(part) {
+  if (!laterParts.has(part)) laterParts.set(part, native.later(part)(shared));
+  return laterParts.get(part);
+}
+
+// What those parts need of all else.
+const shared = {
+  AbortController, Body, DOMException, EventTarget, Headers, MADE_HERE, MachineDate,
+  RANDOM_BYTES_MAX, URL, URLSearchParams, UTF_8, binaryOf, bytesOf, isLater, kindOfView, later,
+  native, now, parsedQuery, shown, withoutMark,
+};
+
+// Whether a value is one of these; before they are there, nothing is.
+function isLater(kind, value) {
+  const part = laterParts.get(LATER[kind]);
+  return part !== undefined && value instanceof part[kind];
+}
+
 const globals = {
-  AbortController, AbortSignal, CloudCode, CryptoKey, DB, DOMException, Event, EventTarget, Headers,
-  Request, Response, TextDecoder, TextEncoder, URL, URLSearchParams, atob, btoa, clearInterval,
+  AbortController, AbortSignal, CloudCode, DB, DOMException, Event, EventTarget, Headers, Request,
+  Response, TextDecoder, TextEncoder, URL, URLSearchParams, atob, btoa, clearInterval,
   clearTimeout, console, crypto, fetch, performance, process, queueMicrotask, reportError,
-  setInterval, setTimeout, structuredClone,
+  setInterval, setTimeout,
 };
 for (const [name, value] of Object.entries(globals)) {
   Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
+}
+for (const name of Object.keys(LATER)) {
+  const settle = (value) => {
+    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
+    return value;
+  };
+  const property = { get: () => settle(later(LATER[name])[name]), set: settle, configurable: true };
+  Object.defineProperty(globalThis, name, property);
 }
 
 let context = null;

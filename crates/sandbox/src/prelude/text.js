@@ -8,21 +8,64 @@ class TextEncoder {
   encode(text = "") {
     return native.encode(String(text).toWellFormed());
   }
+
+  // As many whole characters as there is room for.
+  encodeInto(text, target) {
+    if (!(target instanceof Uint8Array)) throw new TypeError("encodeInto takes a Uint8Array");
+    // A character has a byte at least.
+    const bytes = this.encode(String(text).slice(0, target.length));
+    let written = Math.min(bytes.length, target.length);
+    while (written < bytes.length && isInside(bytes[written])) written -= 1;
+    const whole = bytes.subarray(0, written);
+    target.set(whole);
+    return { read: native.decode(binaryOf(whole), false).length, written };
+  }
+}
+
+// Whether a byte of UTF-8 begins no character.
+function isInside(byte) {
+  return (byte & 0xc0) === 0x80;
+}
+
+// How UTF-8 is read: the text of bytes (as characters), and how many bytes at the end of a part may
+// be the beginning of a character.
+const UTF_8 = {
+  name: "utf-8",
+  read: (binary, isFatal) => native.decode(binary, isFatal),
+  open: (binary) => native.openEnd(binary.slice(-3)),
+};
+
+function encodingOf(label) {
+  const wanted = String(label).trim().toLowerCase();
+  return ["utf-8", "utf8"].includes(wanted) ? UTF_8 : later("encodings").encodingOf(wanted);
 }
 
 class TextDecoder {
+  #encoding;
+  // Bytes that came and are no character yet, and whether the text has begun.
+  #rest = "";
+  #hasBegun = false;
+
   constructor(label = "utf-8", options = {}) {
-    if (!["utf-8", "utf8"].includes(String(label).trim().toLowerCase())) {
-      throw new RangeError(`the encoding ${label} is not supported: only utf-8 is`);
-    }
-    this.encoding = "utf-8";
+    this.#encoding = encodingOf(label);
+    this.encoding = this.#encoding.name;
     this.fatal = Boolean(options?.fatal);
     this.ignoreBOM = Boolean(options?.ignoreBOM);
   }
 
-  decode(input = new Uint8Array()) {
-    const text = native.decode(binaryOf(bytesOf(input)), this.fatal);
-    return this.ignoreBOM ? text : withoutMark(text);
+  decode(input = new Uint8Array(), options = {}) {
+    const { read, open } = this.#encoding;
+    const binary = this.#rest + binaryOf(bytesOf(input));
+    const isFirst = !this.#hasBegun;
+    this.#rest = "";
+    this.#hasBegun = false;
+    const end = options?.stream ? binary.length - open(binary) : binary.length;
+    const text = read(binary.slice(0, end), this.fatal);
+    if (options?.stream) {
+      this.#rest = binary.slice(end);
+      this.#hasBegun = !isFirst || text !== "";
+    }
+    return isFirst && !this.ignoreBOM ? withoutMark(text) : text;
   }
 }
 

@@ -40,8 +40,21 @@ class WebRequest {
     return this.#bytes.slice();
   }
 
+  async arrayBuffer() {
+    return this.#bytes.slice().buffer;
+  }
+
   async text() {
     return native.decode(binaryOf(this.#bytes), false);
+  }
+
+  async blob() {
+    const type = this.headers.get("content-type") ?? "";
+    return new (later("bodies").Blob)([this.#bytes], { type });
+  }
+
+  async formData() {
+    return later("bodies").formOf(this.#bytes, this.headers.get("content-type") ?? "");
   }
 
   async json() {
@@ -109,7 +122,7 @@ async function answerWeb(namespace, self, call) {
   const response = new WebResponse();
   const { authContext } = decision;
   const value = await namespace[handler].call(self, { params, request, response, authContext });
-  if (value instanceof Response) return webResponse(value);
+  if (value instanceof Response) return await webResponse(value);
   if (isGenerator(value)) return await webPieces(value, response);
   if (isIterator(value)) {
     throw new TypeError("an iterator is no answer: return an array of it, or be a generator");
@@ -117,9 +130,13 @@ async function answerWeb(namespace, self, call) {
   return webAnswer(value === undefined ? response.body : value, response.status, response.headers);
 }
 
-function webResponse(response) {
-  const bytes = Body._take(response) ?? new Uint8Array();
-  return webBytes(bytes, response.status, new Headers(response.headers));
+// A stream is sent piece by piece.
+async function webResponse(response) {
+  const source = Body._take(response);
+  if (isLater("ReadableStream", source)) {
+    return await webPieces(later("bodies").chunksOf(source), response);
+  }
+  return webBytes(source ?? new Uint8Array(), response.status, new Headers(response.headers));
 }
 
 // A value as an answer: a text is plain text unless it says otherwise, all else is JSON.

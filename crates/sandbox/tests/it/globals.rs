@@ -277,3 +277,94 @@ async fn a_url_and_its_parameters_stay_one() {
     ]);
     assert_eq!(value(body).await, wanted);
 }
+
+#[tokio::test]
+async fn text_is_read_piece_by_piece() {
+    let body = "
+        const all = new TextEncoder().encode('\\ufeffaä€😀\\ufeff');
+        const read = (decoder, bytes, size) => {
+            let text = '';
+            for (let at = 0; at < bytes.length; at += size) {
+                text += decoder.decode(bytes.subarray(at, at + size), { stream: true });
+            }
+            return text + decoder.decode();
+        };
+        const decoder = new TextDecoder();
+        const same = [1, 2, 3, 4, 5].map((size) => read(decoder, all, size) === 'aä€😀\\ufeff');
+        const marked = read(new TextDecoder('utf8', { ignoreBOM: true }), all, 1);
+        const fatal = new TextDecoder('utf-8', { fatal: true });
+        const whole = read(fatal, all, 1);
+        fatal.decode(all.subarray(0, 2), { stream: true });
+        const names = [];
+        try { fatal.decode(); } catch (error) { names.push(error.name); }
+        // What was wrong is forgotten; what can be no character is not waited for.
+        names.push(fatal.decode(new Uint8Array([97]), { stream: true }));
+        try { fatal.decode(new Uint8Array([0xe0, 0x80]), { stream: true }); }
+        catch (error) { names.push(error.name); }
+        names.push(read(new TextDecoder(), new Uint8Array([0xf0, 0x9f, 97, 0xc3]), 1));
+        return [same, marked === '\\ufeffaä€😀\\ufeff', whole, names];";
+    let wanted = json!([
+        [true, true, true, true, true],
+        true,
+        "aä€😀\u{feff}",
+        ["TypeError", "a", "TypeError", "\u{fffd}a\u{fffd}"]
+    ]);
+    assert_eq!(value(body).await, wanted);
+}
+
+#[tokio::test]
+async fn old_encodings_are_read_and_others_are_named() {
+    let body = "
+        const read = (label, bytes) => new TextDecoder(label).decode(new Uint8Array(bytes));
+        const units = [0x41, 0, 0x3d, 0xd8, 0, 0xde, 0xac, 0x20];
+        const pieces = new TextDecoder('utf-16');
+        let text = '';
+        for (const byte of units) text += pieces.decode(new Uint8Array([byte]), { stream: true });
+        const failed = [];
+        for (const code of [() => new TextDecoder('koi8-r'),
+            () => new TextDecoder('utf-16le', { fatal: true }).decode(new Uint8Array([0, 0xd8]))]) {
+            try { code(); } catch (error) { failed.push(`${error.name}: ${error.message}`); }
+        }
+        return [read(' Latin1', [0x4d, 0xfc, 0x6c, 0x80, 0x9f]), read('iso-8859-1', []),
+            new TextDecoder('ascii').encoding, text + pieces.decode(), read('utf-16le', units),
+            read('utf-16be', [0xfe, 0xff, 0, 0x41]), read('utf-16', [0x41, 0, 0x42]), failed];";
+    let wanted = json!([
+        "Mül€Ÿ",
+        "",
+        "windows-1252",
+        "A😀€",
+        "A😀€",
+        "A",
+        "A\u{fffd}",
+        [
+            "RangeError: the encoding koi8-r is not supported: there are utf-8, windows-1252, \
+             utf-16le, utf-16be",
+            "TypeError: the bytes are no UTF-16"
+        ]
+    ]);
+    assert_eq!(value(body).await, wanted);
+}
+
+#[tokio::test]
+async fn text_is_written_as_far_as_there_is_room() {
+    let body = "
+        const told = [];
+        for (const [text, size] of [['aä€😀b', 20], ['aä€😀b', 9], ['aä€', 2], ['😀', 3], ['', 1],
+            ['ab', 0], ['\\ud83d', 2], ['a\\ud83d', 4]]) {
+            const target = new Uint8Array(size);
+            const { read, written } = new TextEncoder().encodeInto(text, target);
+            told.push([read, written, new TextDecoder().decode(target.subarray(0, written))]);
+        }
+        return told;";
+    let wanted = json!([
+        [6, 11, "aä€😀b"],
+        [3, 6, "aä€"],
+        [1, 1, "a"],
+        [0, 0, ""],
+        [0, 0, ""],
+        [0, 0, ""],
+        [0, 0, ""],
+        [2, 4, "a\u{fffd}"]
+    ]);
+    assert_eq!(value(body).await, wanted);
+}

@@ -1,6 +1,6 @@
 //! What a script can say: the language, the context, the globals.
 
-use reauth_sandbox::{Job, Level, Outcome};
+use reauth_sandbox::{Job, Level, Outcome, compile};
 use serde_json::{Value, json};
 
 use super::{World, job, limits, run, run_within, sandbox, value};
@@ -309,4 +309,64 @@ async fn the_console_shows_what_people_want_to_read() {
     let second = "% Map { \"a\" => Set { 1 } } [function anonymous] [function named]";
     assert_eq!(text[1], second);
     assert!(text[2].starts_with("Error: bad") && text[2].contains("caused by \"why\""), "{text:?}");
+}
+
+#[tokio::test]
+async fn files_of_the_task_can_be_imported_when_they_are_needed() {
+    let main = "
+        export async function run({ names }) {
+            const told = [];
+            for (const name of names) {
+                try {
+                    const file = await import(name);
+                    told.push(file.default ?? file.name);
+                } catch (error) {
+                    told.push(`${error.name}: ${error.message}`);
+                }
+            }
+            const [one, again] = await Promise.all([import('./lib/a.ts'), import('./lib/a')]);
+            return [told, one === again, one.count];
+        }";
+    let names = [
+        "./lib/a.ts",
+        "./lib/late",
+        "./lib/broken.js",
+        "./missing.ts",
+        "../main.js",
+        "lib/a.ts",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "data:text/javascript,export default 1",
+        "http://api.test/a.js",
+        "std",
+        "os",
+        "qjs:std",
+        "reauth:test",
+        "reauth:warm-up",
+        "",
+    ];
+    let files = [
+        ("main.js", main),
+        (
+            "lib/a.ts",
+            "let made = 0; made += 1; export const count: number = made;
+            export const name = 'a';",
+        ),
+        ("lib/late.ts", "const { name } = await import('./a'); export default name + '!';"),
+        ("lib/broken.js", "throw new RangeError('broken')"),
+    ];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let script = compile("main.js", &files.into()).expect("it compiles").script;
+    let job = Job { script, ..job("main.js", main, json!({ "names": names })) };
+    let report = sandbox("sandbox_child").run(&job, &limits(), &World::default()).await;
+    let Outcome::Done(json) = report.outcome else { panic!("{:?}", report.outcome) };
+    let value: Value = json.read().expect("a value");
+    let none =
+        |name: &&str| format!("TypeError: {name} is no file of this task: bundle it into the task");
+    let told: Vec<String> = ["a", "a!", "RangeError: broken"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(names[3..].iter().map(none))
+        .collect();
+    assert_eq!(value, json!([told, true, 1]));
 }

@@ -1,5 +1,6 @@
 //! Stories about scripts: each in a real child process that has dropped its rights.
 
+mod bodies;
 mod database;
 mod escape;
 mod flood;

@@ -299,6 +299,67 @@ async fn what_a_generator_yields_is_answered_piece_by_piece() {
 }
 
 #[tokio::test]
+async fn a_stream_is_answered_piece_by_piece() {
+    let head = "201 [(\"content-type\", \"text/html; charset=utf-8\")]";
+    for (code, wanted, is_done) in [
+        (
+            "controller.enqueue(bytes('<p>')); controller.enqueue(bytes('é'))",
+            vec!["<p>", "é"],
+            true,
+        ),
+        ("", vec![], true),
+        (
+            "if (step++) throw new Error('no more'); controller.enqueue(bytes('one'))",
+            vec!["one"],
+            false,
+        ),
+        (
+            "if (step++) controller.enqueue('text'); else controller.enqueue(bytes('one'))",
+            vec!["one"],
+            false,
+        ),
+    ] {
+        let close = if is_done { "controller.close()" } else { "" };
+        let source = open(&format!(
+            "const bytes = (text) => new TextEncoder().encode(text);
+             let step = 0;
+             export function get() {{
+                 const stream = new ReadableStream({{ pull(controller) {{ {code}; {close} }} }});
+                 const headers = {{ 'content-type': 'text/html' }};
+                 return new Response(stream, {{ status: 201, headers }});
+             }}"
+        ));
+        let (world, job) = (World::default(), job_of(&source, GET.call()));
+        let outcome = sandbox("sandbox_child").run(&job, &limits(), &world).await.outcome;
+        assert_eq!(matches!(outcome, Outcome::Done(_)), is_done, "{outcome:?}: {code}");
+        let wanted: Vec<&str> = std::iter::once(head).chain(wanted).collect();
+        assert_eq!(told(&world), wanted, "{code}");
+    }
+    let source = open(
+        "export async function get() {
+             const response = new Response(new ReadableStream());
+             await response.body.cancel();
+             return response;
+         }",
+    );
+    GET.must_throw(&source, "the body was read before").await;
+}
+
+#[tokio::test]
+async fn a_form_that_is_posted_can_be_read() {
+    let source = open(
+        "export async function post({ request }) {
+             const form = await request.formData(), blob = await request.blob();
+             return [[...form], blob.size, blob.type, (await request.arrayBuffer()).byteLength];
+         }",
+    );
+    let content_type = "application/x-www-form-urlencoded";
+    let (_, _, text) = Asked { content_type, ..Asked::json("a=1&b=x+y") }.of(&source).await;
+    let value: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(value, json!([[["a", "1"], ["b", "x y"]], 9, content_type, 9]));
+}
+
+#[tokio::test]
 async fn an_iterator_that_is_no_generator_is_no_answer() {
     for value in ["new Map([[1, 'a']]).values()", "['a'].values()"] {
         let source = open(&format!("export function get() {{ return {value} }}"));

@@ -385,7 +385,12 @@ mod tests {
             ("types.d.ts", "declare const x: number"),
             ("broken.ts", "export const run = ;"),
             ("lib/n.ts", "export const n: number = 1"),
-            ("two/index.ts", "import { n } from '../lib/n.js'; export const run = () => n"),
+            ("lib/late.ts", "import './n'"),
+            (
+                "two/index.ts",
+                "import { n } from '../lib/n.js';\n\
+                 export const run = () => n + import('../lib/late.ts') + import('./missing')",
+            ),
             ("two/task.toml", "scopes = [\"users:read\"]\n[schedule]\ncron = \"0 3 * * *\""),
             ("two/two.test.ts", ""),
         ]);
@@ -395,7 +400,8 @@ mod tests {
         let two = &tasks[2];
         assert_eq!(two.entry, "two/index.ts");
         let ready = two.ready.as_ref().expect("it is ready");
-        assert_eq!(ready.files.keys().collect::<Vec<_>>(), ["lib/n.ts", "two/index.ts"]);
+        let files: Vec<&String> = ready.files.keys().collect();
+        assert_eq!(files, ["lib/late.ts", "lib/n.ts", "two/index.ts"]);
         assert_eq!(two.said.schedule.as_ref().expect("a schedule").zone, "UTC");
         assert!(tasks[0].compiled().is_err());
     }

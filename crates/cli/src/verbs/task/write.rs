@@ -312,6 +312,7 @@ const EXAMPLE_TEST: &str = include_str!(
     "../../../../../examples/tasks/force-re-authentication/force-re-authentication.test.ts"
 );
 const TYPES: &str = include_str!("../../../../../examples/tasks/types.d.ts");
+const GLOBAL_TYPES: &str = include_str!("../../../../../examples/tasks/globals.d.ts");
 const TESTING_TYPES: &str = include_str!("../../../../../examples/tasks/testing.d.ts");
 const TSCONFIG: &str = include_str!("../../../../../examples/tasks/tsconfig.json");
 
@@ -321,6 +322,7 @@ pub(super) fn init(context: &Context, folder: &Path) -> Result<()> {
         ("force-re-authentication.ts", EXAMPLE),
         ("force-re-authentication.test.ts", EXAMPLE_TEST),
         ("types.d.ts", TYPES),
+        ("globals.d.ts", GLOBAL_TYPES),
         ("testing.d.ts", TESTING_TYPES),
         ("tsconfig.json", TSCONFIG),
     ];

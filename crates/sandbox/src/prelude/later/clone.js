@@ -40,9 +40,11 @@ function cloned(value, seen) {
     return copy;
   }
   const machinery = [Promise, WeakMap, WeakSet, WeakRef, Headers, Body, URL, URLSearchParams,
-    EventTarget, AbortController, CryptoKey];
-  const kind = machinery.find((one) => value instanceof one);
-  if (kind) throw notCloned(`a ${kind.name}`);
+    EventTarget, AbortController];
+  if (isLater("Blob", value)) return keep(later("bodies").copyOfBlob(value));
+  const kind = machinery.find((one) => value instanceof one)?.name
+    ?? ["CryptoKey", "FormData", "ReadableStream"].find((name) => isLater(name, value));
+  if (kind) throw notCloned(`a ${kind}`);
   const copy = keep(Array.isArray(value) ? new Array(value.length) : {});
   for (const key of Object.keys(value)) {
     const one = cloned(value[key], seen);
@@ -59,10 +61,6 @@ function clonedView(view, seen) {
   return new globalThis[kindOfView(view)](buffer, view.byteOffset, length);
 }
 
-function kindOfView(view) {
-  return view instanceof DataView ? "DataView" : Object.prototype.toString.call(view).slice(8, -1);
-}
-
 function clonedError(error, seen, keep) {
   const kind = Object.hasOwn(ERRORS, error.name) ? ERRORS[error.name] : Error;
   const copy = keep(
@@ -77,3 +75,5 @@ function clonedError(error, seen, keep) {
   }
   return copy;
 }
+
+return { structuredClone };
