@@ -63,13 +63,13 @@ async fn whoever_is_not_meant_signs_in_by_their_token_as_ever(lab: Lab) {
         json!({ "ip": "203.0.113.0/24" }),
         json!({ "created_before": "{now}" }),
     ] {
-        for is_swept in [false, true] {
+        for (bystander, is_swept) in [("bob", false), ("eve", true)] {
             let token = lab.authentication_token("ann").await;
             let request = lab.enroll(&token, "stolen").header("x-forwarded-for", "203.0.113.7");
             let stolen = lab.device(&good(request).await);
             let [own, other] =
-                [lab.authentication_token("ann").await, lab.authentication_token("bob").await];
-            let bob = lab.user("bob").await;
+                [lab.authentication_token("ann").await, lab.authentication_token(bystander).await];
+            let bob = lab.user(bystander).await;
             let then = (lab.clock.now() + Span::seconds(1)).to_string();
             lab.pass(Span::seconds(2));
             let filter = filter.to_string().replace("{now}", &then);
