@@ -20,6 +20,8 @@ use crate::values::time::Time;
 
 /// Each is looked at by every check until the sweep has written its ends.
 const OPEN_MAX: i64 = 100;
+/// Users whose tokens one statement ends.
+const HOLDERS_A_STATEMENT: usize = 500;
 
 /// Whose sessions: those that meet all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -272,13 +274,17 @@ async fn end_enrolments(
     let issued_by = filter.authenticated_before.map_or(now, |before| before.min(now));
     let holders = holders(tx, app, issued_by).await?;
     let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
-    for user in tx.live().meant(app, (filter, met), wipes, now, holders)? {
-        tx.change(
+    let meant = tx.live().meant(app, (filter, met), wipes, now, holders)?;
+    for some in meant.chunks(HOLDERS_A_STATEMENT) {
+        let places = (4..some.len() + 4).map(|user| format!("${user}"));
+        let sql = format!(
             "update enrolments set ended_at = $1, ended_by = $2
-             where user_id = $3 and ended_at is null and created_at <= $4",
-            args![now, because.name(), user, issued_by],
-        )
-        .await?;
+             where ended_at is null and created_at <= $3 and user_id in ({})",
+            places.collect::<Vec<_>>().join(", ")
+        );
+        let mut args = args![now, because.name(), issued_by];
+        args.extend(some.iter().flat_map(|user| args![*user]));
+        tx.change_of(sql, args).await?;
     }
     Ok(())
 }
