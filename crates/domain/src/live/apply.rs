@@ -165,10 +165,8 @@ fn policies_set(
     found: &Found,
 ) -> Result<Option<()>> {
     let Some(app) = entry.app else { return Ok(None) };
-    policies.iter().try_for_each(|policy| view.name(app, policy))?;
     let rules = view.amended(app, policies, found, entry.at)?;
-    let met = view.meet(app, found, entry.at);
-    Ok(met.and_then(|()| view.app_mut(app)).map(|app| {
+    Ok(view.app_mut(app).map(|app| {
         app.rules = Rules::new(rules);
         app.unreadable = None;
     }))

@@ -152,8 +152,7 @@ async fn load_labels(read: &mut Read, view: &mut View) -> Result<()> {
         view.apps.iter().map(|app| (app.id, view.kinds.patterns(app.id))).collect();
     for (app, patterns) in apps.iter().filter(|(_, patterns)| !patterns.is_empty()) {
         let labels = selectors::labelled(read, *app, patterns, None).await?;
-        let found = Found { labels, ..Found::default() };
-        view.meet(*app, &found, read.now()).ok_or_else(|| missing("a session"))?;
+        view.label_all(*app, &labels).ok_or_else(|| missing("a session"))?;
     }
     Ok(())
 }

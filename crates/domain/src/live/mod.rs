@@ -23,7 +23,7 @@ use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::access::{Because, Ended, Traits, Verdict};
 use crate::apps::policies::OverMax;
-use crate::ledger::{By, Entry};
+use crate::ledger::{By, Change, Entry};
 use crate::store::Read;
 use crate::tokens::{Scopes, TokenKind};
 use crate::values::error::{Error, Result};
@@ -454,8 +454,30 @@ impl Live {
 
     /// Applies entries whose commit holds.
     pub(crate) fn apply(&self, entries: &[Entry]) -> Result<()> {
+        entries.iter().try_for_each(|entry| self.meet(entry))?;
         let mut view = self.change()?;
         entries.iter().try_for_each(|entry| apply::apply(&mut view, entry))
+    }
+
+    /// Who meets what policies name for the first time is noted before they hold, slice by slice: no
+    /// check waits for all of it, and until a policy names it, it is nothing to anyone.
+    fn meet(&self, entry: &Entry) -> Result<()> {
+        let (Some(app), Change::PoliciesSet { policies, found }) = (entry.app, &entry.change)
+        else {
+            return Ok(());
+        };
+        policies.iter().try_for_each(|policy| self.change()?.name(app, policy))?;
+        let missing = || Error::Internal("a policy is about somebody who is not there".into());
+        for (name, members) in &found.groups {
+            for some in members.chunks(scan::SLICE_ROWS) {
+                let met = self.change()?.join_all(app, name, some, entry.at);
+                met.ok_or_else(missing)?;
+            }
+        }
+        for some in found.labels.chunks(scan::SLICE_ROWS) {
+            self.change()?.label_all(app, some).ok_or_else(missing)?;
+        }
+        Ok(())
     }
 
     /// Rebuilds everything from the tables. Activity that was not flushed stays lost, as if the

@@ -140,13 +140,25 @@ impl View {
         Ok(())
     }
 
-    /// Notes who meets what is named for the first time.
-    pub(super) fn meet(&mut self, app: AppId, found: &Found, now: Time) -> Option<()> {
-        for (name, members) in &found.groups {
-            let group = self.group(app, name)?;
-            members.iter().try_for_each(|user| self.join(*user, group, now))?;
-        }
-        for (user, session, pattern) in &found.labels {
+    /// Notes who is in a group that keeps itself, when it is named for the first time.
+    pub(super) fn join_all(
+        &mut self,
+        app: AppId,
+        name: &str,
+        members: &[UserId],
+        now: Time,
+    ) -> Option<()> {
+        let group = self.group(app, name)?;
+        members.iter().try_for_each(|user| self.join(*user, group, now))
+    }
+
+    /// Notes which patterns the labels of sessions fit, when they are named for the first time.
+    pub(super) fn label_all(
+        &mut self,
+        app: AppId,
+        found: &[(UserId, SessionId, String)],
+    ) -> Option<()> {
+        for (user, session, pattern) in found {
             let (at, pattern) =
                 (self.session_of(*user, *session)?, self.kinds.pattern(app, pattern)?);
             let number = self.sessions[at as usize].kind;

@@ -22,6 +22,8 @@ pub(super) struct Kind {
 pub(super) struct Kinds {
     all: Vec<Kind>,
     at: HashMap<String, u16>,
+    /// The kind with one more pattern, where it was asked for.
+    with_pattern: HashMap<(u16, u32), u16>,
     patterns: Vec<String>,
     pattern_at: HashMap<AppId, HashMap<String, u32>>,
 }
@@ -81,12 +83,17 @@ impl Kinds {
 
     /// The number of a kind with one more pattern.
     pub(super) fn labelled(&mut self, number: u16, pattern: u32) -> u16 {
+        if let Some(known) = self.with_pattern.get(&(number, pattern)) {
+            return *known;
+        }
         let Some(mut kind) = self.kind(number).cloned() else { return MANY };
         if !kind.labels.contains(&pattern) {
             kind.labels.push(pattern);
             kind.labels.sort_unstable();
         }
-        self.number(kind)
+        let known = self.number(kind);
+        self.with_pattern.insert((number, pattern), known);
+        known
     }
 }
 
