@@ -175,7 +175,10 @@ async fn change_schema(tx: &mut Tx, app: &App, schema: &UserSchema) -> Result<()
 async fn add_era(tx: &mut Tx, app: AppId, limits: Limits) -> Result<()> {
     let sql = "select count(*) from app_limits where app_id = $1";
     if tx.count(sql, args![app]).await? >= ERAS_MAX {
-        let why = format!("the limits have changed {ERAS_MAX} times since the last sweep");
+        let why = format!(
+            "{ERAS_MAX} versions of limits are kept: old ones go with the next sweep, but not \
+             before authentication tokens from their time are used or have expired"
+        );
         return Err(Error::Busy { why, retry_after_s: 60 });
     }
     let now = tx.now();

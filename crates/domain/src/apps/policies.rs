@@ -21,7 +21,8 @@ use crate::values::time::{Span, Time};
 const POLICIES_MAX: usize = 100;
 /// With each of these every device's label is compared.
 const LABELS_MAX: usize = 1_000;
-/// Each version of a policy is kept until a sweep has come by: see `sessions::sweep`.
+/// Each version of a policy is kept until a sweep has come by, and no token from its time can be
+/// used: see `sessions::sweep`.
 const VERSIONS_MAX: i64 = 1_000;
 
 /// A rule about how long sign-ins last.
@@ -368,7 +369,10 @@ pub async fn set(
     let sql = "select count(*) from policies where app_id = $1";
     let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
     if tx.count(sql, args![app.id]).await?.saturating_add(count) > VERSIONS_MAX {
-        let why = format!("the policies have changed {VERSIONS_MAX} times since the last sweep");
+        let why = format!(
+            "{VERSIONS_MAX} versions of policies are kept: old ones go with the next sweep, but not \
+             before authentication tokens from their time are used or have expired"
+        );
         return Err(Error::Busy { why, retry_after_s: 60 });
     }
     for policy in gone {

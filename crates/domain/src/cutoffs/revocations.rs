@@ -20,8 +20,8 @@ use crate::values::time::Time;
 
 /// Each is looked at by every check until the sweep has written its ends.
 const OPEN_MAX: i64 = 100;
-/// Users whose tokens one statement ends.
-const HOLDERS_A_STATEMENT: usize = 500;
+/// Tokens that one statement ends.
+const TOKENS_A_STATEMENT: usize = 50;
 
 /// Whose sessions: those that meet all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,11 +50,6 @@ impl Filter {
             }
             other => other,
         })
-    }
-
-    /// Whether it tells the sessions of a user apart by no more than their authentication.
-    fn is_about_users(&self) -> bool {
-        !self.applies_to.is_about_sessions() && !self.asks_tables()
     }
 
     /// Whether only the tables know which sessions meet it.
@@ -153,7 +148,7 @@ pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Lo
             let again = sessions(tx, app.id, filter, Some(user)).await?;
             met.extend(again.iter().flat_map(|again| again.iter()));
         }
-        found.extend(tx.live().met_of((app.id, user), (filter, met), *wipes, now)?);
+        found.extend(tx.live().met_of(app.id, &[user], (filter, met), *wipes, now)?);
     }
     Ok(looked)
 }
@@ -163,11 +158,7 @@ async fn found_by(db: &Db, app: AppId, mut looked: Looked, now: Time) -> Result<
     let looking = tokio::task::spawn_blocking(move || {
         let (meant, wipes) = ((&looked.filter, &looked.met), looked.wipes);
         looked.found = match &looked.filter.applies_to.users {
-            Some(users) => {
-                let users: HashSet<UserId> = users.iter().copied().collect();
-                let of = |user| db.live().met_of((app, user), meant, wipes, now);
-                users.into_iter().map(of).collect::<Result<Vec<_>>>()?.concat()
-            }
+            Some(users) => db.live().met_of(app, users, meant, wipes, now)?,
             None => db.live().met_by(app, meant, wipes, now)?,
         };
         Ok(looked)
@@ -258,49 +249,39 @@ pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -
     Ok(())
 }
 
-/// Whoever is meant holds no unused authentication token from before any more: a session that it
-/// began would not be meant. Where sessions are meant that only the tables know, that is whoever has
-/// one; where it depends on the device on which a token is used, that is judged then.
+/// Ends the unused authentication tokens from before it with which a session could begin that it
+/// would have ended: once its ends are written, nothing else would keep that out.
 async fn end_enrolments(
     tx: &mut Tx,
     app: AppId,
-    (filter, met): (&Filter, &Met),
+    meant: (&Filter, &Met),
     wipes: bool,
 ) -> Result<()> {
-    if !filter.is_about_users() && !filter.asks_tables() {
-        return Ok(());
-    }
-    let now = tx.now();
-    let issued_by = filter.authenticated_before.map_or(now, |before| before.min(now));
-    let holders = holders(tx, app, issued_by).await?;
-    let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
-    let meant = tx.live().meant(app, (filter, met), wipes, now, holders)?;
-    for some in meant.chunks(HOLDERS_A_STATEMENT) {
-        let places = (4..some.len() + 4).map(|user| format!("${user}"));
-        let sql = format!(
-            "update enrolments set ended_at = $1, ended_by = $2
-             where ended_at is null and created_at <= $3 and user_id in ({})",
-            places.collect::<Vec<_>>().join(", ")
-        );
-        let mut args = args![now, because.name(), issued_by];
-        args.extend(some.iter().flat_map(|user| args![*user]));
-        tx.change_of(sql, args).await?;
-    }
-    Ok(())
-}
-
-/// The users of an app who hold an authentication token that was issued by then and can be used.
-async fn holders(read: &mut Read, app: AppId, issued_by: Time) -> Result<Vec<UserId>> {
-    let sql = "select distinct e.user_id from enrolments e join users u on u.id = e.user_id
+    let sql = "select e.user_id, e.traits, e.hash from enrolments e
+               join users u on u.id = e.user_id
                where u.app_id = $1 and e.ended_at is null and e.expires_at > $2
                and e.created_at <= $3";
-    let (now, mut holders) = (read.now(), Vec::new());
-    read.each(sql, args![app, now, issued_by], |row| {
-        holders.push(row.parsed(0)?);
+    let now = tx.now();
+    let issued_by = meant.0.authenticated_before.map_or(now, |before| before.min(now));
+    let mut tokens = Vec::new();
+    tx.each(sql, args![app, now, issued_by], |row| {
+        tokens.push((row.parsed(0)?, row.parsed(1)?, row.hash(2)?));
         Ok(())
     })
     .await?;
-    Ok(holders)
+    let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
+    let meant = tx.live().meant_tokens(app, meant, wipes, now, tokens)?;
+    for some in meant.chunks(TOKENS_A_STATEMENT) {
+        let places = (3..some.len() + 3).map(|token| format!("${token}"));
+        let sql = format!(
+            "update enrolments set ended_at = $1, ended_by = $2 where hash in ({})",
+            places.collect::<Vec<_>>().join(", ")
+        );
+        let mut args = args![now, because.name()];
+        args.extend(some.iter().flat_map(|hash| args![*hash]));
+        tx.change_of(sql, args).await?;
+    }
+    Ok(())
 }
 
 /// A revocation whose ends are being written down.
@@ -329,19 +310,12 @@ pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
     Ok(list)
 }
 
-/// Forgets a revocation all of whose ends are written. One about platforms or methods stays while
-/// someone whom it is about holds a token from before it: what that begins may meet it as well.
+/// Forgets a revocation all of whose ends are written. One that cannot be read stays: whom it was
+/// to end, and whether they were to wipe their data, only a person can tell.
 pub async fn finish(db: &Db, (app, set_at): (AppId, Time)) -> Result<()> {
-    let mut read = db.read().await?;
-    let holders = holders(&mut read, app, set_at).await?;
     let sql = "select body from revocations where app_id = $1 and set_at = $2";
-    let row = read.first(sql, args![app, set_at]).await?;
-    let stored: Option<Stored> = row.and_then(|row| row.json(0).ok());
-    drop(read);
-    let is_waiting = stored.is_some_and(|Stored { filter, .. }| {
-        filter.applies_to.is_about_sessions() && !filter.asks_tables()
-    });
-    if is_waiting && !db.live().meant_by((app, set_at), holders)?.is_empty() {
+    let row = db.read().await?.first(sql, args![app, set_at]).await?;
+    if row.is_none_or(|row| row.json::<Stored>(0).is_err()) {
         return Ok(());
     }
     let mut tx = db.write(By::System).await?;
@@ -362,7 +336,7 @@ mod tests {
     use crate::values::time::Clock;
 
     /// A user signed in on one device; the session.
-    async fn sign_in(db: &Db, app: &App) -> (UserId, SessionId) {
+    async fn sign_in(db: &Db, app: &App, device: &str) -> (UserId, SessionId) {
         let mut tx = db.write(By::System).await.expect("a change");
         let schema = &app.settings.user_schema;
         let user = users::create(&mut tx, app.id, schema, None, serde_json::Map::new()).await;
@@ -371,13 +345,13 @@ mod tests {
         let mut tx = db.write(By::System).await.expect("a change");
         let (token, _) =
             devices::issue(&mut tx, app.id, user, None, Proof::default()).await.expect("a token");
-        let device = Device { id: "phone".into(), ..Device::default() };
+        let device = Device { id: device.into(), ..Device::default() };
         let made = devices::enroll(&mut tx, app.id, token.reveal(), device).await;
         tx.commit().await.expect("it holds");
         (user, made.expect("a session").session)
     }
 
-    /// The database was away between a look and its statement, and someone signed in meanwhile.
+    /// The database was away between a look and its statement, and was changed meanwhile.
     #[tokio::test]
     async fn what_was_seen_before_live_was_built_anew_is_looked_at_again() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -388,14 +362,18 @@ mod tests {
         let app = apps::create(&mut tx, ("shop", Settings::default()), false).await;
         let app = app.expect("an app");
         tx.commit().await.expect("it holds");
-        let first = sign_in(&db, &app).await;
+        let first = sign_in(&db, &app, "phone").await;
+        let second = sign_in(&db, &app, "tablet").await;
         let filter = Filter { device_id: Some("phone".into()), ..Filter::default() };
         let applies_to = Selector { everyone: true, ..Selector::default() };
         let filter = Filter { applies_to, ..filter };
         let seen = look(&db, &app, filter, false).await.expect("it looks");
         assert_eq!(seen.found, [first]);
+        let mut tx = db.write(By::System).await.expect("a change");
+        // As someone else would: the ledger does not name it.
+        tx.change("update sessions set device_id = 'phone'", args![]).await.expect("a change");
+        tx.commit().await.expect("it holds");
         db.refresh().await.expect("it is back");
-        let second = sign_in(&db, &app).await;
         let mut tx = db.write(By::System).await.expect("a change");
         assert!(is_far_behind(&mut tx, app.id, &seen).await.expect("it knows"));
         let mut again = look_again(&mut tx, &app, seen).await.expect("it looks");

@@ -39,7 +39,7 @@ impl View {
         let user = &self.users[session.user as usize];
         let app = &self.apps[user.app as usize];
         let warn_before = app.warn_before;
-        let (verdict, warn_at) = self.with_facts(session, user, &app.rules, |facts| {
+        let (verdict, warn_at) = self.with_facts_to_judge(session, user, &app.rules, |facts| {
             let verdict = decide(facts, now);
             let sure = warn_before.filter(|_| verdict.is_valid()).zip(sure_end(facts));
             (verdict, sure.map(|(before, end)| end.at - before))
@@ -66,13 +66,26 @@ impl View {
         let eras = self.eras_of(user, Some(session), rules);
         let place = |session: &Session| (session.authenticated_at, session.id);
         let later = |other: &&Session| place(other) > place(session);
+        let newer = self.newer(user, rules, &eras, later);
         let facts = self.facts(session, user);
-        // An end that is written stays, however many others there are.
-        let newer = match facts.ended {
-            None => self.newer(user, rules, &eras, later),
-            Some(_) => Vec::new(),
-        };
         tell(&Facts { cut_offs: &cut_offs, eras: &eras, newer: &newer, ..facts })
+    }
+
+    /// As `with_facts`, as far as the decision asks: an end that is written stays, however many
+    /// other sessions there are.
+    fn with_facts_to_judge<T>(
+        &self,
+        session: &Session,
+        user: &User,
+        rules: &Rules,
+        tell: impl FnOnce(&Facts<'_>) -> T,
+    ) -> T {
+        if session.ended().is_none() {
+            return self.with_facts(session, user, rules, tell);
+        }
+        let (cut_offs, facts) = (self.cut_offs(user), self.facts(session, user));
+        let eras = self.eras_of(user, Some(session), rules);
+        tell(&Facts { cut_offs: &cut_offs, eras: &eras, ..facts })
     }
 
     fn facts(&self, session: &Session, user: &User) -> Facts<'static> {

@@ -82,6 +82,11 @@ impl Rule {
         self.sessions.is_some()
     }
 
+    /// Whether a session could meet it that begins with this proof, on whichever platform.
+    pub(super) fn may_begin_with(&self, traits: &Traits) -> bool {
+        self.asked.as_ref().is_none_or(|asked| asked.may_be_met_by(traits))
+    }
+
     /// Since when it is about the session; without one, about all sessions of the user. A kind of
     /// which nothing is known is met by everything: the strictest decides.
     pub(super) fn since(

@@ -2,14 +2,15 @@
 //! a change waits for one slice at most, and so does a check that comes after the change. What
 //! changes meanwhile is seen as it was before or as it is after.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::policies::Rule;
-use super::view::{User, View, position};
+use super::view::{View, position};
 use super::{Bounded, Live};
+use crate::access::Traits;
 use crate::cutoffs::revocations::{Filter, Met};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
 /// Judging so many, twice each, takes some ten milliseconds.
@@ -34,65 +35,59 @@ impl Live {
         Ok(found)
     }
 
-    /// As `met_by`, of one user.
+    /// As `met_by`, of some users, each once however often they are named.
     pub(crate) fn met_of(
         &self,
-        (app, user): (AppId, UserId),
+        app: AppId,
+        users: &[UserId],
         (filter, met): (&Filter, &Met),
         wipes: bool,
         now: Time,
     ) -> Result<Vec<(UserId, SessionId)>> {
         let view = self.known_in(app)?;
-        let known = view.user(user).map(|at| &view.users[at as usize]);
-        let Some(known) = known.filter(|known| view.apps[known.app as usize].id == app) else {
-            return Ok(Vec::new());
-        };
         let rule = view.cut(app, filter, met, wipes, now);
-        let ids = view.sessions_of_user(known).map(|session| SessionId::from_uuid(session.id));
-        let places = ids.filter_map(|id| view.session_of(user, id));
-        Ok(places.filter(|at| view.is_met(*at, &rule, now)).map(|at| view.ids(at)).collect())
+        let users: HashSet<UserId> = users.iter().copied().collect();
+        let mut found = Vec::new();
+        for user in users {
+            let known = view.user(user).map(|at| &view.users[at as usize]);
+            let of_app = known.filter(|known| view.apps[known.app as usize].id == app);
+            for session in of_app.into_iter().flat_map(|user| view.sessions_of_user(user)) {
+                let at = view.session_of(user, SessionId::from_uuid(session.id));
+                found.extend(at.filter(|at| view.is_met(*at, &rule, now)).map(|at| view.ids(at)));
+            }
+        }
+        Ok(found)
     }
 
-    /// Which of these users a revocation is about; if it names sessions, those who have one of
-    /// them, also one that has ended: it may begin again.
-    pub(crate) fn meant(
+    /// Which of these unused authentication tokens could begin a session that a revocation would
+    /// end. On which platform is not known. If it names sessions: that of one who has such a
+    /// session, also one that has ended, since it may begin again.
+    pub(crate) fn meant_tokens(
         &self,
         app: AppId,
         (filter, met): (&Filter, &Met),
         wipes: bool,
         now: Time,
-        mut users: Vec<UserId>,
-    ) -> Result<Vec<UserId>> {
+        tokens: Vec<(UserId, Traits, SecretHash)>,
+    ) -> Result<Vec<SecretHash>> {
         let view = self.known_in(app)?;
         let rule = view.cut(app, filter, met, wipes, now);
-        let has_one = |user: &User| {
-            met.sessions.as_ref().is_none_or(|named| {
-                let mut own = view.sessions_of_user(user);
-                own.any(|session| named.contains(&SessionId::from_uuid(session.id)))
-            })
+        let is_meant = |(user, traits, _): &(UserId, Traits, SecretHash)| {
+            let Some(user) = view.user(*user).map(|at| &view.users[at as usize]) else {
+                return false;
+            };
+            let mut own = view.sessions_of_user(user);
+            rule.since_of(user, None).is_some()
+                && match &met.sessions {
+                    None => rule.may_begin_with(traits),
+                    Some(_) => own.any(|session| {
+                        let kind = Some(view.kinds.kind(session.kind));
+                        rule.since(user, Some(session), kind).is_some()
+                    }),
+                }
         };
-        users.retain(|user| {
-            let user = view.user(*user).map(|at| &view.users[at as usize]);
-            user.is_some_and(|user| rule.since_of(user, None).is_some() && has_one(user))
-        });
-        Ok(users)
-    }
-
-    /// Which of these users an open revocation is about, whatever sessions they have.
-    pub(crate) fn meant_by(
-        &self,
-        (app, set_at): (AppId, Time),
-        mut users: Vec<UserId>,
-    ) -> Result<Vec<UserId>> {
-        let view = self.known_in(app)?;
-        let rules = view.app(app).map(|app| app.rules.all()).unwrap_or_default();
-        let is_it = |rule: &&Rule| rule.policy().is_none() && rule.set_at == set_at;
-        let Some(rule) = rules.iter().find(is_it) else { return Ok(Vec::new()) };
-        users.retain(|user| {
-            let user = view.user(*user).map(|at| &view.users[at as usize]);
-            user.is_some_and(|user| rule.since_of(user, None).is_some())
-        });
-        Ok(users)
+        let meant = tokens.into_iter().filter(is_meant);
+        Ok(meant.map(|(.., hash)| hash).collect())
     }
 
     /// The sessions of an app that are valid now, each with its user.

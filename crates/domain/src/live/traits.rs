@@ -135,12 +135,18 @@ impl Asked {
     pub(super) fn is_met_by(&self, Kind { traits, labels }: &Kind) -> bool {
         let platform = traits.platform.as_ref();
         self.platforms.as_ref().is_none_or(|any| platform.is_some_and(|it| any.contains(it)))
-            && self.methods.is_none_or(|any| traits.methods.meets(any))
+            && self.may_be_met_by(traits)
+            && self.labels.as_ref().is_none_or(|any| any.iter().any(|it| labels.contains(it)))
+    }
+
+    /// Whether a session with this proof may meet it, on whichever platform and with any label.
+    pub(super) fn may_be_met_by(&self, traits: &Traits) -> bool {
+        let level = traits.assurance;
+        self.methods.is_none_or(|any| traits.methods.meets(any))
             && self
                 .assurance
                 .as_ref()
-                .is_none_or(|any| traits.assurance.is_some_and(|level| any.contains(&level)))
-            && self.labels.as_ref().is_none_or(|any| any.iter().any(|it| labels.contains(it)))
+                .is_none_or(|any| level.is_some_and(|level| any.contains(&level)))
     }
 }
 

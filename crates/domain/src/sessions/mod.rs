@@ -365,19 +365,20 @@ pub(crate) async fn end_enrolments(tx: &mut Tx, user: UserId, because: Because) 
 }
 
 /// With the policy that asks for it, and the activity that Live noted last: an ended session has
-/// none in Live any more.
+/// none in Live any more. Of what had ended before only a wipe is news, of this moment.
 async fn write_end(
     tx: &mut Tx,
     (user, id): (UserId, SessionId),
     (ended, policy): (Ended, Option<&str>),
     signed_out_at: Time,
 ) -> Result<()> {
-    let judged = if_readable(tx.live().judge(user, id, tx.now()))?;
+    let now = tx.now();
+    let judged = if_readable(tx.live().judge(user, id, now))?;
     let active_at = judged.and_then(|(_, active_at)| active_at).unwrap_or(Time::ZERO);
     tx.change(
-        "update sessions set state = $1, ended_at = $2, ended_by = $3, signed_out_at = $4,
-         ended_policy = $5, connected_at = case when connected_at < $6 then $6 else connected_at end
-         where id = $7",
+        "update sessions set state = $1, ended_at = $2, ended_by = $3,
+         signed_out_at = case when ended_at is null then $4 else $8 end, ended_policy = $5,
+         connected_at = case when connected_at < $6 then $6 else connected_at end where id = $7",
         args![
             State::after(ended.because).name(),
             ended.at,
@@ -385,7 +386,8 @@ async fn write_end(
             signed_out_at,
             policy.map(str::to_owned),
             active_at,
-            id
+            id,
+            now
         ],
     )
     .await?;

@@ -26,13 +26,17 @@ pub struct Sweep {
     at: Time,
     /// Of each app, when the oldest authentication token was issued that could still be used.
     oldest_tokens: HashMap<AppId, Time>,
+    /// When that was looked at.
+    began_at: Time,
+    /// By which building of Live.
+    built: u64,
 }
 
 impl Sweep {
     /// Forgets what can end nothing more, when all that was found is written; answers whether it
     /// is. What could not be judged by may still end someone: nothing of those apps is forgotten.
     pub async fn close(&self, db: &Db) -> Result<bool> {
-        if !self.is_empty() {
+        if !self.is_empty() || db.live().built() != self.built {
             return Ok(false);
         }
         let skipped = &self.looked.skipped;
@@ -88,7 +92,9 @@ impl Sweep {
 /// Looks for all that is due, without holding anyone up.
 pub async fn look(db: &Db) -> Result<Sweep> {
     // First: one that is used meanwhile begins a session that may not have been seen.
-    let oldest_tokens = oldest_tokens(&mut db.read().await?).await?;
+    let mut read = db.read().await?;
+    let (began_at, oldest_tokens) = (read.now(), oldest_tokens(&mut read).await?);
+    drop(read);
     let (mut looked, mut from) = (Looked::default(), Some(0));
     let built = db.live().begin_sweep(&mut looked)?;
     // Not before: what the revocations that it has seen end is due by now.
@@ -105,7 +111,7 @@ pub async fn look(db: &Db) -> Result<Sweep> {
     let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
     looked.ended.sort_unstable_by_key(latest_first);
     looked.ending_soon.sort_unstable_by_key(latest_first);
-    Ok(Sweep { looked, at: now, oldest_tokens })
+    Ok(Sweep { looked, at: now, oldest_tokens, began_at, built })
 }
 
 async fn oldest_tokens(read: &mut Read) -> Result<HashMap<AppId, Time>> {
@@ -128,12 +134,7 @@ async fn end(tx: &mut Tx, due: Due) -> Result<()> {
     else {
         return Ok(());
     };
-    // A wipe of what had ended before is asked for now.
-    let sql = "select ended_at from sessions where id = $1";
-    let row = tx.first(sql, args![session]).await?;
-    let had_ended = row.map_or(Ok(None), |row| row.time_or_null(0))?.is_some();
-    let signed_out_at = if had_ended { now } else { ended.at };
-    super::write_end(tx, (user, session), (ended, policy.as_deref()), signed_out_at).await?;
+    super::write_end(tx, (user, session), (ended, policy.as_deref()), ended.at).await?;
     let because = ended.because.name().to_owned();
     let change = Change::SessionEnded { session, at: ended.at, because, policy };
     tx.record(Subject::user(app, user), None, change);
@@ -164,10 +165,10 @@ async fn forget_limits(db: &Db, sweep: &Sweep) -> Result<()> {
                union select app_id from app_limits as era where exists (select 1 from app_limits
                  as next where next.app_id = era.app_id and next.from_at > era.from_at
                  and next.from_at <= $1)";
-    for row in db.read().await?.rows(old, args![sweep.at]).await? {
+    for row in db.read().await?.rows(old, args![sweep.began_at]).await? {
         let app: AppId = row.parsed(0)?;
         let oldest = sweep.oldest_tokens.get(&app);
-        let before = oldest.map_or(sweep.at, |issued_at| sweep.at.min(*issued_at));
+        let before = oldest.map_or(sweep.began_at, |issued_at| sweep.began_at.min(*issued_at));
         if !sweep.looked.skipped.contains(&app) {
             forget_limits_of(db, app, before).await?;
         }
@@ -176,6 +177,11 @@ async fn forget_limits(db: &Db, sweep: &Sweep) -> Result<()> {
 }
 
 async fn forget_limits_of(db: &Db, app: AppId, before: Time) -> Result<()> {
+    let sql = "select (select count(*) from policies where until_at <= $1 and app_id = $2)
+               + (select count(*) from app_limits where from_at <= $1 and app_id = $2)";
+    if db.read().await?.count(sql, args![before, app]).await? == 0 {
+        return Ok(());
+    }
     let mut tx = db.write(By::System).await?;
     let sql = "delete from policies where until_at <= $1 and app_id = $2";
     let policies = tx.change(sql, args![before, app]).await?;

@@ -17,6 +17,7 @@ both!(
     health_and_metrics_tell_the_truth,
     a_policy_that_cannot_be_read_lets_nobody_of_its_app_in,
     a_policy_that_is_no_longer_understood_is_told,
+    a_revocation_that_cannot_be_read_is_everyones,
     tokens_end_by_expiry_and_by_revocation,
     a_second_server_on_the_same_tables_refuses_to_start,
     what_was_acknowledged_survives_a_restart,
@@ -114,6 +115,26 @@ async fn forgotten(lab: &Lab) -> Vec<Value> {
     let entries = page["entries"].as_array().expect("a list").iter();
     let told = entries.filter(|entry| entry["kind"] == "limits.forgotten");
     told.map(|entry| entry["app"].clone()).collect()
+}
+
+/// Whom it was about nobody knows: everyone of the app signs in again, by a proof from after it.
+async fn a_revocation_that_cannot_be_read_is_everyones(mut lab: Lab) {
+    let phone = lab.sign_in("ann", "phone").await.path();
+    let [used, kept] =
+        [lab.authentication_token("bob").await, lab.authentication_token("bob").await];
+    // A minute after the beginning.
+    let spoiled = "insert into revocations (app_id, set_at, body)
+                   select id, 1777788780000000, '{\"filter\":7}' from apps";
+    lab.behind_its_back([spoiled, spoiled]).await;
+    lab.pass(Span::minutes(2));
+    for token in [used, kept] {
+        lab.restart().await;
+        assert_eq!(lab.get(&phone).await["ended_by"], "re_authenticate");
+        refused(lab.enroll(&token, "phone"), 401, "AUTHENTICATION_FAILED").await;
+        lab.sweep().await;
+    }
+    lab.pass(Span::seconds(1));
+    lab.sign_in("ann", "phone").await.must_be_signed_in().await;
 }
 
 async fn a_policy_that_is_no_longer_understood_is_told(mut lab: Lab) {

@@ -325,9 +325,12 @@ async fn a_revocation_ends_the_unused_tokens_of_whom_it_is_about(lab: Lab) {
         (json!({ "users": [ann] }), "re-authenticate", [true, false]),
         (json!({ "groups": ["contractors"] }), "wipe", [false, true]),
         (json!({ "users": [ann, bob] }), "wipe", [true, true]),
-        // About sessions: not on this platform, nor what is proved only then.
-        (json!({ "users": [ann], "platforms": ["android"] }), "re-authenticate", [false, false]),
-        (json!({ "users": [ann], "platforms": ["ios"] }), "re-authenticate", [true, false]),
+        // On which platform they would be used is not known; by what they were proved is.
+        (json!({ "users": [ann], "platforms": ["android"] }), "re-authenticate", [true, false]),
+        (json!({ "methods": ["otp"] }), "re-authenticate", [false, false]),
+        (json!({ "authenticated_before": "2026-05-03T06:11:00Z" }), "wipe", [false, false]),
+        // Nobody has such a device.
+        (json!({ "labels": ["till-*"], "users": [ann] }), "wipe", [false, false]),
     ] {
         // Written down before they are used, or not yet.
         for is_swept in [false, true] {
@@ -344,4 +347,10 @@ async fn a_revocation_ends_the_unused_tokens_of_whom_it_is_about(lab: Lab) {
             }
         }
     }
+    let issue = lab.api(Method::POST, &format!("/users/{ann}/authentication-token"));
+    let issued = good(issue.json(&json!({ "methods": ["pwd"] }))).await;
+    let plain = lab.authentication_token("ann").await;
+    revoke(&lab, &json!({ "methods": ["pwd"] }), "re-authenticate").await;
+    refused(lab.enroll(&text(&issued["token"]), "phone"), 401, "AUTHENTICATION_FAILED").await;
+    good(lab.enroll(&plain, "phone")).await;
 }
