@@ -98,7 +98,8 @@ async function answerWeb(namespace, self, call) {
   try {
     request = new WebRequest(call.request);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    // A body may be no JSON, or nested more deeply than there is a stack for.
+    if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error;
     return webAnswer({ error: "the body is no JSON" }, 400);
   }
   // What the body says stands above what the address says.
