@@ -42,7 +42,9 @@ impl Company {
             (200, page.to_string())
         };
         match (request.method.as_str(), path) {
-            ("GET", "") => (200, "employee_number,last_day\ngone,2020-01-01\nann,2020-01-01".into()),
+            ("GET", "") => {
+                (200, "employee_number,last_day\ngone,2020-01-01\nann,2020-01-01".into())
+            }
             ("POST", "/objects/user/query.json") => match body["arguments"][0].as_str() {
                 Some("gone") => page(&["gone"]),
                 Some("ann") => page(&["ann"]),
