@@ -181,12 +181,7 @@ pub enum Change {
     #[serde(rename = "limits.set")]
     LimitsSet { limits: Limits, name: String, settings: Settings },
     #[serde(rename = "limits.forgotten")]
-    LimitsForgotten {
-        before: Time,
-        /// Not those of these apps: whom they end cannot be known there.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        left_out: Vec<AppId>,
-    },
+    LimitsForgotten { before: Time },
     #[serde(rename = "group.member_added")]
     GroupMemberAdded { group: String },
     #[serde(rename = "policies.set")]

@@ -426,14 +426,22 @@ pub fn each_end(facts: &Facts<'_>, mut say: impl FnMut(Ended, Option<usize>)) {
 /// The first moment from `from` on at which as many newer sessions as allowed are there at once.
 /// When one of them ends later, that revives nothing: the moment stays.
 fn full_at(newer: &[Newer], max: u32, from: Time) -> Option<Time> {
-    let there = |at: Time| {
-        let is_there = |one: &&Newer| {
-            one.authenticated_at <= at && one.ended_at.is_none_or(|ended_at| at < ended_at)
-        };
-        newer.iter().filter(is_there).count() as u64 >= u64::from(max)
-    };
-    let moments = newer.iter().map(|one| one.authenticated_at.max(from));
-    moments.filter(|at| there(*at)).min()
+    let begun = |one: &Newer| one.authenticated_at.max(from);
+    let came = newer.iter().filter(|one| one.ended_at.is_none_or(|end| begun(one) < end));
+    let (mut begins, mut ends) = (Vec::new(), Vec::new());
+    for one in came {
+        begins.push(begun(one));
+        ends.extend(one.ended_at);
+    }
+    begins.sort_unstable();
+    ends.sort_unstable();
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    // Of some that begin at once, the last knows of all.
+    (1..=begins.len()).find_map(|count| {
+        let at = begins[count - 1];
+        let gone = ends.partition_point(|end| *end <= at);
+        (count - gone >= max).then_some(at)
+    })
 }
 
 #[cfg(test)]

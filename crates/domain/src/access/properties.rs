@@ -433,3 +433,20 @@ fn a_daily_moment_is_exact_over_the_changes_of_the_clocks() {
         assert_eq!([decide(&facts, ends), decide(&facts, ends + milli)], [ended, ended]);
     }
 }
+
+proptest! {
+    /// As one would count by hand.
+    #[test]
+    fn the_moment_of_one_too_many_is_found(
+        newer in proptest::collection::vec(newer(), 0..12), max in 1..5_u32, from in moments(),
+    ) {
+        let there = |at: Time| {
+            let is_there = |one: &&Newer| {
+                one.authenticated_at <= at && one.ended_at.is_none_or(|ended_at| at < ended_at)
+            };
+            newer.iter().filter(is_there).count() as u64 >= u64::from(max)
+        };
+        let moments = newer.iter().map(|one| one.authenticated_at.max(from));
+        prop_assert_eq!(full_at(&newer, max, from), moments.filter(|at| there(*at)).min());
+    }
+}

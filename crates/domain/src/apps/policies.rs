@@ -19,6 +19,8 @@ use crate::values::time::{Span, Time};
 
 /// Every check of the app's users looks at all of them.
 const POLICIES_MAX: usize = 100;
+/// With each of these every device's label is compared.
+const LABELS_MAX: usize = 1_000;
 /// Each version of a policy is kept until a sweep has come by: see `sessions::sweep`.
 const VERSIONS_MAX: i64 = 1_000;
 
@@ -293,6 +295,11 @@ pub async fn check(
 ) -> Result<()> {
     if policies.len() > POLICIES_MAX {
         let why = format!("an app has at most {POLICIES_MAX} policies: put users into groups");
+        return Err(Error::invalid("policies", why));
+    }
+    let labels = policies.iter().filter_map(|policy| policy.applies_to.labels.as_ref());
+    if labels.map(Vec::len).sum::<usize>() > LABELS_MAX {
+        let why = format!("name at most {LABELS_MAX} label patterns in all");
         return Err(Error::invalid("policies", why));
     }
     let mut names = BTreeSet::new();

@@ -13,7 +13,6 @@ use crate::access::Because;
 use crate::apps::App;
 use crate::apps::selectors::{self, Selector};
 use crate::ledger::{self, By, Change, Head, Subject};
-use crate::sessions as ends;
 use crate::store::{Db, Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -21,6 +20,8 @@ use crate::values::time::Time;
 
 /// Each is looked at by every check until the sweep has written its ends.
 const OPEN_MAX: i64 = 100;
+/// Users whose tokens one statement ends.
+const HOLDERS_A_STATEMENT: usize = 500;
 
 /// Whose sessions: those that meet all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,11 +52,9 @@ impl Filter {
         })
     }
 
-    /// Whether it tells the sessions of a user not apart.
+    /// Whether it tells the sessions of a user apart by no more than their authentication.
     fn is_about_users(&self) -> bool {
-        !self.applies_to.is_about_sessions()
-            && !self.asks_tables()
-            && self.authenticated_before.is_none()
+        !self.applies_to.is_about_sessions() && !self.asks_tables()
     }
 
     /// Whether only the tables know which sessions meet it.
@@ -83,6 +82,16 @@ pub(crate) struct Stored {
     pub(crate) filter: Filter,
     pub(crate) wipes: bool,
     users: Option<Vec<UserId>>,
+}
+
+impl Stored {
+    /// What cannot be read may be about anyone in its app: everyone there signs in again.
+    fn of_everyone(app: AppId, error: &Error) -> Self {
+        tracing::error!(%app, %error, "a stored revocation is unreadable: it is taken for everyone's");
+        let applies_to = Selector { everyone: true, ..Selector::default() };
+        let filter = Filter { applies_to, ..Filter::default() };
+        Self { filter, wipes: false, users: None }
+    }
 }
 
 /// A revocation that was looked at: whom it would end.
@@ -144,7 +153,7 @@ pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Lo
             let again = sessions(tx, app.id, filter, Some(user)).await?;
             met.extend(again.iter().flat_map(|again| again.iter()));
         }
-        found.extend(tx.live().met_of(user, (filter, met), *wipes, now)?);
+        found.extend(tx.live().met_of((app.id, user), (filter, met), *wipes, now)?);
     }
     Ok(looked)
 }
@@ -152,8 +161,15 @@ pub async fn look_again(tx: &mut Tx, app: &App, mut looked: Looked) -> Result<Lo
 async fn found_by(db: &Db, app: AppId, mut looked: Looked, now: Time) -> Result<Looked> {
     let db = db.clone();
     let looking = tokio::task::spawn_blocking(move || {
-        let meant = (&looked.filter, &looked.met);
-        looked.found = db.live().met_by(app, meant, looked.wipes, now)?;
+        let (meant, wipes) = ((&looked.filter, &looked.met), looked.wipes);
+        looked.found = match &looked.filter.applies_to.users {
+            Some(users) => {
+                let users: HashSet<UserId> = users.iter().copied().collect();
+                let of = |user| db.live().met_of((app, user), meant, wipes, now);
+                users.into_iter().map(of).collect::<Result<Vec<_>>>()?.concat()
+            }
+            None => db.live().met_by(app, meant, wipes, now)?,
+        };
         Ok(looked)
     });
     looking.await.map_err(|error| Error::Internal(format!("a revocation: {error}")))?
@@ -219,7 +235,6 @@ async fn sessions(
 
 /// Ends the sessions that meet a filter: from this commit on no check accepts one.
 pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -> Result<()> {
-    let Looked { filter, wipes, met, .. } = looked;
     let sql = "select count(*) from revocations where app_id = $1";
     if tx.count(sql, args![app]).await? >= OPEN_MAX {
         return Err(Error::Busy {
@@ -227,9 +242,8 @@ pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -
             retry_after_s: 60,
         });
     }
-    if filter.is_about_users() {
-        end_enrolments(tx, app, (&filter, &met), wipes).await?;
-    }
+    let Looked { filter, wipes, met, .. } = looked;
+    end_enrolments(tx, app, (&filter, &met), wipes).await?;
     let now = tx.now();
     let stored = Stored { filter: filter.clone(), wipes, users: met.users.clone() };
     let body = serde_json::to_string(&stored)
@@ -244,27 +258,49 @@ pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -
     Ok(())
 }
 
-/// Whoever is meant holds no unused authentication token any more: a session that it began would
-/// not be meant.
+/// Whoever is meant holds no unused authentication token from before any more: a session that it
+/// began would not be meant. Where sessions are meant that only the tables know, that is whoever has
+/// one; where it depends on the device on which a token is used, that is judged then.
 async fn end_enrolments(
     tx: &mut Tx,
     app: AppId,
     (filter, met): (&Filter, &Met),
     wipes: bool,
 ) -> Result<()> {
+    if !filter.is_about_users() && !filter.asks_tables() {
+        return Ok(());
+    }
+    let now = tx.now();
+    let issued_by = filter.authenticated_before.map_or(now, |before| before.min(now));
+    let holders = holders(tx, app, issued_by).await?;
+    let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
+    let meant = tx.live().meant(app, (filter, met), wipes, now, holders)?;
+    for some in meant.chunks(HOLDERS_A_STATEMENT) {
+        let places = (4..some.len() + 4).map(|user| format!("${user}"));
+        let sql = format!(
+            "update enrolments set ended_at = $1, ended_by = $2
+             where ended_at is null and created_at <= $3 and user_id in ({})",
+            places.collect::<Vec<_>>().join(", ")
+        );
+        let mut args = args![now, because.name(), issued_by];
+        args.extend(some.iter().flat_map(|user| args![*user]));
+        tx.change_of(sql, args).await?;
+    }
+    Ok(())
+}
+
+/// The users of an app who hold an authentication token that was issued by then and can be used.
+async fn holders(read: &mut Read, app: AppId, issued_by: Time) -> Result<Vec<UserId>> {
     let sql = "select distinct e.user_id from enrolments e join users u on u.id = e.user_id
-               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2";
-    let (now, mut holders) = (tx.now(), Vec::new());
-    tx.each(sql, args![app, now], |row| {
+               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2
+               and e.created_at <= $3";
+    let (now, mut holders) = (read.now(), Vec::new());
+    read.each(sql, args![app, now, issued_by], |row| {
         holders.push(row.parsed(0)?);
         Ok(())
     })
     .await?;
-    let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
-    for user in tx.live().meant(app, (filter, met), wipes, now, holders)? {
-        ends::end_enrolments(tx, user, because).await?;
-    }
-    Ok(())
+    Ok(holders)
 }
 
 /// A revocation whose ends are being written down.
@@ -280,26 +316,34 @@ pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
     let sql = "select app_id, set_at, body from revocations order by app_id, set_at";
     let mut list = Vec::new();
     for row in read.rows(sql, args![]).await? {
-        let (app, set_at, stored): (_, _, Stored) = (row.parsed(0)?, row.time(1)?, row.json(2)?);
-        let found = sessions(read, app, &stored.filter, None).await?;
+        let (app, set_at) = (row.parsed(0)?, row.time(1)?);
+        let stored = row.json(2).unwrap_or_else(|error| Stored::of_everyone(app, &error));
+        // Those that had begun by then: who signs in later is not meant.
+        let began_by = stored.filter.created_before.map_or(set_at, |before| before.min(set_at));
+        let filter = Filter { created_before: Some(began_by), ..stored.filter.clone() };
+        let asks_tables = stored.filter.asks_tables();
+        let found = if asks_tables { sessions(read, app, &filter, None).await? } else { None };
         let met = Met { users: stored.users.clone(), sessions: found };
         list.push(Open { app, set_at, stored, met });
     }
     Ok(list)
 }
 
-/// Forgets a revocation all of whose ends are written, once nobody can sign in any more by a token
-/// from before it: what that began would meet it as well.
+/// Forgets a revocation all of whose ends are written. One about platforms or methods stays while
+/// someone whom it is about holds a token from before it: what that begins may meet it as well.
 pub async fn finish(db: &Db, (app, set_at): (AppId, Time)) -> Result<()> {
-    let sql = "select count(*) from enrolments e join users u on u.id = e.user_id
-               where e.expires_at > $1 and e.ended_at is null and e.created_at <= $2
-               and u.app_id = $3";
     let mut read = db.read().await?;
-    let now = read.now();
-    if read.count(sql, args![now, set_at, app]).await? > 0 {
+    let holders = holders(&mut read, app, set_at).await?;
+    let sql = "select body from revocations where app_id = $1 and set_at = $2";
+    let row = read.first(sql, args![app, set_at]).await?;
+    let stored: Option<Stored> = row.and_then(|row| row.json(0).ok());
+    drop(read);
+    let is_waiting = stored.is_some_and(|Stored { filter, .. }| {
+        filter.applies_to.is_about_sessions() && !filter.asks_tables()
+    });
+    if is_waiting && !db.live().meant_by((app, set_at), holders)?.is_empty() {
         return Ok(());
     }
-    drop(read);
     let mut tx = db.write(By::System).await?;
     let sql = "delete from revocations where app_id = $1 and set_at = $2";
     if tx.change(sql, args![app, set_at]).await? > 0 {

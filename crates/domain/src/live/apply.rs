@@ -88,10 +88,9 @@ fn of_app(view: &mut View, entry: &Entry) -> Option<()> {
                 app.add_era(entry.at, *limits);
             })
         }
-        Change::LimitsForgotten { before, left_out } => {
-            let apps = view.apps.iter_mut().filter(|app| !left_out.contains(&app.id));
-            apps.for_each(|app| app.forget(*before));
-            Some(())
+        Change::LimitsForgotten { before } => {
+            let app = entry.app.and_then(|app| view.app_mut(app));
+            app.map(|app| app.forget(*before))
         }
         Change::AppChanged { settings, .. } => {
             let app = entry.app.and_then(|app| view.app_mut(app));

@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use super::policies::Rule;
 use super::rules::Rules;
 use super::traits::Kind;
 use super::view::{Session, User, View, position};
@@ -65,8 +66,12 @@ impl View {
         let eras = self.eras_of(user, Some(session), rules);
         let place = |session: &Session| (session.authenticated_at, session.id);
         let later = |other: &&Session| place(other) > place(session);
-        let newer = self.newer(user, rules, &eras, later);
         let facts = self.facts(session, user);
+        // An end that is written stays, however many others there are.
+        let newer = match facts.ended {
+            None => self.newer(user, rules, &eras, later),
+            Some(_) => Vec::new(),
+        };
         tell(&Facts { cut_offs: &cut_offs, eras: &eras, newer: &newer, ..facts })
     }
 
@@ -237,7 +242,8 @@ impl View {
         let rules = &self.apps[user.app as usize].rules;
         let mut eras: Vec<Era> = self.rules_of(user, None, rules).map(|(_, era)| era).collect();
         if let Some(kind) = kind {
-            let asked = rules.others(user).filter(|rule| rule.is_about_sessions());
+            let is_asked = |rule: &&Rule| rule.is_about_sessions() && !rule.names_sessions();
+            let asked = rules.others(user).filter(is_asked);
             eras.extend(asked.filter_map(|rule| {
                 let from = rule.since_of(user, Some(Some(kind)))?;
                 Some(Era { from, ..rule.era })

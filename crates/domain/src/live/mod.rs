@@ -458,8 +458,8 @@ impl Live {
         entries.iter().try_for_each(|entry| apply::apply(&mut view, entry))
     }
 
-    /// Rebuilds everything from the tables. Activity that was not flushed stays lost: that can only
-    /// shorten access.
+    /// Rebuilds everything from the tables. Activity that was not flushed stays lost, as if the
+    /// devices had not been used in those seconds.
     pub(crate) async fn load(&self, read: &mut Read) -> Result<()> {
         let fresh = load::load(read).await?;
         // The positions in both lists are those of the old view: all three change together.

@@ -77,6 +77,11 @@ impl Rule {
         self.asked.is_some() || self.sessions.is_some()
     }
 
+    /// Whether its sessions are named one by one: one that is yet to begin is none of them.
+    pub(super) fn names_sessions(&self) -> bool {
+        self.sessions.is_some()
+    }
+
     /// Since when it is about the session; without one, about all sessions of the user. A kind of
     /// which nothing is known is met by everything: the strictest decides.
     pub(super) fn since(

@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use super::view::{View, position};
+use super::policies::Rule;
+use super::view::{User, View, position};
 use super::{Bounded, Live};
 use crate::cutoffs::revocations::{Filter, Met};
 use crate::values::error::{Error, Result};
@@ -36,23 +37,24 @@ impl Live {
     /// As `met_by`, of one user.
     pub(crate) fn met_of(
         &self,
-        user: UserId,
+        (app, user): (AppId, UserId),
         (filter, met): (&Filter, &Met),
         wipes: bool,
         now: Time,
     ) -> Result<Vec<(UserId, SessionId)>> {
-        let view = self.known_of(user)?;
-        let Some(known) = view.user(user).map(|at| &view.users[at as usize]) else {
+        let view = self.known_in(app)?;
+        let known = view.user(user).map(|at| &view.users[at as usize]);
+        let Some(known) = known.filter(|known| view.apps[known.app as usize].id == app) else {
             return Ok(Vec::new());
         };
-        let app = view.apps[known.app as usize].id;
         let rule = view.cut(app, filter, met, wipes, now);
         let ids = view.sessions_of_user(known).map(|session| SessionId::from_uuid(session.id));
         let places = ids.filter_map(|id| view.session_of(user, id));
         Ok(places.filter(|at| view.is_met(*at, &rule, now)).map(|at| view.ids(at)).collect())
     }
 
-    /// Which of these users a revocation is about, whatever sessions they have.
+    /// Which of these users a revocation is about; if it names sessions, those who have one of
+    /// them, also one that has ended: it may begin again.
     pub(crate) fn meant(
         &self,
         app: AppId,
@@ -63,6 +65,29 @@ impl Live {
     ) -> Result<Vec<UserId>> {
         let view = self.known_in(app)?;
         let rule = view.cut(app, filter, met, wipes, now);
+        let has_one = |user: &User| {
+            met.sessions.as_ref().is_none_or(|named| {
+                let mut own = view.sessions_of_user(user);
+                own.any(|session| named.contains(&SessionId::from_uuid(session.id)))
+            })
+        };
+        users.retain(|user| {
+            let user = view.user(*user).map(|at| &view.users[at as usize]);
+            user.is_some_and(|user| rule.since_of(user, None).is_some() && has_one(user))
+        });
+        Ok(users)
+    }
+
+    /// Which of these users an open revocation is about, whatever sessions they have.
+    pub(crate) fn meant_by(
+        &self,
+        (app, set_at): (AppId, Time),
+        mut users: Vec<UserId>,
+    ) -> Result<Vec<UserId>> {
+        let view = self.known_in(app)?;
+        let rules = view.app(app).map(|app| app.rules.all()).unwrap_or_default();
+        let is_it = |rule: &&Rule| rule.policy().is_none() && rule.set_at == set_at;
+        let Some(rule) = rules.iter().find(is_it) else { return Ok(Vec::new()) };
         users.retain(|user| {
             let user = view.user(*user).map(|at| &view.users[at as usize]);
             user.is_some_and(|user| rule.since_of(user, None).is_some())

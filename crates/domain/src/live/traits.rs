@@ -22,7 +22,8 @@ pub(super) struct Kind {
 pub(super) struct Kinds {
     all: Vec<Kind>,
     at: HashMap<String, u16>,
-    patterns: Vec<(AppId, String)>,
+    patterns: Vec<String>,
+    pattern_at: HashMap<AppId, HashMap<String, u32>>,
 }
 
 impl Kinds {
@@ -57,23 +58,24 @@ impl Kinds {
 
     /// The patterns that policies of the app ever named.
     pub(super) fn patterns(&self, app: AppId) -> Vec<String> {
-        let mine = self.patterns.iter().filter(|(of, _)| *of == app);
-        mine.map(|(_, pattern)| pattern.clone()).collect()
+        let mine = self.pattern_at.get(&app).into_iter().flatten();
+        mine.map(|(pattern, _)| pattern.clone()).collect()
     }
 
     pub(super) fn pattern(&self, app: AppId, pattern: &str) -> Option<u32> {
-        let found = self.patterns.iter().position(|(of, it)| *of == app && it == pattern);
-        found.and_then(|at| u32::try_from(at).ok())
+        self.pattern_at.get(&app)?.get(pattern).copied()
     }
 
     pub(super) fn pattern_text(&self, at: u32) -> Option<&str> {
-        self.patterns.get(usize::try_from(at).ok()?).map(|(_, pattern)| pattern.as_str())
+        self.patterns.get(usize::try_from(at).ok()?).map(String::as_str)
     }
 
     /// Makes a pattern known.
     pub(super) fn name_pattern(&mut self, app: AppId, pattern: &str) {
         if self.pattern(app, pattern).is_none() {
-            self.patterns.push((app, pattern.to_owned()));
+            let at = super::view::position(self.patterns.len());
+            self.patterns.push(pattern.to_owned());
+            self.pattern_at.entry(app).or_default().insert(pattern.to_owned(), at);
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct App {
     pub(super) rules: Rules,
     /// A stored policy that cannot be read, and might be about anyone: then nothing is known.
     pub(super) unreadable: Option<String>,
+    /// Its groups, by their names.
+    pub(super) group_at: HashMap<String, u32>,
 }
 
 /// A user's place in a group.
@@ -191,8 +193,9 @@ impl View {
 
     pub(super) fn add_app(&mut self, id: AppId, not_before: Time, warn_before: Option<Span>) {
         let at = position(self.apps.len());
-        let (eras, rules, unreadable) = (Vec::new(), Rules::default(), None);
-        self.apps.push(App { id, not_before, warn_before, eras, rules, unreadable });
+        let (eras, rules, group_at) = (Vec::new(), Rules::default(), HashMap::new());
+        let unreadable = None;
+        self.apps.push(App { id, not_before, warn_before, eras, rules, unreadable, group_at });
         self.app_at.insert(id, at);
     }
 
@@ -210,15 +213,15 @@ impl View {
         let found = self.find_group(app, name);
         let app = *self.app_at.get(&app)?;
         Some(found.unwrap_or_else(|| {
+            let at = position(self.groups.len());
             self.groups.push(Group { app, name: name.to_owned(), not_before: Time::ZERO });
-            position(self.groups.len() - 1)
+            self.apps[app as usize].group_at.insert(name.to_owned(), at);
+            at
         }))
     }
 
     pub(super) fn find_group(&self, app: AppId, name: &str) -> Option<u32> {
-        let app = *self.app_at.get(&app)?;
-        let found = self.groups.iter().position(|group| group.app == app && group.name == name);
-        found.map(position)
+        self.app(app)?.group_at.get(name).copied()
     }
 
     pub(super) fn app_position(&self, id: AppId) -> Option<u32> {

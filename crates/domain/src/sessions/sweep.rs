@@ -2,12 +2,14 @@
 //! the order of their ends; warnings before an end; and it forgets what ended long ago. It decides
 //! nothing: with the sweep stopped every verdict is the same.
 
+use std::collections::HashMap;
+
 use super::bounds;
 use crate::access::Ended;
 use crate::cutoffs::revocations;
 use crate::ledger::{By, Change, Subject, Warning};
 use crate::live::{Due, Looked};
-use crate::store::{Db, Tx, args};
+use crate::store::{Db, Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::{Span, Time};
@@ -15,13 +17,15 @@ use crate::values::time::{Span, Time};
 /// SQLite has one writer: a batch of this size holds it for some tens of milliseconds.
 const BATCH_ROWS: usize = 100;
 /// Of so many sessions Live is asked at once: others change it in between.
-const LOOK_ROWS: usize = 20_000;
+const LOOK_ROWS: usize = 5_000;
 
 /// What a sweep has found, in the order in which it is to be written.
 #[derive(Debug)]
 pub struct Sweep {
     looked: Looked,
     at: Time,
+    /// Of each app, when the oldest authentication token was issued that could still be used.
+    oldest_tokens: HashMap<AppId, Time>,
 }
 
 impl Sweep {
@@ -38,7 +42,7 @@ impl Sweep {
                 revocations::finish(db, (*app, *set_at)).await?;
             }
         }
-        forget_limits(db, self.at, skipped.iter().copied().collect()).await?;
+        forget_limits(db, self).await?;
         Ok(true)
     }
 
@@ -83,6 +87,8 @@ impl Sweep {
 
 /// Looks for all that is due, without holding anyone up.
 pub async fn look(db: &Db) -> Result<Sweep> {
+    // First: one that is used meanwhile begins a session that may not have been seen.
+    let oldest_tokens = oldest_tokens(&mut db.read().await?).await?;
     let (mut looked, mut from) = (Looked::default(), Some(0));
     let built = db.live().begin_sweep(&mut looked)?;
     // Not before: what the revocations that it has seen end is due by now.
@@ -99,7 +105,20 @@ pub async fn look(db: &Db) -> Result<Sweep> {
     let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
     looked.ended.sort_unstable_by_key(latest_first);
     looked.ending_soon.sort_unstable_by_key(latest_first);
-    Ok(Sweep { looked, at: now })
+    Ok(Sweep { looked, at: now, oldest_tokens })
+}
+
+async fn oldest_tokens(read: &mut Read) -> Result<HashMap<AppId, Time>> {
+    let sql = "select u.app_id, min(e.created_at) from enrolments e
+               join users u on u.id = e.user_id
+               where e.ended_at is null and e.expires_at > $1 group by u.app_id";
+    let (now, mut oldest) = (read.now(), HashMap::new());
+    read.each(sql, args![now], |row| {
+        oldest.insert(row.parsed(0)?, row.time(1)?);
+        Ok(())
+    })
+    .await?;
+    Ok(oldest)
 }
 
 async fn end(tx: &mut Tx, due: Due) -> Result<()> {
@@ -109,7 +128,12 @@ async fn end(tx: &mut Tx, due: Due) -> Result<()> {
     else {
         return Ok(());
     };
-    super::write_end(tx, (user, session), (ended, policy.as_deref()), ended.at).await?;
+    // A wipe of what had ended before is asked for now.
+    let sql = "select ended_at from sessions where id = $1";
+    let row = tx.first(sql, args![session]).await?;
+    let had_ended = row.map_or(Ok(None), |row| row.time_or_null(0))?.is_some();
+    let signed_out_at = if had_ended { now } else { ended.at };
+    super::write_end(tx, (user, session), (ended, policy.as_deref()), signed_out_at).await?;
     let because = ended.because.name().to_owned();
     let change = Change::SessionEnded { session, at: ended.at, because, policy };
     tx.record(Subject::user(app, user), None, change);
@@ -132,44 +156,51 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
 }
 
 /// Forgets the limits of apps and the versions of policies that held no longer when a sweep looked
-/// which has written all that it found. Whoever they would have ended by then has been ended; on
-/// whoever comes later they have no hold. So however often policies change, a check looks at few.
-async fn forget_limits(db: &Db, looked_at: Time, mut left_out: Vec<AppId>) -> Result<()> {
-    left_out.sort_unstable();
+/// which has written all that it found, and when the oldest authentication token was issued that
+/// could still be used. Whoever they would have ended by then has been ended; on whoever proved who
+/// they are later they have no hold. So however often policies change, a check looks at few.
+async fn forget_limits(db: &Db, sweep: &Sweep) -> Result<()> {
     let old = "select app_id from policies where until_at <= $1
                union select app_id from app_limits as era where exists (select 1 from app_limits
                  as next where next.app_id = era.app_id and next.from_at > era.from_at
                  and next.from_at <= $1)";
-    let rows = db.read().await?.rows(old, args![looked_at]).await?;
-    let apps: Result<Vec<AppId>> = rows.iter().map(|row| row.parsed(0)).collect();
-    let mut apps = apps?;
-    apps.retain(|app| !left_out.contains(app));
-    if apps.is_empty() {
-        return Ok(());
+    for row in db.read().await?.rows(old, args![sweep.at]).await? {
+        let app: AppId = row.parsed(0)?;
+        let oldest = sweep.oldest_tokens.get(&app);
+        let before = oldest.map_or(sweep.at, |issued_at| sweep.at.min(*issued_at));
+        if !sweep.looked.skipped.contains(&app) {
+            forget_limits_of(db, app, before).await?;
+        }
     }
+    Ok(())
+}
+
+async fn forget_limits_of(db: &Db, app: AppId, before: Time) -> Result<()> {
     let mut tx = db.write(By::System).await?;
-    for app in apps {
-        let sql = "delete from policies where until_at <= $1 and app_id = $2";
-        tx.change(sql, args![looked_at, app]).await?;
-        tx.change(
+    let sql = "delete from policies where until_at <= $1 and app_id = $2";
+    let policies = tx.change(sql, args![before, app]).await?;
+    let eras = tx
+        .change(
             "delete from app_limits where app_id = $2 and exists (select 1 from app_limits as next
              where next.app_id = app_limits.app_id and next.from_at > app_limits.from_at
              and next.from_at <= $1)",
-            args![looked_at, app],
+            args![before, app],
         )
         .await?;
+    if policies + eras > 0 {
+        tx.record(Subject::app(app), None, Change::LimitsForgotten { before });
     }
-    let change = Change::LimitsForgotten { before: looked_at, left_out };
-    tx.record(Subject::none(), None, change);
     tx.commit().await.map(|_| ())
 }
 
 /// Forgets a batch of sessions that ended longer ago than `kept`, and of authentication tokens;
-/// their ledger entries stay. Answers whether there may be more. To be asked when a sweep has
-/// written all that it found. Whatever a policy says that cannot be read: these have ended.
+/// their ledger entries stay; that a device is to wipe its data is remembered for so long since that
+/// was asked for. Answers whether there may be more. To be asked when a sweep has written all that
+/// it found. Whatever a policy says that cannot be read: these have ended.
 pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     let before = db.now() - kept;
-    let sql = "select id, user_id from sessions where ended_at < $1 order by ended_at limit $2";
+    let sql = "select id, user_id from sessions where ended_at < $1
+               and (state <> 'RESET' or signed_out_at < $1) order by ended_at limit $2";
     let limit = i64::try_from(BATCH_ROWS).unwrap_or(i64::MAX);
     let rows = db.read().await?.rows(sql, args![before, limit]).await?;
     let mut found: Vec<(SessionId, UserId)> = Vec::new();
@@ -187,7 +218,8 @@ pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     let tokens = tx.change(sql, args![before, limit]).await?;
     let mut sessions = Vec::new();
     for (session, user) in found {
-        let sql = "delete from sessions where id = $1 and ended_at < $2";
+        let sql = "delete from sessions where id = $1 and ended_at < $2
+                   and (state <> 'RESET' or signed_out_at < $2)";
         if tx.change(sql, args![session, before]).await? > 0 {
             sessions.push((user, session));
         }

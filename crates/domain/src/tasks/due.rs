@@ -366,7 +366,7 @@ mod tests {
         let wanted = Claim { life: Span::hours(1), lease: Span::minutes(1), per_app: 2 };
         let order = Order::by(Trigger::Task);
         let begun = begin(&mut tx, story.app, task, order, wanted).await.expect("a run");
-        assert!(recover(&mut tx, true).await.expect("it looks"));
+        assert!(recover(&mut tx, true, Span::minutes(1)).await.expect("it looks"));
         let run = find_run(&mut tx, story.app, begun.id).await.expect("the run");
         assert_eq!(run.state, RunState::Failed, "its caller was told: nobody else need look");
     }

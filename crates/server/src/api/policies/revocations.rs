@@ -255,6 +255,10 @@ pub(crate) async fn revoke(
     Body(wanted): Body<Revocation>,
 ) -> Result<Json<RevocationView>, Answer> {
     let Revocation { filter, action, reason, dry_run, expect } = wanted;
+    if expect.as_ref().is_some_and(|expect| expect.tolerance_percent > 100) {
+        let why = "must be 0 to 100: what may be new or gone, of the sessions that were seen";
+        return Err(Error::invalid("expect.tolerance_percent", why).into());
+    }
     let scope = filter.scope(who.app, action);
     let (filter, wipes) = (filter.filter()?, action == Action::Wipe);
     let mut read = who.state.db.read().await?;

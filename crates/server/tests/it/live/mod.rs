@@ -210,3 +210,70 @@ fn live_equals_the_tables_on_sqlite() {
 fn live_equals_the_tables_on_postgres() {
     live_equals_the_tables(Kind::Postgres);
 }
+
+/// As `acts`, without a spread, which goes by ids: these differ between two worlds.
+fn acts_without_spread() -> impl Strategy<Value = Act> {
+    let plain = |kind: u8| if kind == 2 { 0 } else { kind };
+    acts().prop_map(move |act| match act {
+        Act::Policies(chosen, meanwhile) => {
+            let chosen = chosen.into_iter().map(|(kind, hours)| (plain(kind), hours));
+            Act::Policies(chosen.collect(), meanwhile)
+        }
+        Act::AddPolicy(kind, hours) => Act::AddPolicy(plain(kind), hours),
+        act => act,
+    })
+}
+
+/// Which sessions let someone in, by their places in the history.
+async fn open_places(world: &World) -> Result<Vec<bool>> {
+    let open = ends(world).await?;
+    // Of a device that signed in again the last secret is the session's.
+    Ok(world.devices.iter().map(|(_, session, _)| open.contains_key(session)).collect())
+}
+
+/// The same history where the sweep runs after each act, and where it never runs.
+async fn tell_twice(worlds: &mut [World; 2], acts: &[Act]) -> Result<(), TestCaseError> {
+    let fail = |error: Error| TestCaseError::fail(error.to_string());
+    for act in acts.iter().filter(|act| !matches!(act, Act::Sweep)) {
+        let mut done = Vec::new();
+        for world in &mut *worlds {
+            // Whole hours pass: with this nothing ends at the very moment of a change.
+            world.clock.pass(Span::from_micros(7_000));
+            done.push(match world.carry_out(act).await {
+                Ok(()) => true,
+                Err(Error::NotFound { .. } | Error::Conflict(_) | Error::SignInAgain(_)) => false,
+                Err(Error::Invalid { field, .. }) if field.ends_with("applies_to.users") => false,
+                Err(error) => return Err(fail(error)),
+            });
+        }
+        swept(&worlds[0].db).await.map_err(fail)?;
+        let [often, never] = &*worlds;
+        let (often, never) = (open_places(often).await, open_places(never).await);
+        prop_assert_eq!(done[0], done[1], "{:?}", act);
+        prop_assert_eq!(often.map_err(fail)?, never.map_err(fail)?, "{:?}", act);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sweep_changes_no_verdict() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = ["often", "never"].map(|name| {
+        let (place, clock) = (Place::Directory(dir.path().join(name)), Clock::manual(beginning()));
+        let db = runtime.block_on(Db::open(place, clock.clone())).expect("a store");
+        (db, clock)
+    });
+    let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let histories = proptest::collection::vec(acts_without_spread(), 1..60);
+    let told = TestRunner::new(config).run(&histories, |acts| {
+        let fail = |error: Error| TestCaseError::fail(error.to_string());
+        runtime.block_on(async {
+            let [often, never] = &made;
+            let often = World::new(&often.0, &often.1).await.map_err(fail)?;
+            let never = World::new(&never.0, &never.1).await.map_err(fail)?;
+            tell_twice(&mut [often, never], &acts).await
+        })
+    });
+    told.unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -10,6 +10,7 @@ use crate::lab::{Device, Lab, good, refused, text};
 
 both!(
     one_can_see_why_and_until_when,
+    what_held_when_a_token_was_issued_is_not_forgotten_before_it,
     each_policy_says_what_it_alone_would_do,
     since_when_a_device_was_idle_is_told_after_its_end_is_written_too,
     the_age_that_is_told_is_the_one_that_holds_now,
@@ -72,6 +73,31 @@ async fn one_can_see_why_and_until_when(lab: Lab) {
     assert_eq!(kinds(&explained).last().map(String::as_str), Some("session.wiped"));
     let nobody = "/sessions/00000000-0000-7000-8000-000000000000/explain";
     refused(lab.api(Method::GET, nobody), 404, "OBJECT_NOT_FOUND").await;
+}
+
+/// Whether a sweep came by before the token was used, or not.
+async fn what_held_when_a_token_was_issued_is_not_forgotten_before_it(lab: Lab) {
+    let mut told = Vec::new();
+    for (name, is_swept) in [("ann", true), ("bob", false)] {
+        let first = lab.sign_in(name, "first").await;
+        let one = json!([{ "name": "one", "applies_to": { "everyone": true },
+            "limits": { "max_sessions": 1 } }]);
+        state(&lab, one).await;
+        lab.pass(Span::minutes(1));
+        let token = lab.authentication_token(name).await;
+        lab.pass(Span::minutes(1));
+        state(&lab, json!([])).await;
+        lab.pass(Span::minutes(1));
+        if is_swept {
+            lab.sweep().await;
+        }
+        good(lab.enroll(&token, "second")).await;
+        let state = lab.get(&first.path()).await["state"].clone();
+        lab.sweep().await;
+        assert_eq!(lab.get(&first.path()).await["state"], state);
+        told.push(state);
+    }
+    assert_eq!(told[0], told[1]);
 }
 
 /// A policy that is no longer met by itself says so, beside one that is.

@@ -10,6 +10,9 @@ use crate::lab::{Lab, good, refused, text};
 
 both!(
     a_revocation_ends_the_unused_tokens_of_whom_it_is_about,
+    whoever_is_not_meant_signs_in_by_their_token_as_ever,
+    revocations_do_not_pile_up_behind_tokens_of_others,
+    a_device_that_was_told_to_wipe_is_remembered_from_then_on,
     a_filter_ends_whoever_meets_it_at_once_and_nobody_else,
     an_address_is_where_the_device_signed_in_from,
     who_joins_after_a_revocation_is_not_meant_by_it,
@@ -50,6 +53,79 @@ async fn a_filter_ends_whoever_meets_it_at_once_and_nobody_else(lab: Lab) {
         let db = &lab.server().app().db;
         sweep::forget(db, Span::days(1)).await.expect("it forgets");
     }
+}
+
+/// Devices that Bob may come to use are none of those that are meant.
+async fn whoever_is_not_meant_signs_in_by_their_token_as_ever(lab: Lab) {
+    for filter in [
+        json!({ "device_id": "stolen" }),
+        json!({ "labels": ["the st*"] }),
+        json!({ "ip": "203.0.113.0/24" }),
+        json!({ "created_before": "{now}" }),
+    ] {
+        for (bystander, is_swept) in [("bob", false), ("eve", true)] {
+            let token = lab.authentication_token("ann").await;
+            let request = lab.enroll(&token, "stolen").header("x-forwarded-for", "203.0.113.7");
+            let stolen = lab.device(&good(request).await);
+            let [own, other] =
+                [lab.authentication_token("ann").await, lab.authentication_token(bystander).await];
+            let bob = lab.user(bystander).await;
+            let then = (lab.clock.now() + Span::seconds(1)).to_string();
+            lab.pass(Span::seconds(2));
+            let filter = filter.to_string().replace("{now}", &then);
+            revoke(&lab, &serde_json::from_str(&filter).expect("JSON"), "wipe").await;
+            stolen.must_sign_in_again("RESET", "wipe").await;
+            if is_swept {
+                lab.sweep().await;
+            }
+            let items = lab.get(&format!("/users/{bob}/access-bound")).await["items"].clone();
+            assert!(items.to_string().contains("authentication_token"), "{filter} {items}");
+            let tablet = lab.device(&good(lab.enroll(&other, "tablet")).await);
+            tablet.must_be_signed_in().await;
+            // Who holds a device that is meant may hold the token as well.
+            refused(lab.enroll(&own, "tablet"), 401, "AUTHENTICATION_FAILED").await;
+            lab.sweep().await;
+            lab.act(&format!("{}/wipe", tablet.path())).await;
+        }
+        lab.pass(Span::days(2));
+        let db = &lab.server().app().db;
+        sweep::forget(db, Span::days(1)).await.expect("it forgets");
+    }
+}
+
+/// As after each change of a password, while others have invitations that they did not use.
+async fn revocations_do_not_pile_up_behind_tokens_of_others(lab: Lab) {
+    lab.authentication_token("bob").await;
+    let ann = lab.user("ann").await;
+    for turn in 0..101 {
+        let filter = json!({ "user": ann, "authenticated_before": lab.clock.now().to_string() });
+        revoke(&lab, &filter, "re-authenticate").await;
+        let platform = json!({ "user": ann, "platforms": ["ios"] });
+        revoke(&lab, &platform, "re-authenticate").await;
+        if turn % 25 == 0 {
+            lab.sweep().await;
+        }
+    }
+}
+
+async fn a_device_that_was_told_to_wipe_is_remembered_from_then_on(lab: Lab) {
+    let (laptop, phone) = (lab.sign_in("ann", "laptop").await, lab.sign_in("bob", "phone").await);
+    for device in [&laptop, &phone] {
+        lab.act(&format!("{}/re-authenticate", device.path())).await;
+    }
+    lab.pass(Span::hours(20));
+    lab.act(&format!("{}/wipe", laptop.path())).await;
+    revoke(&lab, &json!({ "user": phone.user }), "wipe").await;
+    lab.sweep().await;
+    lab.pass(Span::hours(10));
+    let db = &lab.server().app().db;
+    while sweep::forget(db, Span::days(1)).await.expect("it forgets") {}
+    for device in [&laptop, &phone] {
+        device.must_sign_in_again("RESET", "wipe").await;
+    }
+    lab.pass(Span::hours(15));
+    while sweep::forget(db, Span::days(1)).await.expect("it forgets") {}
+    refused(lab.api(Method::GET, &laptop.path()), 404, "OBJECT_NOT_FOUND").await;
 }
 
 async fn an_address_is_where_the_device_signed_in_from(lab: Lab) {
@@ -159,6 +235,10 @@ async fn what_was_seen_is_what_is_done_or_nothing(lab: Lab) {
         let body = refused(request, 409, "CONFLICT").await;
         assert!(text(&body["detail"]).contains("another filter"), "{body}");
     }
+    wanted["expect"] = json!({ "preview_id": id, "tolerance_percent": 101 });
+    let request = lab.api(Method::POST, "/revocations").json(&wanted);
+    let body = refused(request, 422, "INVALID_VALUE").await;
+    assert_eq!(body["field"], "expect.tolerance_percent");
     wanted["expect"] = json!({ "preview_id": id });
     let request = lab.api(Method::POST, "/revocations").json(&wanted);
     let body = refused(request, 409, "CONFLICT").await;
