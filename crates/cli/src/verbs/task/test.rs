@@ -40,7 +40,7 @@ struct Tested {
     expected: Option<String>,
 }
 
-/// How many tests passed, and how many failed. A file whose tests did not end is a test that failed.
+/// How many tests passed, and how many failed. A file whose tests did not end is one that failed.
 #[derive(Default)]
 struct Count {
     passed: usize,
