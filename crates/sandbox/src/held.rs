@@ -1,7 +1,7 @@
 //! What the parent holds for one run, counted in bytes: requests that wait or are under way, and
 //! answers that the child has not read yet. It carries out nothing and speaks with nobody.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::future::{AbortHandle, AbortRegistration};
 
@@ -21,6 +21,8 @@ const HEADER_BYTES: usize = 64;
 
 /// All that is held for a run.
 pub(crate) struct Held {
+    /// All that were asked for and not given up; there are `fetches_max` at the most.
+    asked: HashSet<u32>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     under_way: HashMap<u32, AbortHandle>,
@@ -47,6 +49,7 @@ pub(crate) struct Begun {
 impl Held {
     pub(crate) fn new(answer_bytes: usize) -> Self {
         Self {
+            asked: HashSet::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             under_way: HashMap::new(),
@@ -57,11 +60,16 @@ impl Held {
         }
     }
 
-    /// A request that came in a frame of so many bytes: no text in it is longer than that.
-    pub(crate) fn add(&mut self, id: u32, request: Request, frame_bytes: usize) {
+    /// A request that came in a frame of so many bytes: no text in it is longer than that. False:
+    /// another one has this number.
+    pub(crate) fn add(&mut self, id: u32, request: Request, frame_bytes: usize) -> bool {
+        if !self.asked.insert(id) {
+            return false;
+        }
         let bytes = frame_bytes + request.headers.len() * HEADER_BYTES + REQUEST_BYTES;
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting { id, request, bytes });
+        true
     }
 
     /// Whether more may be read from the child. One that has sent a single request is always
@@ -101,14 +109,18 @@ impl Held {
         self.under_way_count -= 1;
     }
 
-    /// Nobody wants this answer any more. One that was never asked for, or has been answered
-    /// meanwhile, is nothing to give up.
-    pub(crate) fn give_up(&mut self, id: u32) {
+    /// Nobody wants this answer any more. One that has been answered meanwhile is nothing to give
+    /// up. False: it was never asked for, or has been given up before.
+    pub(crate) fn give_up(&mut self, id: u32) -> bool {
+        if !self.asked.remove(&id) {
+            return false;
+        }
         if let Some(handle) = self.under_way.get(&id) {
             handle.abort();
         } else if let Some(place) = self.waiting.iter().position(|one| one.id == id) {
             self.waiting_bytes -= self.waiting.remove(place).map_or(0, |one| one.bytes);
         }
+        true
     }
 }
 
@@ -168,7 +180,7 @@ mod tests {
     #[test]
     fn only_what_fits_with_its_answer_is_begun() {
         let mut held = Held::new(8 * MIB);
-        (0..16).for_each(|id| held.add(id, request(0), 100));
+        assert!((0..16).all(|id| held.add(id, request(0), 100)));
         let begun = begin_all(&mut held);
         assert_eq!(begun.len(), 7, "an eighth answer of 8 MiB would not fit");
         // Two were short: there is room for others, until what is unread takes it.
@@ -182,7 +194,7 @@ mod tests {
     #[test]
     fn one_that_is_alone_goes_on_whatever_it_may_take() {
         let mut held = Held::new(100 * MIB);
-        (0..2).for_each(|id| held.add(id, request(0), 50 * MIB));
+        assert!((0..2).all(|id| held.add(id, request(0), 50 * MIB)));
         let begun = begin_all(&mut held);
         assert_eq!(begun.len(), 1);
         held.end(&begun[0]);
@@ -195,33 +207,40 @@ mod tests {
     #[test]
     fn empty_headers_count() {
         let mut held = Held::new(8 * MIB);
-        (0..3).for_each(|id| held.add(id, request(100_000), 600_000));
+        assert!((0..3).all(|id| held.add(id, request(100_000), 600_000)));
         assert!(!held.may_hear(), "{}", held.waiting_bytes);
     }
 
     #[test]
     fn a_child_with_one_long_request_is_heard() {
         let mut held = Held::new(8 * MIB);
-        held.add(1, request(0), 11 * MIB);
+        assert!(held.add(1, request(0), 11 * MIB));
         assert!(held.may_hear());
         begin_all(&mut held);
         assert!(held.may_hear());
-        (2..4).for_each(|id| held.add(id, request(0), MIB));
+        assert!((2..4).all(|id| held.add(id, request(0), MIB)));
         assert!(!held.may_hear());
     }
 
     #[test]
     fn what_is_given_up_leaves_its_place() {
         let mut held = Held::new(8 * MIB);
-        (0..5).for_each(|id| held.add(id, request(0), 100));
+        assert!((0..5).all(|id| held.add(id, request(0), 100)));
+        assert!(!held.add(4, request(0), 100), "the number is taken");
         let (begun, _, registration) = held.begin(1).expect("it begins");
-        held.give_up(begun.id);
+        assert!(held.give_up(begun.id));
         assert!(registration.handle().is_aborted());
         held.end(&begun);
+        assert!(held.give_up(3));
         for id in [3, 77, begun.id] {
-            held.give_up(id);
+            assert!(!held.give_up(id), "{id} is nothing to give up");
         }
-        let ids: Vec<u32> = begin_all(&mut held).iter().map(|one| one.id).collect();
+        let begun_all = begin_all(&mut held);
+        let ids: Vec<u32> = begun_all.iter().map(|one| one.id).collect();
         assert_eq!(ids, [1, 2, 4]);
+        for one in &begun_all {
+            held.end(one);
+        }
+        assert!(held.give_up(4), "its answer may be on its way");
     }
 }

@@ -193,6 +193,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// The most requests in all.
     pub fetches_max: u32,
+    /// The most messages in all: lines of the log, requests, pieces of an answer.
+    pub frames_max: u32,
     /// The most requests at once; more wait, also when there is no room for their answers.
     pub fetches_at_once: usize,
 }
@@ -216,6 +218,8 @@ impl Default for Limits {
             log_bytes: 1 << 20,
             body_bytes: 8 << 20,
             fetches_max: 100_000,
+            // Hearing so many takes the parent a few seconds.
+            frames_max: 2_000_000,
             fetches_at_once: 16,
         }
     }

@@ -10,7 +10,7 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, Ruleset,
     RulesetAttr as _, RulesetStatus, Scope,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter_all_threads,
@@ -33,7 +33,7 @@ const PROT_EXEC: u64 = 4;
 /// What protects a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guards {
-    /// Memory, processor time, files and processes are limited.
+    /// Memory, processor time, files and processes are limited: all of them.
     pub rlimits: bool,
     /// No program can give rights back.
     pub no_new_privs: bool,
@@ -74,8 +74,8 @@ impl fmt::Display for Guards {
         };
         match (names(true), names(false)) {
             (on, off) if off.is_empty() => write!(f, "scripts run behind {on}"),
-            (on, off) if on.is_empty() => write!(f, "this kernel lacks {off}"),
-            (on, off) => write!(f, "scripts run behind {on}; this kernel lacks {off}"),
+            (on, off) if on.is_empty() => write!(f, "this machine lacks {off}"),
+            (on, off) => write!(f, "scripts run behind {on}; this machine lacks {off}"),
         }
     }
 }
@@ -143,10 +143,18 @@ fn limit_resources(limits: &Limits) -> bool {
         (Resource::Fsize, 0, 0),
         (Resource::Core, 0, 0),
     ];
-    all.into_iter().all(|(resource, soft, more)| {
-        let limit = Rlimit { current: Some(soft), maximum: Some(soft + more) };
-        setrlimit(resource, limit).is_ok()
-    })
+    // Each is set, whatever becomes of the others.
+    let set = all.map(|(resource, soft, more)| limit(resource, soft, more));
+    set.into_iter().all(|is_set| is_set)
+}
+
+/// Sets one limit. Whoever started the server may have set a stricter one: it is kept, since less
+/// is always allowed, and more would need a right of its own.
+fn limit(resource: Resource, soft: u64, more: u64) -> bool {
+    let kept = getrlimit(resource).maximum;
+    let maximum = kept.map_or(soft + more, |kept| kept.min(soft + more));
+    let current = soft.min(maximum.saturating_sub(more));
+    setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) }).is_ok()
 }
 
 /// Answers how much of what Landlock can do this kernel's can.
@@ -268,6 +276,6 @@ mod tests {
         let some = Guards { landlock_tcp: false, ..all };
         assert!(!some.is_complete());
         assert!(some.to_string().contains("Landlock for paths"), "{some}");
-        assert!(some.to_string().ends_with("this kernel lacks Landlock for TCP"), "{some}");
+        assert!(some.to_string().ends_with("this machine lacks Landlock for TCP"), "{some}");
     }
 }

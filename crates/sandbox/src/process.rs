@@ -25,7 +25,7 @@ use crate::places::Places;
 use crate::pool::Pool;
 use crate::{
     Call, CompileError, Compiled, Guards, Host, Job, Limits, LogLine, Outcome, Part, Report,
-    Request, Uncompiled,
+    Request, Response, Uncompiled,
 };
 
 /// What a child may say on standard error before it dies: enough for a panic's text.
@@ -50,6 +50,8 @@ const LOG_TIMES_MAX: usize = 16;
 const COMPILE_WALL: Duration = Duration::from_secs(10);
 /// Below it are standard input, output and error, which every child gets anew.
 const FIRST_FILE: i32 = 3;
+/// No honest child says it.
+const NOT_ASKED: &str = "the child said what was not asked";
 const TOO_DEEP: &str = "the script is nested too deeply, or too large, to be read";
 
 /// How the child is started, and the children that wait. Clones share these.
@@ -78,6 +80,7 @@ struct Said {
     /// With all that was not kept.
     logged_bytes: usize,
     fetches: u32,
+    frames: u32,
 }
 
 impl Sandbox {
@@ -247,6 +250,8 @@ impl Frames {
     /// The next one. None: the child is gone. An error: it said something that no honest child
     /// says. Whoever waits for it may give up, and nothing is lost.
     async fn next(&mut self) -> Option<Result<ToParent, String>> {
+        // Of a thousand short ones that are read at once, others must not wait for all.
+        tokio::task::consume_budget().await;
         loop {
             if let Some(frame) = self.whole() {
                 return Some(frame);
@@ -314,20 +319,19 @@ async fn converse(
                 held.end(&begun);
                 // Nobody waits for what was given up.
                 let Ok(answer) = answer else { continue };
-                let answer = match answer {
-                    Ok(answer) if answer.body.len() > limits.body_bytes => {
-                        Err(format!("the answer is longer than {} bytes", limits.body_bytes))
-                    }
-                    other => other,
-                };
+                let answer = short(answer, limits.body_bytes);
                 held.unread.add(frames::encode(&ToChild::Answer { id: begun.id, answer })?);
             }
             frame = frames.next(), if held.may_hear() => match frame {
+                Some(Ok(frame)) if said.count_frame(&frame) > limits.frames_max => {
+                    return Ok(too_much(limits));
+                }
                 Some(Ok(ToParent::Log { at_ms, level, text })) => {
                     let Some(text) = said.shortened(limits, text) else {
                         return Ok(Outcome::TooLarge { what: "the log".to_owned() });
                     };
-                    let text = if text.contains("\n    at ") && said.log.len() < WRITTEN_MAX {
+                    let has_places = text.contains("\n    at ") && said.log.len() < WRITTEN_MAX;
+                    let text = if has_places {
                         places.get_or_insert_with(|| Places::of(&job.script)).written(&text)
                     } else {
                         text
@@ -340,22 +344,38 @@ async fn converse(
                     if let Some(what) = said.count_fetch(limits, &request) {
                         return Ok(Outcome::TooLarge { what });
                     }
-                    held.add(id, request, frames.last_bytes);
+                    let is_new = held.add(id, request, frames.last_bytes);
+                    is_new.then_some(()).ok_or(NOT_ASKED)?;
                 }
-                Some(Ok(ToParent::GiveUp { id })) => held.give_up(id),
+                Some(Ok(ToParent::GiveUp { id })) if held.give_up(id) => {}
                 Some(Ok(ToParent::Head(head))) if is_web && !is_begun => {
                     is_begun = true;
                     host.answer(Part::Head(head)).await;
                 }
-                Some(Ok(ToParent::Piece(piece))) if is_begun => {
+                Some(Ok(ToParent::Piece(piece))) if is_begun && !piece.is_empty() => {
                     host.answer(Part::Piece(piece)).await;
                 }
                 Some(Ok(ToParent::End(end))) => return Ok(outcome(end, limits)),
-                Some(Ok(_)) => return Err("the child said what was not asked".to_owned()),
+                Some(Ok(_)) => return Err(NOT_ASKED.to_owned()),
                 Some(Err(why)) => return Err(why),
                 None => return Err(String::new()),
             }
         }
+    }
+}
+
+fn too_much(limits: &Limits) -> Outcome {
+    let what = format!("the number of messages, over {},", limits.frames_max);
+    Outcome::TooLarge { what }
+}
+
+/// An answer that is as long as it may be.
+fn short(answer: Result<Response, String>, bytes_max: usize) -> Result<Response, String> {
+    match answer {
+        Ok(answer) if answer.body.len() > bytes_max => {
+            Err(format!("the answer is longer than {bytes_max} bytes"))
+        }
+        other => other,
     }
 }
 
@@ -392,6 +412,12 @@ impl Said {
         }
         self.log.push(line);
         self.log.last()
+    }
+
+    /// How many it has said, with this one. The end is no more than one.
+    fn count_frame(&mut self, frame: &ToParent) -> u32 {
+        self.frames += u32::from(!matches!(frame, ToParent::End(_)));
+        self.frames
     }
 
     /// What is too large about this request, if anything.

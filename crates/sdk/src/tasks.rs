@@ -275,6 +275,13 @@ impl InApp {
         request.query("limit", Some(limit)).json().await
     }
 
+    /// The runs of a task that have begun, without their logs, the one that began last first: at
+    /// most `limit`. Scope `tasks:read`.
+    pub async fn begun_runs(&self, name: &str, limit: u64) -> Result<Page<Run>> {
+        let request = self.request(Method::GET, &["tasks", name, "runs"]);
+        request.query("begun", Some(true)).query("limit", Some(limit)).json().await
+    }
+
     /// The newest runs of one task or of all, in one state or in any, without their logs: at most
     /// `limit`. Scope `tasks:read`.
     pub async fn runs(

@@ -8,6 +8,7 @@ export const config: TaskConfig = {
   scopes: ["users:read", "sessions:end"],
   params: { days: 30 },
   single_instance: true,
+  retries: 2,
 };
 
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -16,16 +17,24 @@ export async function run(this: TaskContext, params: { days?: number }) {
   const before = Date.now() - (params.days ?? 30) * DAY_MS;
   let sessions = 0;
   let signedOut = 0;
+  let failed = 0;
   for await (const user of users(this)) {
     for (const session of user.sessions) {
       sessions += 1;
       if (session.state !== "ENROLLED") continue;
       if (Date.parse(session.last_authenticated_at) > before) continue;
-      await post(this, `/users/${user.id}/sessions/${session.id}/re-authenticate`);
-      signedOut += 1;
+      // The others must not wait for one that goes wrong.
+      try {
+        await post(this, `/users/${user.id}/sessions/${session.id}/re-authenticate`);
+        signedOut += 1;
+      } catch (error) {
+        console.error(`${error}`);
+        failed += 1;
+      }
     }
   }
   console.log(`${signedOut} of ${sessions} sessions must sign in again`);
+  if (failed > 0) throw new Error(`${failed} sessions could not be signed out`);
   return { sessions, signedOut };
 }
 

@@ -6,6 +6,7 @@ export const config: TaskConfig = {
   misfire: "once",
   scopes: ["sessions:end"],
   params: { group: "field-crew" },
+  retries: 2,
 };
 
 export async function run(this: TaskContext, params: { group: string }) {

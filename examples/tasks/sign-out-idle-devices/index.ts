@@ -7,6 +7,7 @@ export const config: TaskConfig = {
   scopes: ["users:read", "sessions:end"],
   params: { days: 14, except: "always-on" },
   single_instance: true,
+  retries: 2,
 };
 
 interface Session {
@@ -26,18 +27,26 @@ export async function run(this: TaskContext, params: { days: number; except: str
   const spared = new Set<string>();
   const members = `/groups/${encodeURIComponent(params.except)}/members`;
   for await (const member of all<{ id: string }>(this, members)) spared.add(member.id);
-  const signedOut: string[] = [];
+  let signedOut = 0;
+  let failed = 0;
   for await (const user of all<User>(this, "/users")) {
     if (spared.has(user.id)) continue;
     for (const session of user.sessions) {
       const used = Date.parse(session.last_connected_at ?? session.last_authenticated_at);
       if (session.state !== "ENROLLED" || used > before) continue;
-      await call(this, "POST", `/users/${user.id}/sessions/${session.id}/re-authenticate`);
-      signedOut.push(session.id);
+      // The others must not wait for one that goes wrong.
+      try {
+        await call(this, "POST", `/users/${user.id}/sessions/${session.id}/re-authenticate`);
+        signedOut += 1;
+      } catch (error) {
+        console.error(`${error}`);
+        failed += 1;
+      }
     }
   }
-  console.log(`${signedOut.length} idle devices signed out, ${spared.size} users spared`);
-  return { signedOut: signedOut.length };
+  console.log(`${signedOut} idle devices signed out, ${spared.size} users spared`);
+  if (failed > 0) throw new Error(`${failed} devices could not be signed out`);
+  return { signedOut };
 }
 
 /** Everything of a list, page by page. */

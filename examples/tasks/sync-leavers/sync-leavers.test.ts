@@ -18,10 +18,16 @@ test("leavers lose access after their last day", async () => {
 });
 
 test("a line that cannot be read fails the run, and holds up no other", async () => {
-  const ann = await lab.user({ name: "Ann", employee_number: "17" });
-  const phone = await ann.signIn("phone");
-  const people = await lab.http(() => "employee_number,last_day\n18,soon\n17,2026-01-04\n");
-  const done = await lab.run({}, { env: { LEAVERS_URL: people.url } });
-  assert.ok(done.error?.message.includes("18,soon"), done.error?.message);
-  assert.equal((await phone.check()).status, 401);
+  let lines = "";
+  const people = await lab.http(() => `employee_number,last_day\n${lines}`);
+  const wrong = ["18,soon", "18,2026-31-01", "18,2026-02-30", "18", ",2026-01-04", ""];
+  for (const [at, line] of wrong.entries()) {
+    const ann = await lab.user({ name: "Ann", employee_number: `7${at}` });
+    const phone = await ann.signIn("phone");
+    lines = `${line}\n7${at},2026-01-04\n`;
+    const done = await lab.run({}, { env: { LEAVERS_URL: people.url } });
+    const why = done.error?.message ?? "";
+    assert.ok(why.startsWith("Error: 1 of 2 leavers") && why.includes(`\n${line}`), why);
+    assert.equal((await phone.check()).status, 401);
+  }
 });

@@ -125,6 +125,57 @@ fn what_is_wrong_is_shown_where_it_is() {
 }
 
 #[test]
+fn a_file_that_cannot_be_tested_hides_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let test = "import { assert, lab, test } from 'reauth:test';
+        test('it is one', async () => assert.equal((await lab.run()).result, 1));";
+    for (name, text) in [
+        ("a-wrong.ts", "export function run() { return ; ; ] }"),
+        ("a-wrong.test.ts", test),
+        ("b.test.ts", "import { test } from 'reauth:test';\ntest('x', () => { ] );"),
+        ("c.test.ts", "throw new Error('at once');"),
+        ("d.test.ts", &format!("{test}\ntest('never', () => new Promise(() => {{}}));")),
+        ("right.ts", "export const run = () => 1"),
+        ("right.test.ts", test),
+        ("d.ts", "export const run = () => 1"),
+    ] {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    }
+    let tested = task(&["test"], folder.path());
+    let text = said(&tested);
+    assert!(!tested.status.success());
+    for wanted in [
+        "a-wrong.ts:1:",
+        "b.test.ts:2:",
+        "Error: at once",
+        "waits for nothing",
+        "ok      it is one",
+        "2 passed, 4 failed",
+        "4 tests failed",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+}
+
+#[test]
+fn a_file_that_is_imported_later_and_not_there_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    };
+    let lazy = "export const run = async () => [await import('./there'), \
+                await import('./lib/missing.ts'), await import('reauth:other')];";
+    write("lazy.ts", lazy);
+    write("there.ts", "export const other = () => import('./nowhere');");
+    let checked = task(&["check"], folder.path());
+    let text = said(&checked);
+    assert!(checked.status.success(), "it may never come to that: {text}");
+    assert!(text.contains("lazy.ts imports ./lib/missing.ts, which is not there"), "{text}");
+    assert!(text.contains("there.ts imports ./nowhere, which is not there"), "{text}");
+    assert_eq!(text.matches("which is not there").count(), 2, "{text}");
+}
+
+#[test]
 fn what_is_unlike_is_not_equal_and_a_task_has_its_own_params_in_its_tests() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| {

@@ -1,6 +1,10 @@
 //! The client verbs against a real server, as an operator uses them.
 
-use crate::{Kind, Serving, Shop, error_of, text};
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::{Kind, Serving, Shop, error_of, reauth, text};
 
 #[test]
 fn an_operator_does_a_days_work_with_the_verbs() {
@@ -250,7 +254,9 @@ fn logs_say_why_the_run_that_began_last_failed(shop: &Shop, serving: &Serving) {
 export async function run({ fails }: Params) {
     console.log('late began');
     if (fails) throw new RangeError('no such day');
-    await CloudCode.scheduleTask({ task: 'late', parameters: { fails }, after: '1d' });
+    for (let day = 1; day <= 60; day += 1) {
+        await CloudCode.scheduleTask({ task: 'late', parameters: { fails }, after: `${day}d` });
+    }
 }";
     std::fs::write(&file, source).expect("a file");
     operator(&["task", "put", &file, "--scope", "tasks:run"]);
@@ -259,8 +265,9 @@ export async function run({ fails }: Params) {
     let error = error_of(&serving.verb(&shop.operator, &failed));
     assert!(error.contains("no such day"), "{error}");
     let runs = operator(&["task", "runs", "late"]);
-    assert_eq!((&runs[0]["state"], &runs[1]["state"]), (&"queued".into(), &"failed".into()));
-    let run = text(&runs[1]["id"]);
+    let states = [0, 1, 2].map(|at| text(&runs[at]["state"]));
+    assert_eq!(states, ["failed", "succeeded", "queued"], "what waits for later comes last");
+    let run = text(&runs[0]["id"]);
     for words in [vec!["late"], vec!["-f", &run]] {
         let words = [vec!["task", "logs"], words].concat();
         let logs = serving.verb(&shop.operator, &words);
@@ -269,6 +276,32 @@ export async function run({ fails }: Params) {
         assert!(why.contains("RangeError: no such day"), "{words:?}: {why}");
         assert!(why.contains("late.ts:4:"), "the place as it was written: {words:?}: {why}");
     }
+    follows_what_begins(shop, serving);
+}
+
+/// Whatever else waits for later.
+fn follows_what_begins(shop: &Shop, serving: &Serving) {
+    let mut following = reauth();
+    following.env("REAUTH_URL", &serving.url).env("REAUTH_TOKEN", &shop.operator);
+    let following = following.args(["task", "logs", "-f", "late"]);
+    let following = following.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut following = following.expect("it follows");
+    let mut heard = BufReader::new(following.stdout.take().expect("its output"));
+    let (sender, line) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = heard.read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    // Nobody says when it has begun to look: what comes after that is heard.
+    let line = (0..20).find_map(|_| {
+        let fails = ["task", "run", "late", "--params", "{\"fails\":true}"];
+        serving.verb(&shop.operator, &fails);
+        line.recv_timeout(Duration::from_secs(1)).ok()
+    });
+    following.kill().expect("our own process");
+    following.wait().expect("it ends");
+    assert!(line.as_ref().is_some_and(|line| line.contains("late began")), "{line:?}");
 }
 
 fn error_of_log(logs: &std::process::Output) -> String {

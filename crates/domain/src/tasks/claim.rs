@@ -9,7 +9,7 @@ use super::queue::{NewRun, Trigger, insert};
 use super::runs::RunState;
 use super::{COLUMNS, Order, Task, task, task_columns};
 use crate::ledger::{Change, Subject};
-use crate::store::{Row, Tx, args};
+use crate::store::{Read, Row, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, RunId};
 use crate::values::secret::{Secret, SecretKind};
@@ -83,29 +83,40 @@ pub async fn claim(tx: &mut Tx, claim: Claim) -> Result<Option<Claimed>> {
     }
 }
 
+/// The runs `r`, of the tasks `t`, that may begin at `$1` if an app may have `$2` going.
+macro_rules! that_may_begin {
+    () => {
+        " from runs r join tasks t on t.app_id = r.app_id and t.name = r.task
+          where r.state = 'queued' and r.due_at <= $1
+          and (t.single_instance = 0 or not exists
+            (select 1 from runs x
+             where x.state = 'running' and x.app_id = r.app_id and x.task = r.task))
+          and (r.queue is null or not exists
+            (select 1 from runs x
+             where x.state = 'running' and x.app_id = r.app_id and x.queue = r.queue))
+          and (select count(*) from runs x where x.state = 'running'
+               and x.app_id = r.app_id and x.trigger <> 'web') < $2"
+    };
+}
+
+/// Whether there is a run that `claim` would take, if an app may have so many going.
+pub async fn has_due(read: &mut Read, per_app: i64) -> Result<bool> {
+    let (now, sql) = (read.now(), concat!("select 1", that_may_begin!(), " limit 1"));
+    Ok(read.first(sql, args![now, per_app]).await?.is_some())
+}
+
 /// The oldest run that may begin.
 async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Row>> {
     let now = tx.now();
-    tx.first(
+    let sql = concat!(
         task_columns!(
-            ", r.app_id, r.id, r.params, r.attempt, r.tries_left, r.trigger, r.rehearsed,
-                 r.depth
-                 from runs r join tasks t on t.app_id = r.app_id and t.name = r.task
-                 where r.state = 'queued' and r.due_at <= $1
-                 and (t.single_instance = 0 or not exists
-                   (select 1 from runs x
-                    where x.state = 'running' and x.app_id = r.app_id and x.task = r.task))
-                 and (r.queue is null or not exists
-                   (select 1 from runs x
-                    where x.state = 'running' and x.app_id = r.app_id and x.queue = r.queue))
-                 and (select count(*) from runs x where x.state = 'running'
-                      and x.app_id = r.app_id and x.trigger <> 'web') < $2
-                 order by (select count(*) from runs x where x.state = 'running'
-                           and x.app_id = r.app_id), r.due_at, r.id limit 1"
+            ", r.app_id, r.id, r.params, r.attempt, r.tries_left, r.trigger, r.rehearsed, r.depth"
         ),
-        args![now, per_app],
-    )
-    .await
+        that_may_begin!(),
+        " order by (select count(*) from runs x where x.state = 'running'
+                    and x.app_id = r.app_id), r.due_at, r.id limit 1"
+    );
+    tx.first(sql, args![now, per_app]).await
 }
 
 /// A run of a task that cannot be read ends, and says so: the others do not wait for it.

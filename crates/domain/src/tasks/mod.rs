@@ -24,7 +24,7 @@ use crate::values::ids::AppId;
 use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
-pub use claim::{Claim, Claimed, begin, claim, renew};
+pub use claim::{Claim, Claimed, begin, claim, has_due, renew};
 pub use due::{Fired, fire_due, next_due};
 pub use events::{KINDS as EVENT_KINDS, Looked, fire_events};
 pub use finish::{Ending, Finished, cancel_queued, finish, put_back, recover, retry};
@@ -32,7 +32,7 @@ pub use options::{Misfire, Options};
 pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue};
 pub use runs::{
     Filter as RunFilter, LogRow, Run, RunState, depth_of, find as find_run, forget as forget_runs,
-    has_due, page as page_of_runs, state_counts,
+    page as page_of_runs, state_counts,
 };
 pub use schedule::Schedule;
 

@@ -144,9 +144,12 @@ pub struct Filter {
     pub task: Option<String>,
     /// In this state; in any if absent.
     pub state: Option<RunState>,
+    /// Only those that have begun, the one that began last first.
+    pub is_begun: bool,
 }
 
-/// One page of an app's runs without their logs, newest first, and how many there are in all.
+/// One page of an app's runs without their logs, newest first, and how many there are in all. What
+/// waits for later comes after all else: it may be more than a page.
 pub async fn page(
     read: &mut Read,
     app: AppId,
@@ -161,8 +164,9 @@ pub async fn page(
     let state = filter.state.map(RunState::name);
     let task = filter.task.clone();
     let sql = "select count(*) from runs where app_id = $1
-               and ($2 is null or task = $2) and ($3 is null or state = $3)";
-    let total = read.count(sql, args![app, task.clone(), state]).await?;
+               and ($2 is null or task = $2) and ($3 is null or state = $3)
+               and ($4 = 0 or started_at is not null)";
+    let total = read.count(sql, args![app, task.clone(), state, filter.is_begun]).await?;
     // What is long is for those who ask for the one run.
     let sql = concat!(
         "select id, task, trigger, state, attempt,
@@ -170,18 +174,14 @@ pub async fn page(
          finished_at, case when length(result) <= 4096 then result end, error_kind,
          substr(error, 1, 1000), queue, rehearsed, null, null",
         " from runs where app_id = $1 and ($2 is null or task = $2) and ($3 is null or state = $3)
-         order by due_at desc, id desc limit $4 offset $5"
+         and ($4 = 0 or started_at is not null)
+         order by case when $4 = 0 and state = 'queued' and due_at > $5 then 1 else 0 end,
+         case when $4 = 0 then due_at else started_at end desc, id desc limit $6 offset $7"
     );
-    let rows = read.rows(sql, args![app, task, state, limit.clamp(0, PAGE_ROWS_MAX), skip]).await?;
+    let (limit, now) = (limit.clamp(0, PAGE_ROWS_MAX), read.now());
+    let rows = read.rows(sql, args![app, task, state, filter.is_begun, now, limit, skip]).await?;
     let runs: Result<Vec<Run>> = rows.iter().map(run).collect();
     Ok((runs?, total))
-}
-
-/// Whether a run waits that may begin now.
-pub async fn has_due(read: &mut Read) -> Result<bool> {
-    let sql = "select count(*) from runs where state = 'queued' and due_at <= $1";
-    let now = read.now();
-    Ok(read.count(sql, args![now]).await? > 0)
 }
 
 /// How many runs wait and how many are going.

@@ -98,7 +98,8 @@ async function answerWeb(namespace, self, call) {
   try {
     request = new WebRequest(call.request);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    // A body may be no JSON, or nested more deeply than there is a stack for.
+    if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error;
     return webAnswer({ error: "the body is no JSON" }, 400);
   }
   // What the body says stands above what the address says.
@@ -222,6 +223,10 @@ function webHead(status, headers, isEmpty = false) {
     throw new TypeError(`a web task answers with ${known}, not with ${type || "bytes"}`);
   }
   const given = headers.get("content-type");
+  // As a whole: a browser may go by what comes after a comma.
+  if (!/^[^;,]*(;\s*charset=("?)[\w-]+\2\s*)?$/i.test(given)) {
+    throw new TypeError(`a type has a charset at most, not ${shown(given)}`);
+  }
   if (type.startsWith("text/") && !/;\s*charset=/i.test(given)) {
     headers.set("content-type", `${given}; charset=utf-8`);
   }

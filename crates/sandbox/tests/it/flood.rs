@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reauth_sandbox::{Host, Limits, Outcome, Request, Response};
+use reauth_sandbox::{Host, Job, Limits, Outcome, Request, Response};
 use serde_json::{Value, json};
 
 use super::escape::{lying, say};
@@ -40,14 +40,62 @@ mod child {
         lying(|socket| say(socket, &fetch(1, &vec![("", ""); 1_000_000], "")));
     }
 
+    fn give_up(id: u32) -> Value {
+        json!({ "GiveUp": { "id": id } })
+    }
+
     #[test]
     #[ignore = "a child that gives up what it never asked for: started by the test below"]
     fn gives_up_what_is_not_there() {
-        lying(|socket: &mut UnixStream| {
-            say(socket, &json!({ "GiveUp": { "id": 7 } }));
+        lying(|socket| say(socket, &give_up(7)));
+    }
+
+    #[test]
+    #[ignore = "a child that gives up more than it asked for: started by the test below"]
+    fn gives_up_twice() {
+        lying(|socket| {
             say(socket, &fetch(1, &[], ""));
-            (0..2).for_each(|_| say(socket, &json!({ "GiveUp": { "id": 1 } })));
+            (0..2).for_each(|_| say(socket, &give_up(1)));
+        });
+    }
+
+    #[test]
+    #[ignore = "a child whose requests are all called the same: started by the test below"]
+    fn asks_by_one_number() {
+        lying(|socket| (0..2).for_each(|_| say(socket, &fetch(1, &[], ""))));
+    }
+
+    #[test]
+    #[ignore = "a child whose requests have been answered, or will be: started by the test below"]
+    fn gives_up_each_once() {
+        lying(|socket| {
+            (1..=3).for_each(|id| say(socket, &fetch(id, &[], "")));
+            // Whether the answer is on its way or not, nobody knows here.
+            std::thread::sleep(Duration::from_millis(100));
+            (1..=3).for_each(|id| say(socket, &give_up(id)));
             say(socket, &json!({ "End": { "Done": "calm" } }));
+        });
+    }
+
+    fn begin(socket: &mut UnixStream) {
+        say(socket, &json!({ "Head": { "status": 200, "headers": [], "body": "" } }));
+    }
+
+    #[test]
+    #[ignore = "a child that answers nothing, again and again: started by the test below"]
+    fn sends_empty_pieces() {
+        lying(|socket| {
+            begin(socket);
+            say(socket, &json!({ "Piece": "" }));
+        });
+    }
+
+    #[test]
+    #[ignore = "a child that answers without end: started by the test below"]
+    fn sends_piece_after_piece() {
+        lying(|socket| {
+            begin(socket);
+            (0..1_000).for_each(|_| say(socket, &json!({ "Piece": "eA==" })));
         });
     }
 }
@@ -84,12 +132,35 @@ async fn a_request_has_a_hundred_headers_at_most() {
     assert_eq!(report.outcome, too_many);
 }
 
-#[tokio::test]
-async fn who_gives_up_what_is_not_there_disturbs_nothing() {
+async fn told(entry: &str, limits: &Limits) -> Outcome {
+    let web = json!({ "kind": "web", "params": {}, "request": { "method": "GET", "url": "http://x/",
+        "path": "/", "headers": [], "query": {}, "body": "" } });
     let job = job("t.js", "export function run() {}", Value::Null);
-    let child = sandbox("flood::child::gives_up_what_is_not_there");
-    let report = child.run(&job, &limits(), &World::default()).await;
-    assert_eq!(report.outcome, Outcome::Done(json!("calm").into()));
+    let job = Job { call: serde_json::from_value(web).expect("a call"), ..job };
+    let child = sandbox(&format!("flood::child::{entry}"));
+    child.run(&job, limits, &World::default()).await.outcome
+}
+
+#[tokio::test]
+async fn who_says_what_no_honest_child_says_is_heard_no_more() {
+    let lie = Outcome::Crashed { why: "the child said what was not asked".into() };
+    let limits = Limits { wall: Duration::from_secs(5), ..limits() };
+    for liar in
+        ["gives_up_what_is_not_there", "gives_up_twice", "asks_by_one_number", "sends_empty_pieces"]
+    {
+        assert_eq!(told(liar, &limits).await, lie, "{liar}");
+    }
+    assert_eq!(told("gives_up_each_once", &limits).await, Outcome::Done(json!("calm").into()));
+}
+
+#[tokio::test]
+async fn a_run_says_so_much_and_no_more() {
+    let limits = Limits { wall: Duration::from_secs(5), frames_max: 900, ..limits() };
+    let wanted = Outcome::TooLarge { what: "the number of messages, over 900,".into() };
+    assert_eq!(told("sends_piece_after_piece", &limits).await, wanted);
+    // An honest script, too: it is told what to do less of.
+    let source = "export function run() { for (;;) console.log('again') }";
+    assert_eq!(run_within(source, &limits).await.outcome, wanted);
 }
 
 #[tokio::test]

@@ -1,11 +1,16 @@
 //! What a child has from the process that started it: no file, and no longer life.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use reauth_sandbox::{Host, Limits, Outcome, Request, Response};
+use reauth_sandbox::{Host, Limits, Outcome, Request, Response, drop_rights};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -66,7 +71,7 @@ fn parent_of_a_spinning_child() {
 fn a_child_does_not_outlive_a_parent_that_is_killed() {
     let args = ["inherited::parent_of_a_spinning_child", "--exact", "--ignored", "--nocapture"];
     let program = std::env::current_exe().expect("the test program");
-    let mut parent = std::process::Command::new(program)
+    let mut parent = Command::new(program)
         .args(args)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -115,4 +120,46 @@ fn children_of(parent: u32) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").expect("processes").flatten();
     let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     all.filter(|process| stat(*process).is_some_and(|(_, of)| of == parent)).collect()
+}
+
+/// What a service manager has limited more strictly than we would, and no right to take that back.
+#[test]
+#[ignore = "a child of a service with limits of its own: started by the test below"]
+fn child_of_a_limited_service() {
+    for (resource, hard) in [(Resource::Cpu, 20), (Resource::Nofile, 12)] {
+        let limit = Rlimit { current: Some(hard), maximum: Some(hard) };
+        setrlimit(resource, limit).expect("it becomes less");
+    }
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, none).expect("rights are given up");
+    let mut limits = File::open("/proc/self/limits").expect("its limits");
+    let guards = drop_rights(&Limits::default());
+    let mut text = [0; 4_096];
+    let length = limits.read(&mut text).expect("its limits");
+    let text = String::from_utf8_lossy(&text[..length]);
+    let has = |name: &str, soft: &str, hard: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a limit");
+        line.split_whitespace().take(2).eq([soft, hard])
+    };
+    let is_right = guards.rlimits
+        && has("Max cpu time", "19", "20")
+        && has("Max open files", "12", "12")
+        && has("Max processes", "0", "0")
+        && has("Max file size", "0", "0")
+        && has("Max core file size", "0", "0")
+        && !has("Max address space", "unlimited", "unlimited");
+    if !is_right {
+        eprintln!("{guards}\n{text}");
+    }
+    std::process::exit(i32::from(!is_right))
+}
+
+#[test]
+fn stricter_limits_of_a_service_are_kept_and_ours_are_set_all_the_same() {
+    let name = "inherited::child_of_a_limited_service";
+    let mut child = Command::new(std::env::current_exe().expect("this program"));
+    let child = child.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    let ended = child.output().expect("it runs");
+    assert!(ended.status.success(), "{ended:?}");
 }

@@ -3,6 +3,7 @@
 mod bodies;
 mod database;
 mod escape;
+mod examples;
 mod flood;
 mod globals;
 mod inherited;

@@ -184,6 +184,18 @@ async fn a_body_is_read_as_what_it_says_it_is() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_nested_too_deeply_is_the_callers_fault() {
+    let source = open("export const post = ({ params }) => params");
+    for text in ["[".repeat(200_000), "[".repeat(200_000) + &"]".repeat(200_000)] {
+        let (status, _, text) = Asked::json(text.leak()).of(&source).await;
+        assert_eq!((status, text.as_str()), (400, "{\"error\":\"the body is no JSON\"}"));
+    }
+    // A task that throws is at fault itself, whatever it throws.
+    let source = open("export const post = () => JSON.parse('['.repeat(200_000))");
+    Asked::json("{}").must_throw(&source, "call stack").await;
+}
+
+#[tokio::test]
 async fn a_signed_webhook_is_verified() {
     // RFC 4231, case 2.
     let source = "

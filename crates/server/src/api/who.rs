@@ -189,6 +189,19 @@ pub(crate) fn is_known(state: &App, headers: &HeaderMap, app: AppId) -> bool {
     admit(state, headers, Some(app)).is_ok()
 }
 
+/// The run that asks, if this is the token of one that is going, of whichever app. Whatever else it
+/// is says nothing.
+pub(crate) fn calling_run(state: &App, token: &str) -> Result<Option<RunId>, Answer> {
+    if !matches!(kind_of_secret(token), Some(SecretKind::Run)) {
+        return Ok(None);
+    }
+    let admitted = state.db.live().admit(&SecretHash::of(token), state.db.now())?;
+    Ok(match admitted.map(|admitted| admitted.by) {
+        Ok(By::Task { id, .. }) => Some(id),
+        _ => None,
+    })
+}
+
 /// The holder of the token, if the decision lets it be used, for this app.
 fn admit(
     state: &App,

@@ -30,8 +30,12 @@ const RESPONSE_BYTES_MAX: usize = 8 << 20;
 const HEADERS_MAX: usize = 100;
 /// How often an answer may lead on.
 const REDIRECTS_MAX: usize = 5;
+/// Tells our own API which run asks, by its token: a web task must know how many tasks have started
+/// each other before it.
+pub(crate) const CALLER: &str = "reauth-caller";
 /// Headers that speak for the connection, which is ours; as is every one that begins with `proxy-`.
-const HEADERS_OF_THE_CONNECTION: [&str; 10] = [
+const HEADERS_OF_THE_CONNECTION: [&str; 11] = [
+    CALLER,
     "connection",
     "content-length",
     "expect",
@@ -172,12 +176,19 @@ impl Reach {
         rules.check(url).map(|()| Peer::World)
     }
 
+    fn caller(&self) -> Result<HeaderValue, String> {
+        let mut token = HeaderValue::from_str(&self.own.1).map_err(|error| error.to_string())?;
+        token.set_sensitive(true);
+        Ok(token)
+    }
+
     async fn send(&self, hop: &Hop, peer: &Peer) -> Result<reqwest::Response, String> {
         let mut headers = hop.headers.clone();
         let (client, url) = match peer {
             Peer::Own(url) => {
                 // It may be believed from this machine, and a script is no proxy.
                 headers.remove("x-forwarded-for");
+                headers.insert(CALLER, self.caller()?);
                 (&self.app.client, url)
             }
             Peer::World => (&self.app.egress, &hop.url),

@@ -195,11 +195,12 @@ pub(crate) async fn carry_out_all(app: &App) -> Result<Vec<(String, RunState)>> 
 }
 
 async fn claim(app: &App) -> Result<Option<Ready>> {
-    if !tasks::has_due(&mut app.db.read().await?).await? {
+    let claim = claim_of(app, app.config.tasks.wall);
+    if !tasks::has_due(&mut app.db.read().await?, claim.per_app).await? {
         return Ok(None);
     }
     let mut tx = app.db.write(By::System).await?;
-    let claimed = tasks::claim(&mut tx, claim_of(app, app.config.tasks.wall)).await?;
+    let claimed = tasks::claim(&mut tx, claim).await?;
     let ready = claimed.map(|claimed| Ready::new(app, claimed));
     tx.commit().await?;
     Ok(ready)

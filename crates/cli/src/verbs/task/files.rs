@@ -35,6 +35,8 @@ pub(crate) struct LocalTask {
     pub(crate) entry: String,
     /// How many files were written for it.
     pub(crate) written: usize,
+    /// Files that are imported and not there, each with the file that imports it.
+    pub(crate) missing: Vec<(String, String)>,
     /// What is sent and compiled, or why there is nothing.
     pub(crate) ready: Result<Ready>,
     /// Its `task.toml`, if it has one.
@@ -247,23 +249,31 @@ fn listed(root: &Path) -> Result<Vec<LocalTask>> {
     Ok(tasks)
 }
 
-/// A file with all that it imports, bundled if that are packages; and how many files it was.
-pub(crate) fn ready(root: &Path, entry: &str) -> Result<(Result<Ready>, usize)> {
-    let files = with_imports(root, entry)?;
-    let written = files.len();
-    let ready = match package_of(&files) {
+/// A file with all that it imports, bundled if that are packages.
+pub(crate) fn ready(root: &Path, entry: &str) -> Result<Result<Ready>> {
+    Ok(made_ready(root, entry, with_imports(root, entry)?))
+}
+
+fn made_ready(root: &Path, entry: &str, Found { files, .. }: Found) -> Result<Ready> {
+    match package_of(&files) {
         None => Ok(Ready { entry: entry.to_owned(), files, is_bundle: false }),
         Some((file, package)) => {
             let why = format!("{} imports the npm package {package}", root.join(file).display());
             Ready::bundled(root, entry, &why)
         }
-    };
-    Ok((ready, written))
+    }
 }
 
-/// A file and all that it imports, by their names below the root.
-fn with_imports(root: &Path, entry: &str) -> Result<BTreeMap<String, String>> {
-    let mut files = BTreeMap::new();
+/// A file and all that it imports.
+struct Found {
+    /// By their names below the root.
+    files: BTreeMap<String, String>,
+    /// What is not there: who imports what.
+    missing: Vec<(String, String)>,
+}
+
+fn with_imports(root: &Path, entry: &str) -> Result<Found> {
+    let (mut files, mut missing) = (BTreeMap::new(), Vec::new());
     let mut open = vec![entry.to_owned()];
     while let Some(name) = open.pop() {
         if files.contains_key(&name) {
@@ -271,16 +281,21 @@ fn with_imports(root: &Path, entry: &str) -> Result<BTreeMap<String, String>> {
         }
         let source = read(&root.join(&name))?;
         for wanted in sandbox::imports(&name, &source) {
-            // What is not there is told by the compiler, with its place.
-            open.extend(sandbox::resolve(&name, &wanted, |other| root.join(other).is_file()));
+            match sandbox::resolve(&name, &wanted, |other| root.join(other).is_file()) {
+                Some(found) => open.push(found),
+                None if wanted.starts_with('.') => missing.push((name.clone(), wanted)),
+                None => {}
+            }
         }
         files.insert(name, source);
     }
-    Ok(files)
+    Ok(Found { files, missing })
 }
 
 fn task_of(root: &Path, entry: &str) -> Result<LocalTask> {
-    let (ready, written) = ready(root, entry)?;
+    let mut found = with_imports(root, entry)?;
+    let (written, missing) = (found.files.len(), std::mem::take(&mut found.missing));
+    let ready = made_ready(root, entry, found);
     let name = name_of(entry);
     let toml = match entry.rsplit_once('/') {
         Some((folder, _)) => root.join(folder).join("task.toml"),
@@ -289,7 +304,7 @@ fn task_of(root: &Path, entry: &str) -> Result<LocalTask> {
     let toml = Some(toml).filter(|path| path.is_file());
     let said = toml.as_deref().map(said).transpose()?.unwrap_or_default();
     let (root, entry) = (root.to_owned(), entry.to_owned());
-    Ok(LocalTask { name, root, entry, written, ready, toml, said })
+    Ok(LocalTask { name, root, entry, written, missing, ready, toml, said })
 }
 
 /// The name of the task whose entry this is: that of its folder, or of the file.

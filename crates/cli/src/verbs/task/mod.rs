@@ -280,11 +280,7 @@ async fn logs(context: &Context, of: &str) -> Result<()> {
     let id = if is_run_id(of) {
         of.to_owned()
     } else {
-        // One that is queued for tomorrow is due later, but has nothing to show. Moments are whole
-        // seconds: of two that began in the same one, the one listed first is the newer.
-        let runs = app.task_runs(of, RUNS_SHOWN).await?.objects.into_iter().rev();
-        let begun = runs.filter(|run| run.started_at.is_some());
-        let newest = begun.max_by_key(|run| run.started_at);
+        let newest = app.begun_runs(of, 1).await?.objects.pop();
         let none = || Failure::new(format!("task {of} has not run yet"));
         newest.ok_or_else(|| none().help(format!("run it with `reauth task run {of}`")))?.id
     };
@@ -325,7 +321,7 @@ async fn follow_logs(context: &Context, of: &str) -> Result<()> {
                 current = None;
             }
         } else {
-            let runs = app.task_runs(of, RUNS_SHOWN).await?.objects;
+            let runs = app.begun_runs(of, RUNS_SHOWN).await?.objects;
             // What had ended before we came is for `logs` without --follow.
             let old = |run: &&Run| is_first && run.state.is_end();
             seen.extend(runs.iter().filter(old).map(|run| run.id.clone()));

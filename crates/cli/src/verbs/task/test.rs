@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reauth_server::sandbox::{
-    self, Backend, Call, Job, Json, Limits, LogLine, Outcome, Report, RunFacts, Sandbox, Script,
+    self, Backend, Call, Job, Limits, LogLine, Outcome, Report, RunFacts, Sandbox, Script,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -40,8 +40,25 @@ struct Tested {
     expected: Option<String>,
 }
 
+/// How many tests passed, and how many failed. A file whose tests did not end is one that failed.
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+impl Count {
+    fn add(&mut self, tested: &Tested) {
+        if tested.ok {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
+}
+
 pub(super) async fn test(context: &Context, wanted: &Tests) -> Result<()> {
-    let (passed, failed) = all(context, wanted).await?;
+    let Count { passed, failed } = all(context, wanted).await?;
     let text = format!("{passed} passed, {failed} failed");
     context.output.done(&text, json!({ "ok": failed == 0, "passed": passed, "failed": failed }))?;
     match failed {
@@ -51,46 +68,48 @@ pub(super) async fn test(context: &Context, wanted: &Tests) -> Result<()> {
     }
 }
 
-/// How many tests passed, and how many failed.
-async fn all(context: &Context, wanted: &Tests) -> Result<(usize, usize)> {
+async fn all(context: &Context, wanted: &Tests) -> Result<Count> {
     let LocalTests { root, tasks, tests } = tests_at(&wanted.path)?;
     if tests.is_empty() {
         let what = format!("no test is at {}", wanted.path.display());
         return Err(Failure::new(what).help("a test of tidy.ts is called tidy.test.ts"));
     }
-    let (mut passed, mut failed) = (0, 0);
+    let mut count = Count::default();
     for (name, subject) in tests {
         context.output.tell(&root.join(&name).display().to_string())?;
-        let lab = (right_tasks(tasks.clone(), &subject)?, subject);
-        for tested in file(context, (&root, &name), lab, wanted.filter.as_deref()).await? {
-            if tested.ok {
-                passed += 1;
-            } else {
-                failed += 1;
-            }
+        let of = (root.as_path(), name.as_str(), wanted.filter.as_deref());
+        // What is wrong with one file hides no other.
+        if let Err(failure) = file(context, of, (&tasks, subject), &mut count).await {
+            let _ = failure.report();
+            count.failed += 1;
         }
     }
-    Ok((passed, failed))
+    Ok(count)
 }
 
-/// Runs the tests of one file in a child, as a task runs.
+/// Runs the tests of one file in a child, as a task runs. A failure is what ended them all.
 async fn file(
     context: &Context,
-    (root, name): (&Path, &str),
-    (tasks, subject): (Vec<LocalTask>, String),
-    filter: Option<&str>,
-) -> Result<Vec<Tested>> {
+    (root, name, filter): (&Path, &str, Option<&str>),
+    (tasks, subject): (&[LocalTask], String),
+    count: &mut Count,
+) -> Result<()> {
+    let tasks = right_tasks(tasks.to_vec(), &subject)?;
     let script = script(root, name)?;
     let (sender, mut told) = mpsc::unbounded_channel();
     let lab = Lab::new(tasks, subject, sender);
     let params = json!({ "filter": filter.unwrap_or_default() });
+    let mut hear = |result: Value| {
+        let tested: serde_json::Result<Tested> = serde_json::from_value(result);
+        if let Ok(tested) = tested {
+            count.add(&tested);
+            // Nobody reads any more: the results are counted all the same.
+            let _ = context.output.tell(&line(&tested, &script));
+        }
+    };
     let tell = async {
         while let Some(result) = told.recv().await {
-            let tested: serde_json::Result<Tested> = serde_json::from_value(result);
-            if let Ok(tested) = tested {
-                // Nobody reads any more: the results are counted all the same.
-                let _ = context.output.tell(&line(&tested, &script));
-            }
+            hear(result);
         }
     };
     let report = tokio::select! {
@@ -99,14 +118,11 @@ async fn file(
     };
     lab.end().await;
     while let Ok(result) = told.try_recv() {
-        let tested: serde_json::Result<Tested> = serde_json::from_value(result);
-        if let Ok(tested) = tested {
-            context.output.tell(&line(&tested, &script))?;
-        }
+        hear(result);
     }
     log(context, &report.log);
     match report.outcome {
-        Outcome::Done(results) => read(&results),
+        Outcome::Done(_) => Ok(()),
         Outcome::Threw { message, stack } => Err(Failure::new(format!("{message}\n{stack}"))),
         other => Err(Failure::new(format!("the tests of {name} did not end: {other:?}"))),
     }
@@ -141,13 +157,9 @@ pub(super) async fn in_child(script: &Script, params: Value, lab: &Lab) -> Resul
     Ok(sandbox.run(&job, &limits, lab).await)
 }
 
-fn read(results: &Json) -> Result<Vec<Tested>> {
-    results.read().map_err(|error| Failure::new(format!("the results: {error}")))
-}
-
 /// The test with all that it imports, and what runs it.
 fn script(root: &Path, name: &str) -> Result<Script> {
-    let ready = ready(root, name)?.0?;
+    let ready = ready(root, name)??;
     let main = format!("import \"./{}\"; export {{ run }} from \"reauth:test\";", ready.entry);
     with_lab(main, ready.files)
 }

@@ -214,6 +214,7 @@ pub(super) fn check(context: &Context, paths: &[PathBuf]) -> Result<()> {
             match checked(&task) {
                 Ok(found) => {
                     context.output.tell(&told(&task, &found))?;
+                    warn_of_missing(context, &task);
                     all.push(json!({ "task": task.name, "ok": true, "next": found.fires }));
                 }
                 Err(failure) => {
@@ -229,6 +230,16 @@ pub(super) fn check(context: &Context, paths: &[PathBuf]) -> Result<()> {
         0 => Ok(()),
         1 => Err(Failure::new("1 task is wrong")),
         count => Err(Failure::new(format!("{count} tasks are wrong"))),
+    }
+}
+
+/// What is imported at once and not there is wrong, and was told with its place. What is imported
+/// later, by `import("./x.ts")`, may never be.
+fn warn_of_missing(context: &Context, task: &LocalTask) {
+    for (file, wanted) in &task.missing {
+        let file = task.root.join(file);
+        let what = format!("{} imports {wanted}, which is not there", file.display());
+        context.output.remark(&format!("  warning: {what}: a run that comes to it fails"));
     }
 }
 

@@ -278,34 +278,40 @@ async fn wait_for(state: &App, app: reauth_domain::AppId, id: RunId) -> Result<R
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(crate) struct StateQuery {
+pub(crate) struct RunsQuery {
     /// Only runs in this state.
     state: Option<String>,
+    /// Only runs that have begun, the one that began last first.
+    begun: bool,
 }
 
-impl StateQuery {
-    fn read(&self) -> Result<Option<RunState>, Answer> {
-        let Some(text) = &self.state else { return Ok(None) };
-        let why = "must be queued, running, succeeded, failed, dead or cancelled";
-        text.parse().map(Some).map_err(|()| Error::invalid("state", why).into())
+impl RunsQuery {
+    fn filter(self, task: Option<String>) -> Result<RunFilter, Answer> {
+        let read = |text: String| {
+            let why = "must be queued, running, succeeded, failed, dead or cancelled";
+            text.parse().map_err(|()| Error::invalid("state", why))
+        };
+        let state = self.state.map(read).transpose()?;
+        Ok(RunFilter { task, state, is_begun: self.begun })
     }
 }
 
-/// A page of a task's runs without their logs, newest first. Scope: `tasks:read`.
+/// A page of a task's runs without their logs, newest first; those that wait for later are last.
+/// Scope: `tasks:read`.
 #[utoipa::path(get, path = "/api/v4/{app}/tasks/{task}/runs", tag = "tasks",
-    params(("app" = String, Path), ("task" = String, Path), StateQuery, PageQuery),
+    params(("app" = String, Path), ("task" = String, Path), RunsQuery, PageQuery),
     responses((status = 200, body = List<RunView>), (status = 404, body = ErrorBody)))]
 pub(crate) async fn list_of_task(
     who: Backend<TasksRead>,
     PathOf((_, name)): PathOf<(String, String)>,
-    QueryOf(query): QueryOf<StateQuery>,
+    QueryOf(query): QueryOf<RunsQuery>,
     page: Page,
 ) -> Result<Json<List<RunView>>, Answer> {
     let mut read = who.state.db.read().await?;
-    let filter = RunFilter { task: Some(name.clone()), state: query.read()? };
+    let filter = query.filter(Some(name.clone()))?;
     let (runs, total) =
         tasks::page_of_runs(&mut read, who.app, &filter, page.limit, page.skip).await?;
-    if total == 0 && filter.state.is_none() {
+    if total == 0 && filter.state.is_none() && !filter.is_begun {
         // Runs outlive their task; neither of them is a wrong name.
         tasks::find(&mut read, who.app, &name).await?;
     }
@@ -313,17 +319,18 @@ pub(crate) async fn list_of_task(
     Ok(Json(List::new(views, total, page)))
 }
 
-/// A page of the app's runs without their logs, newest first. Scope: `tasks:read`.
+/// A page of the app's runs without their logs, newest first; those that wait for later are last.
+/// Scope: `tasks:read`.
 #[utoipa::path(get, path = "/api/v4/{app}/runs", tag = "tasks",
-    params(("app" = String, Path), StateQuery, PageQuery),
+    params(("app" = String, Path), RunsQuery, PageQuery),
     responses((status = 200, body = List<RunView>), (status = 422, body = ErrorBody)))]
 pub(crate) async fn list(
     who: Backend<TasksRead>,
-    QueryOf(query): QueryOf<StateQuery>,
+    QueryOf(query): QueryOf<RunsQuery>,
     page: Page,
 ) -> Result<Json<List<RunView>>, Answer> {
     let mut read = who.state.db.read().await?;
-    let filter = RunFilter { task: None, state: query.read()? };
+    let filter = query.filter(None)?;
     let (runs, total) =
         tasks::page_of_runs(&mut read, who.app, &filter, page.limit, page.skip).await?;
     let views = runs.into_iter().map(|run| RunView::new(run, false)).collect();

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCod
 use futures_util::stream::{self, Stream};
 use reauth_domain::ledger::By;
 use reauth_domain::tasks::{self, Order, Task, Trigger};
-use reauth_domain::{AppId, Error, Read};
+use reauth_domain::{AppId, Error, Read, RunId};
 use reauth_sandbox::{Part, WebRequest, WebResponse};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,9 @@ use tokio::task::JoinHandle;
 
 use crate::api::answer::{Answer, Kind};
 use crate::api::read::{PathOf, unreadable_query};
+use crate::api::who;
 use crate::app::App;
+use crate::workers::reach::CALLER;
 use crate::workers::run;
 
 /// So long a request waits for others to be answered.
@@ -105,6 +107,8 @@ pub(crate) async fn answer(
         let why = "many requests to web tasks are being answered already: try again".to_owned();
         return Err(Error::Busy { why, retry_after_s: 2 }.into());
     };
+    let caller = headers.get(CALLER).and_then(|token| token.to_str().ok());
+    let caller = caller.map(|token| who::calling_run(&state, token)).transpose()?.flatten();
     // The run keeps how it was asked, not what: a body may hold secrets.
     let asked = json!({ "method": method.as_str(), "path": path });
     let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
@@ -113,7 +117,7 @@ pub(crate) async fn answer(
     // Whoever asked may go away meanwhile: a run that has begun goes on to its end, even if that is
     // before its answer begins.
     let begun = tokio::spawn(async move {
-        let ready = begin(&state, app, &address.task, order).await?;
+        let ready = begin(&state, app, &address.task, (order, caller)).await?;
         let id = ready.id();
         let answered = tokio::spawn(async move {
             let asked = (Value::Object(params), request);
@@ -160,9 +164,17 @@ fn pieces(
 }
 
 /// Begins the run, as the task is now: it may have changed while a place was waited for.
-async fn begin(state: &App, app: AppId, name: &str, order: Order) -> Result<run::Ready, Answer> {
+async fn begin(
+    state: &App,
+    app: AppId,
+    name: &str,
+    (mut order, caller): (Order, Option<RunId>),
+) -> Result<run::Ready, Answer> {
     let mut tx = state.db.write(By::System).await?;
     let task = find(&mut tx, app, name).await?;
+    if let Some(caller) = caller {
+        order.depth = tasks::depth_of(&mut tx, caller).await? + 1;
+    }
     let claim = run::claim_of(state, state.config.tasks.web_wall);
     let claimed = tasks::begin(&mut tx, app, task, order, claim).await?;
     let ready = run::Ready::new(state, claimed);
@@ -179,9 +191,11 @@ async fn find(read: &mut Read, app: AppId, name: &str) -> Result<Task, Answer> {
     }
 }
 
+/// What the script is shown: the token of the run that asks is not for it.
 fn text_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    let shown = headers.iter().filter(|(name, _)| *name != CALLER);
+    shown.map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
 /// What a reverse proxy in front of us would obey: it reaches files of its own.
@@ -212,9 +226,8 @@ fn response(answer: WebResponse, run: &str) -> Result<Response<Body>, Answer> {
         let value: HeaderValue = value.parse().map_err(|_| broken("a header that is none"))?;
         headers.append(name, value);
     }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
-    if !kind.is_empty() && !TYPES.contains(&kind.to_ascii_lowercase().as_str()) {
+    let kinds: Vec<&HeaderValue> = headers.get_all(header::CONTENT_TYPE).iter().collect();
+    if kinds.len() > 1 || !kinds.iter().all(|kind| is_answerable(kind)) {
         return Err(broken("a type that a script may not answer"));
     }
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -223,4 +236,51 @@ fn response(answer: WebResponse, run: &str) -> Result<Response<Body>, Answer> {
         headers.insert("reauth-run", run);
     }
     Ok(response)
+}
+
+/// Whether this is a type that a script may answer, with a charset at most: the whole of it, since
+/// a browser may go by what comes after a comma.
+fn is_answerable(kind: &HeaderValue) -> bool {
+    let Ok(text) = kind.to_str() else { return false };
+    let mut parts = text.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    let is_known = TYPES.iter().any(|known| known.eq_ignore_ascii_case(kind));
+    is_known && parts.next().is_none_or(is_charset) && parts.next().is_none()
+}
+
+fn is_charset(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.split_once('=') else { return false };
+    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let value = quoted.unwrap_or(value);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    name.eq_ignore_ascii_case("charset") && !value.is_empty() && value.chars().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_judged_as_a_whole() {
+        for (kind, is_right) in [
+            ("text/plain", true),
+            ("Text/HTML; Charset=\"UTF-8\"", true),
+            ("application/json ;charset=iso-8859-1", true),
+            ("image/svg+xml", false),
+            ("text/plain;, image/svg+xml", false),
+            ("text/plain, image/svg+xml", false),
+            ("text/plain;charset=utf-8, image/svg+xml", false),
+            ("text/plain;charset=\"utf-8, image/svg+xml\"", false),
+            ("text/plain;charset=utf-8;, image/svg+xml", false),
+            ("text/plain;version=2", false),
+            ("text/plain;charset=", false),
+            ("text/plain;", false),
+            ("", false),
+        ] {
+            let value: HeaderValue = kind.parse().expect("a value");
+            assert_eq!(is_answerable(&value), is_right, "{kind}");
+        }
+        let odd = HeaderValue::from_bytes(b"text/plain\xff").expect("a value");
+        assert!(!is_answerable(&odd));
+    }
 }

@@ -1,6 +1,7 @@
 //! Tasks from end to end: put over HTTP, run in a child, and back into our own API with the token
 //! of the run.
 
+mod callers;
 mod egress;
 mod guards;
 mod hostile;
@@ -19,7 +20,7 @@ use reauth_server::domain::Span;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use self::runs::{NAP, noted};
+use self::runs::{NAP, begin, noted, until_waiting};
 use crate::both;
 use crate::lab::{Lab, good, json_of, refused, text};
 
@@ -30,7 +31,7 @@ both!(
     a_runs_token_dies_with_the_run,
     a_task_cannot_give_access_whatever_its_scopes,
     a_script_reaches_what_the_operator_allows_and_nothing_beside_it,
-    a_child_that_cannot_begin_is_a_failed_run_and_nothing_else,
+    a_child_that_cannot_begin_is_a_run_that_waits_and_nothing_else,
     the_demo_task_turns_every_page,
     a_broken_script_is_refused_and_the_old_one_goes_on,
     failures_are_kept_with_their_reason_and_log,
@@ -274,14 +275,14 @@ fn dying_child() {
     std::process::abort();
 }
 
-async fn a_child_that_cannot_begin_is_a_failed_run_and_nothing_else(mut lab: Lab) {
+async fn a_child_that_cannot_begin_is_a_run_that_waits_and_nothing_else(mut lab: Lab) {
     let mut once = task("t.js", "export function run() {}", &[]);
     once["retries"] = json!(0);
     put(&lab, "t", once.clone()).await;
     "tasks::dying_child".clone_into(&mut lab.child.args[0]);
     lab.restart().await;
-    let run = run(&lab, "t", json!({})).await;
-    assert_eq!((&run["state"], &run["error"]["kind"]), (&json!("dead"), &json!("refused")));
+    let waiting = until_waiting(&lab, &begin(&lab, "t").await, 1).await;
+    assert_eq!(waiting["error"]["kind"], "refused", "{waiting}");
     // Nor can a script be read: it is not known whether it is right.
     refused(lab.api(Method::PUT, "/tasks/t").json(&once), 503, "SERVICE_UNAVAILABLE").await;
     let doctor = good(lab.bare(Method::GET, "/admin/doctor").bearer_auth(&lab.operator)).await;

@@ -23,6 +23,8 @@ both!(
     a_run_is_ended_while_it_goes_and_while_it_waits,
     a_rehearsed_run_says_what_it_would_change_and_changes_nothing,
     what_a_run_has_said_can_be_read_while_it_goes,
+    what_waits_for_later_is_listed_after_all_else,
+    what_must_wait_for_another_run_is_not_due,
     runs_and_their_logs_are_forgotten_in_time,
     params_that_are_too_long_are_a_failed_run,
 );
@@ -79,7 +81,7 @@ fn moment(value: &Value) -> i64 {
 }
 
 /// Waits until a run has been tried so often and waits for the next try.
-async fn until_waiting(lab: &Lab, id: &str, attempt: i64) -> Value {
+pub(super) async fn until_waiting(lab: &Lab, id: &str, attempt: i64) -> Value {
     let began = Instant::now(); // clock: measures
     loop {
         let run = lab.get(&format!("/runs/{id}")).await;
@@ -124,11 +126,14 @@ async fn a_run_that_cannot_begin_loses_no_try(mut lab: Lab) {
     for attempt in 1..=4 {
         let waiting = until_waiting(&lab, &id, attempt).await;
         assert_eq!(waiting["error"]["kind"], "refused", "{waiting}");
+        if attempt == 4 {
+            // Before it is due again: the next try is one that can begin.
+            lab.child.program.clone_from(&able);
+            lab.restart().await;
+        }
         lab.pass(Span::minutes(20));
         lab.server().app().run_wake.notify_one();
     }
-    lab.child.program = able;
-    lab.restart().await;
     let done = until(&lab, &id, "succeeded").await;
     assert!(done["result"].as_i64() > Some(4), "{done}");
 }
@@ -329,4 +334,48 @@ async fn params_that_are_too_long_are_a_failed_run(lab: Lab) {
     let sent = lab.api(Method::POST, "/tasks/t/run").json(&longer).send().await;
     assert!(sent.is_err() || sent.is_ok_and(|answer| answer.status() == 413));
     assert_eq!(lab.get("/runs").await["total"], 1);
+}
+
+async fn what_waits_for_later_is_listed_after_all_else(lab: Lab) {
+    put(&lab, "t", task("t.js", "export const run = () => 1", &[])).await;
+    let first = text(&run(&lab, "t", json!({})).await["id"]);
+    for after in 1..=4 {
+        let wanted = json!({ "after": format!("{after}h") });
+        good(lab.api(Method::POST, "/tasks/t/run").json(&wanted)).await;
+    }
+    lab.pass(Span::minutes(1));
+    let last = text(&run(&lab, "t", json!({})).await["id"]);
+    for path in ["/runs?limit=3", "/tasks/t/runs?limit=3"] {
+        let runs = lab.get(path).await;
+        let ids: Vec<String> = [0, 1].map(|at| text(&runs["objects"][at]["id"])).into();
+        assert_eq!((&ids, &runs["total"]), (&vec![last.clone(), first.clone()], &json!(6)));
+        assert_eq!(runs["objects"][2]["state"], "queued", "{runs}");
+    }
+    // Who looks for what has begun is shown nothing else.
+    let begun = lab.get("/tasks/t/runs?begun=true&limit=1").await;
+    assert_eq!((&begun["total"], &begun["objects"][0]["id"]), (&json!(2), &json!(last)));
+    assert_eq!(lab.get("/runs?begun=true&state=queued").await["total"], 0);
+}
+
+async fn what_must_wait_for_another_run_is_not_due(lab: Lab) {
+    let hang = task("t.js", HANG, &[]);
+    let [mut single, mut queued, free] = [hang.clone(), hang.clone(), hang];
+    single["single_instance"] = json!(true);
+    queued["queue"] = json!("q");
+    for (name, wanted) in [("single", single), ("queued", queued), ("free", free)] {
+        put(&lab, name, wanted).await;
+    }
+    let is_due = async |per_app: i64| {
+        let mut read = lab.server().app().db.read().await.expect("a look");
+        tasks::has_due(&mut read, per_app).await.expect("an answer")
+    };
+    // What waits for them begins no transaction again and again.
+    for name in ["single", "queued"] {
+        until(&lab, &begin(&lab, name).await, "running").await;
+        begin(&lab, name).await;
+        assert!(!is_due(100).await, "{name}");
+    }
+    // The app has two places, which are taken.
+    begin(&lab, "free").await;
+    assert_eq!((is_due(2).await, is_due(3).await), (false, true));
 }

@@ -132,7 +132,7 @@ async fn what_a_script_may_answer_is_bounded(lab: Lab) {
     assert_eq!(page.headers()["x-content-type-options"], "nosniff");
     let odd = "export const authenticate = ({ access }) => access.authorized();
         export function get({ response, params }) {
-            if (params.type) response.headers.set('content-type', 'text/javascript');
+            if (params.type) response.headers.set('content-type', params.type);
             response.headers.set('set-cookie', 'session=stolen');
             response.headers.set('x-mine', 'yes');
             response.headers.set('x-accel-redirect', '/etc/passwd');
@@ -143,7 +143,18 @@ async fn what_a_script_may_answer_is_bounded(lab: Lab) {
     assert_eq!(plain.headers()["x-mine"], "yes");
     assert!(plain.headers().get("set-cookie").is_none(), "a script speaks for no origin");
     assert!(plain.headers().get("x-accel-redirect").is_none(), "nor to the proxy");
-    for rest in ["?type=1", "?status=99", "?status=1000"] {
+    let told = ask(&lab, Method::GET, "?type=Text/HTML%20;%20charset=%22utf-8%22").send().await;
+    assert_eq!(told.expect("an answer").headers()["content-type"], "Text/HTML ; charset=\"utf-8\"");
+    for rest in [
+        "?status=99",
+        "?status=1000",
+        "?type=text/javascript",
+        // A browser may go by the last of several.
+        "?type=text/plain;,image/svg%2Bxml",
+        "?type=text/plain;charset=x,image/svg%2Bxml",
+        "?type=text/plain,text/javascript",
+        "?type=text/plain;version=2",
+    ] {
         refused(ask(&lab, Method::GET, rest), 500, "INTERNAL_SERVER_ERROR").await;
     }
     // Who is refused while it is still sending may hear of it, or of a connection that is gone.
