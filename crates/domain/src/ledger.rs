@@ -331,6 +331,16 @@ pub async fn head(read: &mut Read) -> Result<Head> {
     Ok(Head::load(read).await?.0)
 }
 
+/// When the restore fence was raised last, and why; none if it never was.
+pub async fn last_fence(read: &mut Read) -> Result<Option<(Time, String)>> {
+    let sql = "select seq, at, app_id, user_id, kind, body, hash from ledger
+               where kind = 'store.fenced' and app_id is null and user_id is null
+               order by seq desc limit 1";
+    let Some(row) = read.first(sql, args![]).await? else { return Ok(None) };
+    let entry = stored(&row)?.entry;
+    Ok(Some((entry.at, entry.why.unwrap_or_default())))
+}
+
 /// Gives the entry its place after `head` and writes it; answers the new end.
 pub(crate) async fn append(tx: &mut Tx, head: &Head, entry: &mut Entry) -> Result<Head> {
     entry.seq = head.seq + 1;

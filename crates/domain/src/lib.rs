@@ -26,7 +26,7 @@ pub use live::{
     Activity, Admitted, Bounded, Checked, Explained, Forecast, KnownEnd, Live, OwnVerdict, Picture,
     Preview, Seen,
 };
-pub use store::{Db, Place, Read, Rehearsal, Tx, backup, copy};
+pub use store::{ANCHOR, Db, Origin, Place, Read, Rehearsal, Tx, backup, copy, restore};
 pub use values::error::{Error, Result};
 pub use values::ids::{AppId, NotAnId, RunId, SessionId, TokenId, UserId, hash_of, hex, unhex};
 pub use values::secret::{Secret, SecretHash, SecretKind, kind_of_secret};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use reauth_domain::ledger::{self, By, Head};
 use reauth_domain::tokens::{self, Scope, Scopes};
-use reauth_domain::{Clock, Db, Error, Result, backup as files, cutoffs};
+use reauth_domain::{Clock, Db, Error, Origin, Result, backup as files, restore as copies};
 
 use crate::config::Config;
 use crate::workers::anchor;
@@ -42,16 +42,24 @@ impl Backup {
 /// Writes a consistent copy of the embedded database to a new file, while the server runs.
 pub async fn backup(config: &Config, to: &Path) -> Result<Backup, String> {
     let make = async {
-        files::backup(&config.place(), to).await?;
-        // What cannot be opened and proved is no backup.
-        let staged = files::stage(to, &to.with_extension("verified"), false).await?;
-        let db = Db::open(staged.place(), Clock::system()).await?;
-        let head = verified(&db).await;
-        drop(db);
-        staged.discard()?;
-        head
+        let draft = files::draft(&config.place(), to).await?;
+        let db = Db::open(draft.place(), Clock::system()).await?;
+        let head = proved(&db).await;
+        db.close().await?;
+        let head = head?;
+        draft.keep().await?;
+        Ok(Backup::new(&head))
     };
-    make.await.map(|head| Backup::new(&head)).map_err(|error: Error| error.to_string())
+    make.await.map_err(|error: Error| error.to_string())
+}
+
+/// What cannot be opened and proved is no backup; one that is says so itself.
+async fn proved(db: &Db) -> Result<Head> {
+    let head = verified(db).await?;
+    let mut tx = db.write(By::System).await?;
+    Origin { is_backup: true, anchor: None }.store(&mut tx).await?;
+    tx.commit().await?;
+    Ok(head)
 }
 
 /// Puts a backup in the place of the embedded database, behind the fence unless access is kept.
@@ -65,19 +73,32 @@ pub async fn restore(
         return Err("PostgreSQL has its own tools: use pg_restore, then `reauth fence`".into());
     }
     let make = async {
-        let staged = files::stage(from, &config.data, replaces).await?;
+        let staged = copies::stage(from, &config.data, replaces).await?;
         let db = Db::open(staged.place(), Clock::system()).await?;
-        let backup = Backup::new(&verified(&db).await?);
-        let operator_token =
-            if keeps_access { None } else { Some(raise(&db, "a backup was restored").await?) };
-        let head = ledger::head(&mut db.read().await?).await?;
-        drop(db);
-        let kept = staged.put_in_place()?;
+        let made = ready(&db, keeps_access).await;
+        db.close().await?;
+        let (backup, operator_token, head) = made?;
+        let kept = staged.put_in_place().await?;
         // An anchor elsewhere knows the database that this one has taken the place of.
         anchor::note(config, &head).await?;
         Ok(Restored { backup, operator_token, kept })
     };
     make.await.map_err(|error: Error| error.to_string())
+}
+
+/// Makes a backup a store again; answers what it held, the new operator's token and its end now.
+async fn ready(db: &Db, keeps_access: bool) -> Result<(Backup, Option<String>, Head)> {
+    let backup = Backup::new(&verified(db).await?);
+    let operator_token = if keeps_access {
+        let mut tx = db.write(By::System).await?;
+        Origin::default().store(&mut tx).await?;
+        tx.commit().await?;
+        None
+    } else {
+        Some(raise(db, "a backup was restored").await?)
+    };
+    let head = ledger::head(&mut db.read().await?).await?;
+    Ok((backup, operator_token, head))
 }
 
 /// Raises the fence on a store that no server uses; answers the new operator's token.
@@ -86,7 +107,7 @@ pub async fn fence(config: &Config, why: &str) -> Result<String, String> {
         let db = Db::open(config.place(), Clock::system()).await?;
         let operator_token = raise(&db, why).await?;
         // An older database than the anchor knows is fenced now: once is enough.
-        anchor::drop_anchor(config, &db).await?;
+        anchor::leave(config, &db).await?;
         Ok(operator_token)
     };
     make.await.map_err(|error: Error| error.to_string())
@@ -94,9 +115,7 @@ pub async fn fence(config: &Config, why: &str) -> Result<String, String> {
 
 /// All sessions and tokens are void; there is one new token, the operator's.
 async fn raise(db: &Db, why: &str) -> Result<String> {
-    let mut tx = db.write(By::System).await?;
-    cutoffs::fence(&mut tx, Some(why.to_owned())).await?;
-    tx.commit().await?;
+    anchor::raise(db, why).await?;
     let mut tx = db.write(By::System).await?;
     let scopes = Scopes::default().with(Scope::Operator);
     let (_, secret) = tokens::create(&mut tx, None, "operator", scopes, None).await?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use reauth_domain::apps::Settings;
-use reauth_domain::{Place, Span};
+use reauth_domain::{ANCHOR, Place, Span};
 use serde::Deserialize;
 
 /// What an operator can set.
@@ -226,7 +226,7 @@ impl Config {
 
     /// The file that knows the ledger's end, if there is one.
     pub fn anchor(&self) -> Option<PathBuf> {
-        let beside = || self.database.is_none().then(|| self.data.join("ledger.head"));
+        let beside = || self.database.is_none().then(|| self.data.join(ANCHOR));
         self.anchor.clone().or_else(beside)
     }
 

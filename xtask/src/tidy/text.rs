@@ -2,10 +2,12 @@
 
 use super::Finding;
 
-/// Where somebody changes the database behind the server's back: two stories of sabotage, and the
-/// bench's sample of a million sessions.
+/// Where somebody changes the database behind the server's back: stories of sabotage and of other
+/// versions, and the bench's sample of a million sessions.
 const BEHIND_ITS_BACK: &[&str] = &[
+    "crates/cli/tests/it/copies.rs",
     "crates/cli/tests/it/crash.rs",
+    "crates/cli/tests/it/restore.rs",
     "crates/server/benches/authority.rs",
     "crates/server/tests/it/faults.rs",
 ];

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::{Kind, Shop, error_of, json, text};
 
 /// What a check with a device's token answers: the status and the challenge.
-fn check(url: &str, token: &str) -> (u16, String) {
+pub(crate) fn check(url: &str, token: &str) -> (u16, String) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = reauth_sdk::Client::new(url, "none").expect("a client");
     match runtime.block_on(client.check(token)).expect("an answer") {

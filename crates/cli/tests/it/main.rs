@@ -4,9 +4,11 @@
 mod postgres;
 
 mod backup;
+mod copies;
 mod crash;
 mod demo;
 mod packages;
+mod restore;
 mod serve;
 mod tasks;
 mod verbs;
@@ -73,11 +75,15 @@ impl Shop {
         self.dir.path().join("data")
     }
 
-    /// Someone else's program at the file.
+    /// Someone else's program at the database.
     fn tamper(&self, statements: &'static str) {
         use sqlx::{Connection as _, Executor as _};
-        let url = format!("sqlite://{}", self.data().join("reauth.sqlite").display());
         let done = runtime().block_on(async {
+            if let Some(url) = &self.database {
+                let mut conn = sqlx::PgConnection::connect(url).await?;
+                return conn.execute(sqlx::raw_sql(statements)).await.map(|_| ());
+            }
+            let url = format!("sqlite://{}", self.data().join("reauth.sqlite").display());
             let mut conn = sqlx::SqliteConnection::connect(&url).await?;
             conn.execute(sqlx::raw_sql(statements)).await.map(|_| ())
         });
@@ -101,6 +107,21 @@ impl Shop {
         }
     }
 
+    /// What the server says that refuses to start.
+    fn refused(&self) -> String {
+        let log = self.dir.path().join("refused.log");
+        let file = std::fs::File::create(&log).expect("a file");
+        assert!(self.serve_with(Path::new(PROGRAM), file.into()).is_none(), "it starts");
+        std::fs::read_to_string(log).expect("a text")
+    }
+
+    /// A new token for the operator, since all others are void.
+    fn init_again(&mut self) {
+        let mut init = reauth();
+        let made = json(&self.store(init.arg("init")).output().expect("it runs"));
+        self.operator = text(&made["operator_token"]);
+    }
+
     fn serve(&self) -> Serving {
         self.try_serve().expect("the server begins")
     }
@@ -112,9 +133,13 @@ impl Shop {
 
     /// The same by a copy of the program.
     fn serve_by(&self, program: &Path) -> Option<Serving> {
+        self.serve_with(program, Stdio::null())
+    }
+
+    fn serve_with(&self, program: &Path, log: Stdio) -> Option<Serving> {
         let mut command = reauth_at(program);
         self.store(command.arg("serve")).args(["--listen", "127.0.0.1:0"]);
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let command = command.stdout(Stdio::piped()).stderr(log);
         let mut process = command.spawn().expect("serve runs");
         let mut stdout = BufReader::new(process.stdout.take().expect("a pipe"));
         let mut line = String::new();

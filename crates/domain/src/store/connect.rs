@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
 
+use super::restore;
 use crate::values::error::{Error, Result};
 
 /// 3.51.3 is the first version without the WAL-reset corruption bug.
@@ -29,6 +30,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// The embedded database in its directory.
 pub(super) const FILE: &str = "reauth.sqlite";
+/// Whoever has it locked has the directory.
+pub(super) const LOCK: &str = "reauth.lock";
+/// Where the ledger's end is noted unless another file is named: in the directory, too.
+pub const ANCHOR: &str = "ledger.head";
 
 /// Where the tables are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +58,12 @@ pub(super) enum Readers {
 
 impl Place {
     /// Takes the directory for this process alone, and creates it when it is missing (0700). The
-    /// lock ends with the process, however it ends. A server that is just ending is waited for.
+    /// lock ends with the process, however it ends. A server that is just ending is waited for, and
+    /// a restore that was broken off is finished.
     pub(super) async fn claim(&self) -> Result<Option<File>> {
         let Self::Directory(dir) = self else { return Ok(None) };
         private_directory(dir)?;
-        let file = private_file(&dir.join("reauth.lock"))?;
+        let file = private_file(&dir.join(LOCK))?;
         let take = async {
             while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -67,6 +73,7 @@ impl Place {
             let why = format!("another server uses {}: stop it first", dir.display());
             Error::Conflict(why)
         })?;
+        restore::finish(dir)?;
         Ok(Some(file))
     }
 

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, SqliteConnect
 
 use super::args::{Arg, bind_sqlite};
 use super::backup;
-use super::connect::{Conn, FILE, Place, private_directory};
+use super::connect::{Conn, Place, private_directory};
 use super::migrate;
 use crate::values::error::{Error, Result};
 
@@ -17,7 +17,7 @@ use crate::values::error::{Error, Result};
 pub async fn copy(from: &Place, dir: &Path) -> Result<()> {
     private_directory(dir)?;
     match from {
-        Place::Directory(_) => backup::backup(from, &dir.join(FILE)).await,
+        Place::Directory(from) => backup::copy(from, dir).await,
         Place::Postgres(url) => copy_postgres(url, dir).await,
     }
 }

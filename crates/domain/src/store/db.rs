@@ -4,7 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use sqlx::Connection as _;
+use tokio::sync::{Mutex, watch};
 
 use super::connect::{Conn, Place, Readers};
 use super::migrate;
@@ -32,6 +33,7 @@ struct Inner {
     writer: Arc<Mutex<Writer>>,
     clock: Clock,
     live: Live,
+    moves: watch::Sender<i64>,
     _claim: Option<File>,
 }
 
@@ -58,6 +60,7 @@ impl Db {
             writer: Arc::new(Mutex::new(writer)),
             clock,
             live: Live::empty(),
+            moves: watch::Sender::new(0),
             _claim: claim,
         };
         let db = Self { inner: Arc::new(inner) };
@@ -69,9 +72,32 @@ impl Db {
         Ok(db)
     }
 
+    /// Ends all connections, so that the files are whole. Nobody uses another clone.
+    pub async fn close(self) -> Result<()> {
+        match &self.inner.readers {
+            Readers::Sqlite(pool) => pool.close().await,
+            Readers::Postgres(pool) => pool.close().await,
+        }
+        match self.inner.writer.lock().await.conn.take() {
+            Some(Conn::Sqlite(conn)) => conn.close().await?,
+            Some(Conn::Postgres(conn)) => conn.close().await?,
+            None => {}
+        }
+        Ok(())
+    }
+
     /// The in-memory view that checks read.
     pub fn live(&self) -> &Live {
         &self.inner.live
+    }
+
+    /// Tells of each commit that has entries, by the place of the last one.
+    pub fn moves(&self) -> watch::Receiver<i64> {
+        self.inner.moves.subscribe()
+    }
+
+    pub(super) fn tell_move(&self, seq: i64) {
+        self.inner.moves.send_replace(seq);
     }
 
     /// The clock of this store.

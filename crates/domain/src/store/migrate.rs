@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/004_run_tokens.sql"),
     include_str!("../../migrations/005_warned_end.sql"),
     include_str!("../../migrations/006_tasks_wait.sql"),
+    include_str!("../../migrations/007_origin.sql"),
 ];
 
 const CREATE_VERSION: &str = "create table if not exists schema_version (version bigint not null)";

@@ -7,10 +7,13 @@ mod connect;
 mod copy;
 mod db;
 mod migrate;
+mod origin;
+pub mod restore;
 mod tx;
 
 pub(crate) use args::{Arg, Row, args};
-pub use connect::Place;
+pub use connect::{ANCHOR, Place};
 pub use copy::copy;
 pub use db::Db;
+pub use origin::Origin;
 pub use tx::{Read, Rehearsal, Tx};

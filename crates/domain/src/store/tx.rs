@@ -279,6 +279,9 @@ impl Tx {
         done.map_err(|error| Error::InDoubt(error.to_string()))?;
         let seq = new.seq;
         **writer = Writer { conn: Some(conn), head: new, is_open: false };
+        if seq > old.seq {
+            self.read.db.tell_move(seq);
+        }
         Ok(seq)
     }
 }

@@ -9,7 +9,7 @@ use axum::response::{Html, IntoResponse, Response};
 use reauth_domain::apps::policies;
 use reauth_domain::sessions::sweep;
 use reauth_domain::tasks::{self, Resting};
-use reauth_domain::{Place, Read, apps, ledger};
+use reauth_domain::{Place, Read, Span, apps, ledger};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -74,6 +74,7 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     let head = ledger::head(&mut read).await?;
     let detail = format!("{} entries; `reauth ledger verify` proves them", head.seq);
     findings.push(Finding { level: "ok", check: "ledger", detail });
+    findings.push(fence(&mut read).await?);
     findings.push(clock(state));
     findings.push(tasks_of(&mut read).await?);
     let (all, _) = apps::page(&mut read, apps::PAGE_ROWS_MAX, 0).await?;
@@ -89,6 +90,21 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     }
     let ok = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(DoctorView { ok, findings }))
+}
+
+/// Whether the restore fence was raised lately: then everyone had to sign in again.
+async fn fence(read: &mut Read) -> Result<Finding, Answer> {
+    /// So long it is news.
+    const NEWS: Span = Span::days(7);
+    let (level, detail) = match ledger::last_fence(read).await? {
+        None => ("ok", "no copy was put in this store's place".to_owned()),
+        Some((at, why)) => {
+            let is_news = read.now() - NEWS < at;
+            let detail = format!("what was made until {at} is void: {why}");
+            (if is_news { "warning" } else { "ok" }, detail)
+        }
+    };
+    Ok(Finding { level, check: "restore fence", detail })
 }
 
 /// Whether every session surely ends; refused if someone of the app cannot be judged.

@@ -18,8 +18,6 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 
-pub(crate) use pulse::flush;
-
 /// Begins all workers. Refuses a store that was never initialised: nobody could sign in to it.
 pub(crate) async fn start(
     app: &App,
@@ -39,12 +37,19 @@ pub(crate) async fn start(
         Err(why) => tracing::error!("tasks cannot run: {why}"),
     }
     done.spawn(pulse::work(app.clone(), stopped.clone()));
+    done.spawn(anchor::work(app.clone(), stopped.clone()));
     done.spawn(schedule::work(app.clone(), stopped.clone()));
     done.spawn(run::work(app.clone(), stopped.clone()));
     done.spawn(run::keep_leases(app.clone(), stopped.clone()));
     done.spawn(run::keep_ready(app.clone(), stopped.clone()));
     done.spawn(sweep::work(app.clone(), stopped.clone()));
     Ok(())
+}
+
+/// Writes down what is in memory only, and where the ledger ends then.
+pub(crate) async fn flush(app: &App) {
+    pulse::flush(app).await;
+    anchor::note_end(app).await;
 }
 
 /// All that is due by now, until nothing is left to do. For servers without workers.

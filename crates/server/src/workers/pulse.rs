@@ -5,7 +5,6 @@ use std::time::Duration;
 use reauth_domain::devices;
 use tokio::sync::watch;
 
-use super::anchor;
 use crate::app::App;
 
 /// How long checks may go on after the database is gone.
@@ -25,7 +24,7 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
         note_jump(&app).await;
         match app.db.pulse().await {
             Ok(()) if beat == FLUSH_BEATS => flush(&app).await,
-            Ok(()) => note_end(&app).await,
+            Ok(()) => {}
             Err(error) => tracing::error!(%error, "the database does not answer: checks say 503"),
         }
     }
@@ -45,7 +44,7 @@ async fn note_jump(app: &App) {
 }
 
 /// Writes down activity that is in memory only. What cannot be written can only shorten access.
-pub(crate) async fn flush(app: &App) {
+pub(super) async fn flush(app: &App) {
     for _ in 0..BATCHES_MAX {
         match devices::flush_activity(&app.db).await {
             Ok(true) => tokio::task::yield_now().await,
@@ -55,12 +54,5 @@ pub(crate) async fn flush(app: &App) {
                 break;
             }
         }
-    }
-    note_end(app).await;
-}
-
-async fn note_end(app: &App) {
-    if let Err(error) = anchor::drop_anchor(&app.config, &app.db).await {
-        tracing::warn!(%error, "the ledger's anchor was not written");
     }
 }

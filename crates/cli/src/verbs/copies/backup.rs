@@ -11,15 +11,16 @@ use crate::failure::{Failure, Result};
 use crate::verbs::serve::Store;
 
 pub(crate) const BACKUP_EXAMPLES: &str = "\
-The server may run meanwhile. The copy is opened and its ledger proved before this returns. For
-PostgreSQL use pg_dump.
+The server may run meanwhile. The copy is opened and its ledger proved before it gets its name. A
+server that is started on it lets nobody in; so does `reauth restore`. For PostgreSQL use pg_dump.
 
 Example:
   reauth backup /backups/reauth-2026-05-03.sqlite --data ./reauth-data";
 
 pub(crate) const RESTORE_EXAMPLES: &str = "\
 Every session and every token from before is void, the operator's too: a new one is printed, this
-once. What the directory held is kept beside it. For PostgreSQL use pg_restore, then `reauth fence`.
+once. What the directory held is kept in a folder in it. For PostgreSQL use pg_restore, then
+`reauth fence`.
 
 Example:
   reauth restore /backups/reauth-2026-05-03.sqlite --data ./reauth-data --replace";
