@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -60,6 +61,8 @@ pub struct Sandbox {
     program: PathBuf,
     args: Vec<String>,
     pub(crate) pool: Arc<Pool>,
+    /// Whether the last child could not be started.
+    is_failing: Arc<AtomicBool>,
 }
 
 /// A child that has dropped its rights and waits.
@@ -86,7 +89,7 @@ struct Said {
 impl Sandbox {
     /// `program` with `args` must call [`crate::child_main`]; normally it is the caller's own.
     pub fn new(program: PathBuf, args: Vec<String>) -> Self {
-        Self { program, args, pool: Arc::default() }
+        Self { program, args, pool: Arc::default(), is_failing: Arc::default() }
     }
 
     /// Runs a job in a child that serves no other. It always ends, at the latest soon after
@@ -193,8 +196,19 @@ impl Sandbox {
         }
     }
 
+    /// Whether no child can be started now; asked for anew if the last one could not.
+    pub async fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed) && self.probe().await.is_err()
+    }
+
     /// Starts a child and waits until its rights are gone.
     pub(crate) async fn start(&self, limits: &Limits) -> Result<Running, String> {
+        let started = self.try_start(limits).await;
+        self.is_failing.store(started.is_err(), Ordering::Relaxed);
+        started
+    }
+
+    async fn try_start(&self, limits: &Limits) -> Result<Running, String> {
         let explain = |error: std::io::Error| format!("the child cannot be started: {error}");
         let (ours, theirs) = StdUnixStream::pair().map_err(explain)?;
         ours.set_nonblocking(true).map_err(explain)?;

@@ -419,7 +419,7 @@ async fn whole_request(
     let requests = &app.config.requests;
     let (mut parts, body) = request.into_parts();
     let long = long_body(app, &parts)?;
-    let bytes_max = long.as_ref().map_or(0, |long| long.bytes_max).max(requests.body_bytes_max);
+    let bytes_max = long.as_ref().map_or(requests.body_bytes_max, |long| long.bytes_max);
     let too_large = || {
         let why = format!("the body may have {bytes_max} bytes: send less");
         Answer::new(Kind::TooLarge, why)
@@ -449,6 +449,8 @@ async fn whole_request(
     if let Some(plain) = without_json(&parts.uri) {
         parts.uri = plain;
     }
+    // One that did not say how long it would be, and is short, leaves its room to others.
+    let room = room.filter(|_| body.len() > requests.body_bytes_max);
     Ok((Request::from_parts(parts, Body::from(body)), room))
 }
 
@@ -467,7 +469,8 @@ fn long_body<'a>(app: &'a App, head: &Head) -> Result<Option<LongBody<'a>>, Answ
         return Ok(Some(LongBody { app: of, bytes_max: TASK_BODY_BYTES_MAX, room }));
     }
     let of = run_of(path).filter(|of| api::who::is_known(app, &head.headers, *of));
-    Ok(of.map(|of| LongBody { app: of, bytes_max: RUN_BODY_BYTES_MAX, room: &app.run_room }))
+    let bytes_max = RUN_BODY_BYTES_MAX.max(app.config.requests.body_bytes_max);
+    Ok(of.map(|of| LongBody { app: of, bytes_max, room: &app.run_room }))
 }
 
 /// The app, if this is the address at which a task is run.

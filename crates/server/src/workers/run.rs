@@ -142,7 +142,11 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
         while let Some(done) = going.try_join_next_with_id() {
             carried.remove(&done.map_or_else(|error| error.id(), |(id, ())| id));
         }
-        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+        let place = Arc::clone(&places).try_acquire_owned();
+        // While none could begin all wait their turn, as their schedules and limits count them.
+        if let Ok(place) = place
+            && !app.sandbox.is_failing().await
+        {
             match claim(&app).await {
                 Ok(Some(ready)) => {
                     let (app, run) = (app.clone(), (ready.id(), ready.claimed.attempt));

@@ -191,7 +191,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
                 let text = format!("run {} of {name} is {}", run.id, state(&run.state));
                 return context.output.either(&run, &text);
             }
-            let run = ended(&app, &name, &wanted).await?;
+            let run = ended(&context.output, &app, (&name, &wanted)).await?;
             show_result(context, &run)
         }
         Verb::Runs { name, state: wanted } => {
@@ -220,10 +220,24 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<()> {
 
 /// Runs a task and waits until the run has ended: the server waits with us for a while; after that
 /// we look from time to time.
-async fn ended(app: &InApp, name: &str, wanted: &RunRequest) -> Result<Run> {
+async fn ended(
+    output: &output::Output,
+    app: &InApp,
+    (name, wanted): (&str, &RunRequest),
+) -> Result<Run> {
     let _progress = Progress::waiting(&format!("{name} is running"));
     let mut run = app.run_task_and_wait(name, wanted).await?;
+    if run.state == RunState::Queued {
+        let why = "others go before it, or none can begin: `reauth doctor` tells";
+        output.remark(&format!("run {} still waits: {why}", run.id));
+    }
     while !run.state.is_end() {
+        if let Some(error) = run.error.as_ref().filter(|error| error.kind == "refused") {
+            let what = format!("run {} waits: {}", run.id, error.message);
+            let help = "it begins when a process can be started: see `reauth doctor`, or end it \
+                        with `reauth task cancel`";
+            return Err(Failure::new(what).help(help));
+        }
         tokio::time::sleep(LOOK_AGAIN).await;
         run = app.task_run(&run.id).await.map_err(|error| {
             let what = format!("run {} goes on, but cannot be looked at: {}", run.id, error.what());

@@ -14,7 +14,7 @@ use crate::lab::{Lab, good, json_of, refused, text};
 both!(
     a_run_without_an_answer_is_tried_again_later_and_later_and_is_dead_in_the_end,
     what_took_too_much_time_or_memory_is_tried_again,
-    a_run_that_cannot_begin_loses_no_try,
+    runs_that_cannot_begin_lose_no_try_and_do_not_pile_up,
     a_dead_run_is_tried_again_when_someone_says_so,
     an_error_is_an_answer_unless_the_task_wants_to_try_again,
     a_run_knows_its_id_and_its_try,
@@ -116,26 +116,32 @@ async fn what_took_too_much_time_or_memory_is_tried_again(mut lab: Lab) {
 }
 
 /// As if the machine could start no process for a while, or the program's file were gone.
-async fn a_run_that_cannot_begin_loses_no_try(mut lab: Lab) {
-    let mut once = task("t.js", "export function run() { return this.run.attempt }", &[]);
-    once["retries"] = json!(0);
-    put(&lab, "once", once).await;
+async fn runs_that_cannot_begin_lose_no_try_and_do_not_pile_up(mut lab: Lab) {
+    let mut often = task("t.js", "export function run() { return this.run.attempt }", &[]);
+    often["retries"] = json!(0);
+    often["schedule"] = json!({ "cron": "* * * * *" });
+    put(&lab, "often", often).await;
     let able = std::mem::replace(&mut lab.child.program, "/nowhere".into());
     lab.restart().await;
-    let id = begin(&lab, "once").await;
-    for attempt in 1..=4 {
-        let waiting = until_waiting(&lab, &id, attempt).await;
-        assert_eq!(waiting["error"]["kind"], "refused", "{waiting}");
-        if attempt == 4 {
-            // Before it is due again: the next try is one that can begin.
-            lab.child.program.clone_from(&able);
-            lab.restart().await;
+    let id = begin(&lab, "often").await;
+    let next_at = || async { lab.get("/tasks/often").await["next_at"].clone() };
+    for _ in 0..90 {
+        let before = next_at().await;
+        lab.pass(Span::minutes(1));
+        let began = Instant::now(); // clock: measures
+        while next_at().await == before {
+            assert!(began.elapsed() < Duration::from_secs(30), "its schedule goes on");
+            tokio::task::yield_now().await;
         }
-        lab.pass(Span::minutes(20));
-        lab.server().app().run_wake.notify_one();
     }
-    let done = until(&lab, &id, "succeeded").await;
-    assert!(done["result"].as_i64() > Some(4), "{done}");
+    // The one by hand, and one for all moments.
+    assert_eq!(lab.get("/tasks/often/runs").await["total"], 2);
+    lab.child.program = able;
+    lab.restart().await;
+    lab.server().app().run_wake.notify_one();
+    // At most one try was made before it was known that none can begin.
+    assert!(until(&lab, &id, "succeeded").await["result"].as_i64() <= Some(2));
+    ended_runs(&lab, "often", 2).await;
 }
 
 async fn a_dead_run_is_tried_again_when_someone_says_so(mut lab: Lab) {

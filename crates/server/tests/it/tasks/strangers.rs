@@ -15,6 +15,7 @@ use crate::lab::{Lab, good, text};
 both!(
     who_reads_slowly_gets_it_all_and_who_reads_nothing_is_cut_off,
     long_bodies_that_do_not_come_hold_room_of_one_app_alone,
+    a_short_body_of_unknown_length_leaves_its_room,
     a_run_is_carried_out_at_whichever_moment_whoever_asked_hangs_up,
 );
 
@@ -126,16 +127,39 @@ async fn a_run_is_carried_out_at_whichever_moment_whoever_asked_hangs_up(lab: La
         stream.write_all(b"content-length: 2\r\n\r\n{}").await.expect("it is sent");
         tokio::time::sleep(Duration::from_micros(turn * 120)).await;
     }
+    // The last request that was written down is followed by one that is answered.
+    let get = lab.bare(Method::POST, &format!("/tasks/{}/long", lab.app)).json(&json!({}));
+    assert_eq!(get.send().await.expect("an answer").status(), 200);
     let ended = async {
         loop {
             let runs = lab.get("/runs?limit=1000").await["objects"].clone();
             let runs = runs.as_array().expect("runs").iter();
             let states: Vec<String> = runs.map(|run| text(&run["state"])).collect();
-            if !states.is_empty() && states.iter().all(|state| state == "succeeded") {
-                return;
+            if states.iter().all(|state| state == "succeeded") {
+                return states.len();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("all runs end");
+    let count = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    assert!(count.expect("all runs end") > 10, "many have begun");
+}
+
+/// A proxy that does not say how long a body is has as many answered at once as any other.
+async fn a_short_body_of_unknown_length_leaves_its_room(lab: Lab) {
+    let slow = "export const authenticate = ({ access }) => access.authorized();
+        export const post = () => new Promise((go) => setTimeout(() => go('heard'), 3000))";
+    put(&lab, "long", web(slow)).await;
+    let mut all = Vec::new();
+    for _ in 0..7 {
+        let mut stream = asked(&lab, "POST /tasks/APP/long").await;
+        let chunked = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+        stream.write_all(chunked).await.expect("it is sent");
+        all.push(stream);
+    }
+    for stream in &mut all {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
 }
