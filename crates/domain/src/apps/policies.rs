@@ -370,8 +370,8 @@ pub async fn set(
     let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
     if tx.count(sql, args![app.id]).await?.saturating_add(count) > VERSIONS_MAX {
         let why = format!(
-            "{VERSIONS_MAX} versions of policies are kept: old ones go with the next sweep, but not \
-             before authentication tokens from their time are used or have expired"
+            "{VERSIONS_MAX} versions of policies are kept: old ones go with the next sweep, but \
+             not before authentication tokens from their time are used or have expired"
         );
         return Err(Error::Busy { why, retry_after_s: 60 });
     }

@@ -82,7 +82,7 @@ pub(crate) struct Stored {
 impl Stored {
     /// What cannot be read may be about anyone in its app: everyone there signs in again.
     fn of_everyone(app: AppId, error: &Error) -> Self {
-        tracing::error!(%app, %error, "a stored revocation is unreadable: it is taken for everyone's");
+        tracing::error!(%app, %error, "a stored revocation is unreadable: it is for everyone");
         let applies_to = Selector { everyone: true, ..Selector::default() };
         let filter = Filter { applies_to, ..Filter::default() };
         Self { filter, wipes: false, users: None }

@@ -459,8 +459,9 @@ impl Live {
         entries.iter().try_for_each(|entry| apply::apply(&mut view, entry))
     }
 
-    /// Who meets what policies name for the first time is noted before they hold, slice by slice: no
-    /// check waits for all of it, and until a policy names it, it is nothing to anyone.
+    /// Who meets what policies name for the first time is noted before they hold, slice by slice:
+    /// no check waits for all of it, and until a policy names it, it is nothing to anyone. The
+    /// users are there already: no change makes some and states policies.
     fn meet(&self, entry: &Entry) -> Result<()> {
         let (Some(app), Change::PoliciesSet { policies, found }) = (entry.app, &entry.change)
         else {

@@ -1,5 +1,5 @@
-//! What is there a bounded number of, for all apps together and for each, so that one app's requests
-//! leave room for the others': runs that somebody waits for, mebibytes of long requests.
+//! What is there a bounded number of, for all apps together and for each, so that one app's
+//! requests leave room for the others': runs that somebody waits for, mebibytes of long requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
