@@ -200,8 +200,8 @@ async fn forget_limits_of(db: &Db, app: AppId, before: Time) -> Result<()> {
 }
 
 /// Forgets a batch of sessions that ended longer ago than `kept`, and of authentication tokens;
-/// their ledger entries stay; that a device is to wipe its data is remembered for so long since
-/// that was asked for. Answers whether there may be more. To be asked when a sweep has written all that
+/// their ledger entries stay. That a device is to wipe its data is remembered for so long since it
+/// was asked for. Answers whether there may be more. To be asked when a sweep has written all that
 /// it found. Whatever a policy says that cannot be read: these have ended.
 pub async fn forget(db: &Db, kept: Span) -> Result<bool> {
     let before = db.now() - kept;

@@ -138,9 +138,9 @@ fn end(
 
 /// Takes up one run whose server died: it runs again, or is dead when it has been tried often
 /// enough. The first time that is at once, since it is hardly to blame; then after a pause, as
-/// after a crash, of which the first is `retry_after`. One that somebody waited for has failed: they were
-/// told. Answers whether there was one. `all` is for the start of the only server, when no run can
-/// be going; else a run whose lease has passed is meant.
+/// after a crash, of which the first is `retry_after`. One that somebody waited for has failed:
+/// they were told. Answers whether there was one. `all` is for the start of the only server, when
+/// no run can be going; else a run whose lease has passed is meant.
 pub async fn recover(tx: &mut Tx, all: bool, retry_after: Span) -> Result<bool> {
     let (now, far) = (tx.now(), Time::from_micros(i64::MAX));
     let sql = "select app_id, id, task, tries_left, secret_hash, awaited, attempt from runs
