@@ -91,12 +91,16 @@ fn a_copy_that_is_started_without_its_anchor_lets_nobody_in() {
         serving.terminate();
         let old = shop.database.as_deref().map(crate::postgres::copy_of);
         if old.is_none() {
+            // The second is there unless all of it was written to the first.
             let parts = ["reauth.sqlite", "reauth.sqlite-wal"];
-            for part in parts {
-                fs::rename(shop.data().join(part), shop.path(part)).expect("a copy");
+            let parts = parts.map(|part| (part, shop.data().join(part)));
+            let copied: Vec<_> = parts.iter().filter(|(_, file)| file.exists()).collect();
+            for (part, file) in &copied {
+                fs::rename(file, shop.path(part)).expect("a copy");
             }
             fs::remove_dir_all(shop.data()).expect("the machine is lost");
-            start_with(&shop, &parts.map(|part| (part, part)));
+            let copied: Vec<_> = copied.iter().map(|(part, _)| (*part, *part)).collect();
+            start_with(&shop, &copied);
         } else {
             let serving = shop.serve();
             serving.json(&shop.operator, &["user", "lock", &id]);
