@@ -262,7 +262,7 @@ pub(crate) fn ready(root: &Path, entry: &str) -> Result<(Result<Ready>, usize)> 
 }
 
 /// A file and all that it imports, by their names below the root.
-fn with_imports(root: &Path, entry: &str) -> Result<BTreeMap<String, String>> {
+pub(super) fn with_imports(root: &Path, entry: &str) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     let mut open = vec![entry.to_owned()];
     while let Some(name) = open.pop() {
