@@ -46,8 +46,8 @@ pub fn resolve(base: &str, wanted: &str, is_there: impl Fn(&str) -> bool) -> Opt
 }
 
 /// A text in JavaScript without the source map at its end, and that map (JSON, version 3), if it
-/// has one that can be read; a file in it that is not believed has no name. The map is its author's:
-/// the places in it are told and not otherwise used.
+/// has one that can be read. A file in it that is not believed has no name. The map is its
+/// author's: the places in it are told and not otherwise used.
 pub fn inline_map(source: &str) -> Option<(&str, String)> {
     let (javascript, map) = source.rsplit_once(INLINE_MAP)?;
     let (_, map) = map.split_once(BASE64).filter(|(charset, _)| charset.len() < 32)?;
