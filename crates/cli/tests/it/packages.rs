@@ -208,6 +208,7 @@ fn a_bundle_replaces_nothing_that_was_written() {
     std::fs::remove_file(project.path("tasks/lib/side.toml")).expect("it is there");
     let refused = error_of(&task(&["build", "--out", &side], &project.path("tasks/plain.ts")));
     assert!(refused.contains("side.js, which is in it"), "{refused}");
+    project.write("build/again.js", "");
     // A bundle is made anew, with what its settings are by now.
     for cron in ["0 3", "0 5"] {
         project.write("tasks/where/task.toml", &format!("[schedule]\ncron = \"{cron} * * *\"\n"));

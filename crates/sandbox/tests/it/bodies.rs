@@ -182,7 +182,8 @@ async fn who_waits_for_an_end_hears_that_the_reader_was_released() {
         const open = new ReadableStream().getReader(), waiting = open.closed;
         open.releaseLock();
         let close;
-        const shut = new ReadableStream({ start(controller) { close = () => controller.close(); } });
+        const start = (controller) => void (close = () => controller.close());
+        const shut = new ReadableStream({ start });
         const reader = shut.getReader(), ended = reader.closed;
         close();
         reader.releaseLock();

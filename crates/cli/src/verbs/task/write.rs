@@ -322,24 +322,24 @@ fn may_set(said: Option<&str>, file: &Path, settings: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a bundle may be written to a file: it replaces none that it is made of, and of others
-/// only a bundle.
+/// Whether a bundle may be written to a file: it replaces none that it is made of, and no other
+/// that has something else in it than a bundle.
 fn may_replace(sources: impl IntoIterator<Item = PathBuf>, file: &Path) -> Result<()> {
     let own = std::fs::canonicalize(file).ok();
     let Some(own) = own.filter(|own| own.is_file()) else { return Ok(()) };
     let is_same = |source: &PathBuf| std::fs::canonicalize(source).is_ok_and(|it| it == own);
-    let refused = |what: &str| {
-        let what = format!("the bundle would replace {what}");
-        Err(Failure::usage(what).help("delete it if nobody needs it, or give another to --out"))
-    };
     if let Some(source) = sources.into_iter().find(is_same) {
-        return refused(&format!("{}, which is in it", source.display()));
+        let what = format!("the bundle would replace {}, which is in it", source.display());
+        return Err(Failure::usage(what).help("give another file to --out"));
     }
-    let text = std::fs::read_to_string(&own).unwrap_or_default();
-    if inline_map(&text).is_none() {
-        return refused(&format!("{}, which is no bundle", file.display()));
+    let bytes = std::fs::read(&own).ok();
+    let text = bytes.as_deref().map(String::from_utf8_lossy);
+    if text.is_some_and(|text| text.is_empty() || inline_map(&text).is_some()) {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("the bundle would replace {}, which is no bundle", file.display());
+    let help = "delete it if nobody needs it, or give another file to --out";
+    Err(Failure::usage(what).help(help))
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
