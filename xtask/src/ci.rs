@@ -116,7 +116,7 @@ pub(crate) fn npm() -> Result<bool, String> {
         std::fs::copy(wanted.join(name), folder.join(name)).map_err(|error| error.to_string())?;
     }
     let place = folder.display().to_string();
-    let quiet = ["--silent", "--no-audit", "--no-fund", "--prefer-offline"];
+    let quiet = ["--loglevel=error", "--no-audit", "--no-fund", "--prefer-offline"];
     let safe = ["--ignore-scripts", "--prefix", &place];
     run("npm", &[&["ci"], &quiet[..], &safe].concat())?;
     Ok(true)

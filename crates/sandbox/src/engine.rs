@@ -97,6 +97,8 @@ fn serve_parent() -> Result<(), String> {
         return Err("the limits must come first".to_owned());
     };
     let _ = std::env::set_current_dir("/");
+    // Where only a process's short name is shown; without one it is that of `/proc/self/exe`.
+    let _ = rustix::thread::set_name(c"reauth-sandbox");
     // The first use of randomness and of the time zone opens files: before the doors close.
     let peak = Peak::open();
     let guards = drop_rights(&limits);

@@ -215,6 +215,8 @@ impl Sandbox {
         // Whoever started the server may have left files open in it: they are not for a script.
         close_fds::set_fds_cloexec(FIRST_FILE, &[]);
         let child = Command::new(&self.program)
+            // As operators know it: the path may be that of whatever runs.
+            .arg0("reauth")
             .args(&self.args)
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))

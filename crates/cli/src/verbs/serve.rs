@@ -80,7 +80,8 @@ impl Store {
 }
 
 /// This very program, told to be the child in which a script runs: the one that runs, even if
-/// another has been put in its place since, which may speak otherwise.
+/// another has been put in its place since, which may speak otherwise. A list of processes shows it
+/// as `reauth sandbox-child`.
 pub fn child() -> Result<Child, String> {
     let itself = Path::new("/proc/self/exe");
     let program = if itself.exists() {

@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oxc_sourcemap::SourceMap;
 use serde_json::json;
 
 use crate::tasks::{said, task};
-use crate::{Kind, Shop, error_of, text};
+use crate::{Kind, Shop, error_of, reauth, text};
 
 /// A developer's project: its package.json, what it has installed, and its tasks.
 struct Project {
@@ -48,6 +49,14 @@ impl Project {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A program in place of esbuild.
+    fn esbuild(&self, script: &str) {
+        let name = "node_modules/.bin/esbuild";
+        self.write(name, script);
+        let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.path(name), may_run).expect("a mode");
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -163,6 +172,70 @@ fn a_bundle_has_the_name_and_the_settings_of_its_task() {
     assert!(error_of(&several).contains("build one of them"), "{several:?}");
 }
 
+#[test]
+fn a_bundle_replaces_nothing_that_was_written() {
+    let Some(project) = Project::new() else { return };
+    project.write("tasks/where/kept.json", "{}");
+    project.write("tasks/where/index.ts", &format!("import './kept.json';\n{WHERE}"));
+    project.write("tasks/far/away.js", "export const run = () => 'far away';\n");
+    project.write("build/other.toml", "retries = 3\n");
+    let build = |out: &str| {
+        let out = project.path(out).display().to_string();
+        task(&["build", "--out", &out], &project.path("tasks/where"))
+    };
+    for (out, why) in [
+        ("tasks/where/index.ts", "would replace"),
+        ("tasks/lib/n.ts", "would replace"),
+        ("tasks/where/kept.json", "would replace"),
+        ("tasks/far/away.js", "which is no bundle"),
+        ("node_modules/left-side/left.js", "would replace"),
+        ("build/new.toml", "is a name for settings"),
+        ("build/new.TOML", "is a name for settings"),
+        ("build/other.js", "other.toml is there, with other settings"),
+    ] {
+        let read = || std::fs::read_to_string(project.path(out)).ok();
+        let before = read();
+        let refused = error_of(&build(out));
+        assert!(refused.contains(why), "{out}: {refused}");
+        assert_eq!(read(), before, "{out}");
+    }
+    let settings = std::fs::read_to_string(project.path("build/other.toml")).expect("it is there");
+    assert_eq!(settings, "retries = 3\n");
+    // What is in a bundle may be a bundle itself.
+    assert!(build("tasks/lib/side.js").status.success());
+    project.write("tasks/plain.ts", "export { run } from './lib/side.js';\n");
+    let side = project.path("tasks/lib/side.js").display().to_string();
+    std::fs::remove_file(project.path("tasks/lib/side.toml")).expect("it is there");
+    let refused = error_of(&task(&["build", "--out", &side], &project.path("tasks/plain.ts")));
+    assert!(refused.contains("side.js, which is in it"), "{refused}");
+    project.write("build/again.js", "");
+    // A bundle is made anew, with what its settings are by now.
+    for cron in ["0 3", "0 5"] {
+        project.write("tasks/where/task.toml", &format!("[schedule]\ncron = \"{cron} * * *\"\n"));
+        let again = build("build/again.js");
+        assert!(again.status.success(), "{}", said(&again));
+    }
+    let settings = std::fs::read_to_string(project.path("build/again.toml")).expect("it is there");
+    assert!(settings.contains("0 5"), "{settings}");
+}
+
+#[test]
+fn no_program_of_a_project_hears_what_the_operator_told() {
+    let project = Project::bare();
+    project.write("package.json", "{}");
+    project.write("tasks/where.ts", "import { a } from 'a';\nexport const run = () => a;\n");
+    project.esbuild("#!/bin/sh\nenv > told.txt\necho 'export const run = () => 1;'\n");
+    let mut command = reauth();
+    command.env("REAUTH_TOKEN", "secret").env("REAUTH_URL", "http://x.test").env("OTHER", "1");
+    let command = command.args(["task", "check"]).arg(project.path("tasks/where.ts"));
+    let checked = command.output().expect("it runs");
+    assert!(checked.status.success(), "{}", said(&checked));
+    let told = std::fs::read_to_string(project.path("tasks/told.txt")).expect("it has run");
+    let names: Vec<&str> = told.lines().filter_map(|line| line.split('=').next()).collect();
+    assert!(names.contains(&"PATH") && names.contains(&"OTHER"), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("REAUTH_")), "{names:?}");
+}
+
 /// A package of so many functions, all of which are used, and one that throws.
 fn wide(functions: usize) -> String {
     let mut text = "export function stop() {\n  throw new Error('it is wide');\n}\n".to_owned();
@@ -207,6 +280,51 @@ export function run() {
     let refused = error_of(&task(&["check"], &project.path("tasks/wide.ts")));
     assert!(refused.contains("a task has 512 KiB at most"), "{refused}");
     assert!(refused.contains("import only parts"), "{refused}");
+}
+
+/// A package's text with a map, as other bundlers leave one behind.
+fn with_odd_map(text: &str) -> String {
+    let names = [
+        "webpack:///./src/a.js",
+        "webpack:///./a-loader??ref--4!./src/a\nb.js",
+        &format!("{}a.js", "deep/".repeat(80)),
+    ];
+    // A third of the lines of each file.
+    let part = "AAAA".to_owned() + &";AACA".repeat(text.lines().count() / 3);
+    let mappings = [&part, ";ACAA", &part[4..], ";ACAA", &part[4..]].concat();
+    let map = json!({ "version": 3, "sources": names, "names": [], "mappings": mappings });
+    let map = map.to_string();
+    let map = SourceMap::from_json_string(&map).expect("a map").to_data_url();
+    format!("{text}//# sourceMappingURL={map}\n")
+}
+
+#[test]
+fn a_package_with_an_odd_map_costs_no_line_of_the_task() {
+    let Some(project) = Project::new() else { return };
+    let source = "import * as odd from 'odd';
+
+interface Unused { a: number }
+export function run() {
+  if (Object.keys(odd).length > 1) throw new Error('odd');
+}
+";
+    let test = "import { lab, test } from 'reauth:test';
+        test('it is told', async () => {
+            const { message } = (await lab.run()).error;
+            if (!/at \\w+ \\(odd\\.ts:5:/.test(message)) throw new Error(message);
+        });";
+    project.write("tasks/odd.ts", source);
+    project.write("tasks/odd.test.ts", test);
+    // With all of the map; with that of the task's own file.
+    for functions in [100, 4_000] {
+        project.write("node_modules/odd/index.js", &with_odd_map(&wide(functions)));
+        let tested = task(&["test"], &project.path("tasks/odd.ts"));
+        assert!(tested.status.success(), "{functions}: {}", said(&tested));
+        let built = task(&["build"], &project.path("tasks/odd.ts"));
+        assert!(built.status.success(), "{functions}: {}", said(&built));
+        let bundle = std::fs::read_to_string(project.path("tasks/dist/odd.js")).expect("a bundle");
+        assert!(bundle.contains("function wide_7(given_value)"), "{functions}: it is as written");
+    }
 }
 
 #[test]
@@ -272,10 +390,7 @@ fn who_has_no_esbuild_is_told_where_to_install_it() {
         assert!(wrong.contains(&help(project.folder.path())), "{verb}: {wrong}");
     }
     // One that was installed, on a machine without Node.js.
-    let program = project.path("node_modules/.bin/esbuild");
-    project.write("node_modules/.bin/esbuild", "#!/usr/bin/env no-such-node\n");
-    let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(program, may_run).expect("a mode");
+    project.esbuild("#!/usr/bin/env no-such-node\n");
     let wrong = error_of(&task(&["check"], &project.path("tasks/where.ts")));
     assert!(wrong.contains("it needs Node.js in the PATH"), "{wrong}");
 }

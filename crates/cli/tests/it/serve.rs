@@ -1,6 +1,7 @@
 //! How a server starts, refuses to start, and ends.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use crate::{Kind, Shop, config_file, error_of, reauth, text};
 
@@ -13,6 +14,37 @@ fn a_server_says_when_it_is_ready_and_drains_on_sigterm() {
     serving.terminate();
     let mode = shop.data().metadata().expect("a directory").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+/// What a list of processes shows of a server's children: their words, and their short names.
+fn children_of(server: u32) -> Vec<(String, String)> {
+    let processes = std::fs::read_dir("/proc").expect("a list of processes");
+    let mut all = Vec::new();
+    for folder in processes.filter_map(|entry| Some(entry.ok()?.path())) {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let is_child = read("status").lines().any(|line| line == format!("PPid:\t{server}"));
+        if is_child {
+            all.push((read("cmdline").replace('\0', " "), read("comm").trim_end().to_owned()));
+        }
+    }
+    all
+}
+
+#[test]
+fn children_are_known_by_their_name_in_a_list_of_processes() {
+    let shop = Shop::new(Kind::Sqlite);
+    let serving = shop.serve();
+    let wanted = ("reauth sandbox-child ".to_owned(), "reauth-sandbox".to_owned());
+    let mut found = Vec::new();
+    // They are made ready when the server has begun; before each is itself, it is a server.
+    for _ in 0..100 {
+        found = children_of(serving.process.id());
+        if !found.is_empty() && found.iter().all(|child| *child == wanted) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{found:?}");
 }
 
 #[test]

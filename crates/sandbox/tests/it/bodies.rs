@@ -176,6 +176,73 @@ async fn streams_keep_order_room_and_ends() {
 }
 
 #[tokio::test]
+async fn who_waits_for_an_end_hears_that_the_reader_was_released() {
+    let body = "
+        const told = async (promise) => promise.then(() => 'ended', (error) => error.name);
+        const open = new ReadableStream().getReader(), waiting = open.closed;
+        open.releaseLock();
+        let close;
+        const start = (controller) => void (close = () => controller.close());
+        const shut = new ReadableStream({ start });
+        const reader = shut.getReader(), ended = reader.closed;
+        close();
+        reader.releaseLock();
+        const next = shut.getReader(), again = next.closed;
+        next.releaseLock();
+        return [await told(waiting), await told(open.closed), await told(ended),
+            await told(reader.closed), await told(again), open.closed === waiting];";
+    let wanted = json!(["TypeError", "TypeError", "ended", "TypeError", "ended", true]);
+    assert_eq!(value(body).await, wanted);
+}
+
+#[tokio::test]
+async fn a_source_of_bytes_is_asked_when_someone_reads() {
+    let body = "
+        const asked = async (type, strategy) => {
+            let count = 0;
+            const pull = (controller) => controller.enqueue(new Uint8Array([count += 1]));
+            const stream = new ReadableStream({ type, pull }, strategy);
+            await new Promise((go) => setTimeout(go, 1));
+            const before = count;
+            const { value } = await stream.getReader().read();
+            return [before, value[0]];
+        };
+        return [await asked('bytes'), await asked('bytes', { highWaterMark: 2 }),
+            await asked(undefined), await asked(undefined, {})];";
+    assert_eq!(value(body).await, json!([[0, 1], [2, 1], [1, 1], [1, 1]]));
+}
+
+#[tokio::test]
+async fn what_is_in_quotes_begins_no_parameter_of_a_part() {
+    let body = r#"
+        const read = async (about, type = 'multipart/form-data; boundary=x') => {
+            const text = `--x\r\nContent-Disposition: form-data${about}\r\n\r\n1\r\n--x--\r\n`;
+            const response = new Response(text, { headers: { 'content-type': type } });
+            const told = ([name, value]) => [name, value.name ?? null];
+            return await response.formData().then((form) => [...form].map(told)[0], String);
+        };
+        const form = new FormData();
+        form.append('a; filename=b', '1');
+        const again = [...await new Response(form).formData()];
+        return [again, await read('; name="a; filename=b"'), await read('; name="a; name=b"'),
+            await read('; x="; name=a"; NAME=b'), await read('; filename="; name=c"; name="d"'),
+            await read('; name=a;filename="b.c"'), await read('; name="a'), await read('; name='),
+            await read('; name=a', 'multipart/form-data; odd="; boundary=y"; boundary="x"')];"#;
+    let wanted = json!([
+        [["a; filename=b", "1"]],
+        ["a; filename=b", null],
+        ["a; name=b", null],
+        ["b", null],
+        ["d", "; name=c"],
+        ["a", "b.c"],
+        "TypeError: the body is no form: a part has no name",
+        ["", null],
+        ["a", null]
+    ]);
+    assert_eq!(value(body).await, wanted);
+}
+
+#[tokio::test]
 async fn a_source_is_asked_once_at_a_time_and_a_body_is_read_once() {
     let body = "
         let [count, now, most] = [0, 0, 0];

@@ -29,6 +29,8 @@ const OPTIONS: [&str; 12] = [
 /// What makes a text smaller if there is no room for it. Values stay as they were written: `config`
 /// is read without being run.
 const SMALLER: [&str; 2] = ["--minify-whitespace", "--minify-identifiers"];
+/// What the operator told this program, such as a token, is not for programs of the project.
+const OWN_VARIABLES: &[u8] = b"REAUTH_";
 /// How a program ends whose interpreter is not there.
 const NOT_FOUND: i32 = 127;
 const UNRESOLVED: &str = "install what is missing where package.json is: npm install NAME; \
@@ -71,6 +73,11 @@ fn run(esbuild: &Path, root: &Path, entry: &str, more: &[&str]) -> Result<String
     let mut command = Command::new(esbuild);
     // From the folder, so that the map names files as the task does.
     command.current_dir(root).arg(format!("./{entry}")).args(OPTIONS).args(more);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(OWN_VARIABLES) {
+            command.env_remove(name);
+        }
+    }
     let broken = |why: &str| {
         let what = format!("{} does not run: {why}", esbuild.display());
         Failure::new(what).help("it needs Node.js in the PATH; then npm install --save-dev esbuild")
@@ -91,7 +98,6 @@ fn run(esbuild: &Path, root: &Path, entry: &str, more: &[&str]) -> Result<String
 fn of_own_files(text: &str) -> Option<String> {
     let (javascript, map) = sandbox::inline_map(text)?;
     let map = SourceMap::from_json_string(&map).ok()?;
-    let is_own = |name: &str| name.split('/').all(|part| part != "node_modules");
     let (mut tokens, mut last) = (Vec::new(), (true, 0));
     for token in map.get_tokens() {
         let (line, column) = (token.get_dst_line(), token.get_dst_col());
@@ -113,21 +119,73 @@ fn of_own_files(text: &str) -> Option<String> {
     Some(format!("{javascript}//# sourceMappingURL={}\n", own.to_data_url()))
 }
 
-/// The esbuild of the nearest package.json above a file that has one installed.
+/// Whether a source map's name is that of a file of the developer's own: neither in a package, nor
+/// a name that a package's map brought along, such as `webpack:///./a.js`.
+fn is_own(name: &str) -> bool {
+    let has_scheme = name.split('/').next().is_some_and(|first| first.contains(':'));
+    let is_path = !name.is_empty() && !name.starts_with('/') && !has_scheme;
+    is_path && name.split('/').all(|part| part != "node_modules")
+}
+
+/// The files that are in a bundle, as far as its map tells; names are from the folder that it was
+/// made in.
+pub(super) fn sources(text: &str) -> Vec<String> {
+    let map = sandbox::inline_map(text).map(|(_, map)| map);
+    let map = map.as_deref().and_then(|map| SourceMap::from_json_string(map).ok());
+    map.iter().flat_map(SourceMap::get_sources).map(str::to_owned).collect()
+}
+
+/// The esbuild of the nearest package.json above a file that has one installed. Above the file's
+/// repository, or the home folder, is what others may have put there.
 fn esbuild_for(file: &Path, why: &str) -> Result<PathBuf> {
     let file = std::path::absolute(file)?;
-    let projects = || file.ancestors().skip(1).filter(|it| it.join("package.json").is_file());
+    let folders = folders_above(&file, std::env::home_dir().as_deref());
+    let projects = || folders.iter().filter(|it| it.join("package.json").is_file());
     let mut programs = projects().map(|project| project.join("node_modules/.bin/esbuild"));
     programs.find(|program| program.exists()).ok_or_else(|| {
-        let first = projects().next().or(file.parent()).unwrap_or(Path::new("."));
+        let first = projects().copied().next().or(file.parent()).unwrap_or(Path::new("."));
         let help = format!("in {}: npm install --save-dev esbuild", first.display());
         Failure::new(format!("{why}, and no esbuild is installed that could bundle it")).help(help)
     })
 }
 
+/// The folders around a file, as far as they are one project's: up to that of its repository, or
+/// the home folder.
+fn folders_above<'f>(file: &'f Path, home: Option<&Path>) -> Vec<&'f Path> {
+    let mut is_within = true;
+    let within = |folder: &&Path| {
+        let is_last = folder.join(".git").exists() || home == Some(*folder);
+        std::mem::replace(&mut is_within, !is_last)
+    };
+    file.ancestors().skip(1).take_while(within).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_a_package_is_not_the_developers_own() {
+        for name in ["a.ts", "../lib/a.ts", "a/b:c.ts", "my_node_modules/a.ts"] {
+            assert!(is_own(name), "{name}");
+        }
+        for name in ["", "/a.ts", "../node_modules/a/b.js", "webpack:///./a.js", "node:fs"] {
+            assert!(!is_own(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_folder_above_the_repository_or_the_home_is_looked_into() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (home, shop) = (root.path().join("home"), root.path().join("home/shop"));
+        let file = shop.join("tasks/a.ts");
+        std::fs::create_dir_all(shop.join("tasks")).expect("folders");
+        let last = |home: &Path| folders_above(&file, Some(home)).last().copied();
+        assert_eq!(last(&home), Some(home.as_path()));
+        assert_eq!(last(Path::new("/nowhere")), Some(Path::new("/")));
+        std::fs::write(shop.join(".git"), "gitdir: elsewhere").expect("a file");
+        assert_eq!(last(&home), Some(shop.as_path()));
+    }
 
     #[test]
     fn a_package_is_neither_a_file_nor_a_module_of_ours() {

@@ -265,14 +265,14 @@ fn made_ready(root: &Path, entry: &str, Found { files, .. }: Found) -> Result<Re
 }
 
 /// A file and all that it imports.
-struct Found {
+pub(super) struct Found {
     /// By their names below the root.
-    files: BTreeMap<String, String>,
+    pub(super) files: BTreeMap<String, String>,
     /// What is not there: who imports what.
     missing: Vec<(String, String)>,
 }
 
-fn with_imports(root: &Path, entry: &str) -> Result<Found> {
+pub(super) fn with_imports(root: &Path, entry: &str) -> Result<Found> {
     let (mut files, mut missing) = (BTreeMap::new(), Vec::new());
     let mut open = vec![entry.to_owned()];
     while let Some(name) = open.pop() {

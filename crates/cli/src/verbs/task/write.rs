@@ -8,9 +8,11 @@ use reauth_sdk::{NewTask, Schedule as WantedSchedule, Task, TaskConfig};
 use reauth_server::check_task;
 use reauth_server::domain::Clock;
 use reauth_server::domain::tasks::Schedule;
+use reauth_server::sandbox::inline_map;
 use serde_json::{Value, json};
 
-use super::files::{LocalTask, Ready, read, tasks_at, tasks_to_send};
+use super::bundle::sources;
+use super::files::{LocalTask, Ready, read, tasks_at, tasks_to_send, with_imports};
 use super::{object, schedule, variable};
 use crate::connect::Context;
 use crate::failure::{Failure, Result};
@@ -289,21 +291,18 @@ fn bundle_of(task: &LocalTask) -> PathBuf {
 fn built(task: LocalTask, file: &Path) -> Result<()> {
     let settings = file.with_extension("toml");
     let said = task.toml.as_deref().map(read).transpose()?;
-    if said.is_none() && settings.exists() {
-        let what = format!("{} is there, but the task has no such settings", settings.display());
-        return Err(Failure::new(what).help("delete it: it would outweigh what the script says"));
-    }
+    may_set(said.as_deref(), file, &settings)?;
     let entry = task.root.join(&task.entry);
-    let own = std::fs::canonicalize(&entry).ok();
-    if own.is_some() && std::fs::canonicalize(file).ok() == own {
-        let what = format!("the bundle would replace {}", entry.display());
-        return Err(Failure::usage(what).help("give another file to --out"));
-    }
+    let here = with_imports(&task.root, &task.entry)?.files.into_keys();
+    may_replace(here.map(|name| task.root.join(name)), file)?;
     let why = format!("{} is to be bundled", entry.display());
     let ready = Ready::bundled(&task.root, &task.entry, &why)?;
     let task = LocalTask { ready: Ok(ready), ..task };
     checked(&task)?;
     let text = task.bundle().map(str::to_owned);
+    // Those of packages too, and what is no script.
+    let all = text.iter().flat_map(|text| sources(text));
+    may_replace(all.map(|name| task.root.join(name)), file)?;
     let folder = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
     for (path, text) in [(file, text), (&settings, said)] {
@@ -311,6 +310,47 @@ fn built(task: LocalTask, file: &Path) -> Result<()> {
         std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
     }
     Ok(())
+}
+
+/// Whether a bundle's settings may be written: they replace no settings but those of a bundle.
+fn may_set(said: Option<&str>, file: &Path, settings: &Path) -> Result<()> {
+    if file.extension().is_some_and(|it| it.eq_ignore_ascii_case("toml")) {
+        let what = format!("{} is a name for settings, not for a bundle", file.display());
+        return Err(Failure::usage(what).help("give a name that ends in .js to --out"));
+    }
+    if !settings.exists() {
+        return Ok(());
+    }
+    let Some(said) = said else {
+        let what = format!("{} is there, but the task has no such settings", settings.display());
+        return Err(Failure::new(what).help("delete it: it would outweigh what the script says"));
+    };
+    if !file.exists() && read(settings).ok().as_deref() != Some(said) {
+        let what = format!("{} is there, with other settings than the task's", settings.display());
+        let help = "delete it if nobody needs it, or give another file to --out";
+        return Err(Failure::new(what).help(help));
+    }
+    Ok(())
+}
+
+/// Whether a bundle may be written to a file: it replaces none that it is made of, and no other
+/// that has something else in it than a bundle.
+fn may_replace(sources: impl IntoIterator<Item = PathBuf>, file: &Path) -> Result<()> {
+    let own = std::fs::canonicalize(file).ok();
+    let Some(own) = own.filter(|own| own.is_file()) else { return Ok(()) };
+    let is_same = |source: &PathBuf| std::fs::canonicalize(source).is_ok_and(|it| it == own);
+    if let Some(source) = sources.into_iter().find(is_same) {
+        let what = format!("the bundle would replace {}, which is in it", source.display());
+        return Err(Failure::usage(what).help("give another file to --out"));
+    }
+    let bytes = std::fs::read(&own).ok();
+    let text = bytes.as_deref().map(String::from_utf8_lossy);
+    if text.is_some_and(|text| text.is_empty() || inline_map(&text).is_some()) {
+        return Ok(());
+    }
+    let what = format!("the bundle would replace {}, which is no bundle", file.display());
+    let help = "delete it if nobody needs it, or give another file to --out";
+    Err(Failure::usage(what).help(help))
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {

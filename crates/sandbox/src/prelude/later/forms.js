@@ -195,11 +195,11 @@ function formOf(bytes, contentType) {
     for (const [name, value] of parsedQuery(text)) form.append(name, value);
     return form;
   }
-  const boundary = /;\s*boundary=(?:"([^"]+)"|([^\s;"]+))/i.exec(contentType);
+  const boundary = parameter(contentType, "boundary");
   if (kind !== "multipart/form-data" || !boundary) {
     throw new TypeError(`the body is no form, but ${contentType || "of no type"}`);
   }
-  for (const part of partsOf(bytes, boundary[1] ?? boundary[2])) form.append(...part);
+  for (const part of partsOf(bytes, boundary)) form.append(...part);
   return form;
 }
 
@@ -216,10 +216,11 @@ function partsOf(bytes, boundary) {
     const hasHead = /^[\t ]*\r\n/.test(head) && head.length < piece.length;
     if (!hasHead) throw wrong("a part has no head");
     const lines = native.decode(head, false);
-    const name = parameter(lines, "name");
+    const about = /^content-disposition:([^\r\n]*)/im.exec(lines)?.[1] ?? "";
+    const name = unescaped(parameter(about, "name"));
     if (name === null) throw wrong("a part has no name");
     const inner = bytes.slice(at + head.length + 4, at + piece.length);
-    const filename = parameter(lines, "filename");
+    const filename = unescaped(parameter(about, "filename"));
     if (filename === null) {
       parts.push([name, native.decode(binaryOf(inner), false)]);
     } else {
@@ -231,13 +232,18 @@ function partsOf(bytes, boundary) {
   return parts;
 }
 
-// A parameter of a part's Content-Disposition.
-function parameter(lines, name) {
-  const line = /^content-disposition:([^\r\n]*)/im.exec(lines)?.[1] ?? "";
-  const found = new RegExp(`;\\s*${name}=(?:"([^"]*)"|([^\\s;]*))`, "i").exec(line);
-  if (!found) return null;
-  const unescaped = { "%0d": "\r", "%0a": "\n", "%22": '"' };
-  return (found[1] ?? found[2]).replace(/%0d|%0a|%22/gi, (c) => unescaped[c.toLowerCase()]);
+// A parameter of a header. They are read one after the other: what is in quotes begins none.
+function parameter(header, name) {
+  const next = /\s*;\s*([^\s;="]+)=(?:"([^"]*)"|((?!")[^\s;]*))/gy;
+  for (const [, key, quoted, plain] of header.replace(/^[^;]*/, "").matchAll(next)) {
+    if (key.toLowerCase() === name) return quoted ?? plain;
+  }
+  return null;
+}
+
+function unescaped(value) {
+  const meant = { "%0d": "\r", "%0a": "\n", "%22": '"' };
+  return value?.replace(/%0d|%0a|%22/gi, (c) => meant[c.toLowerCase()]) ?? null;
 }
 
 return {

@@ -15,16 +15,16 @@ class Flow {
   #isStarted = false;
   #isPulling = false;
   #isWanted = false;
-  #end = Promise.withResolvers();
+  // Whoever waits for the end hears of a failure; nobody must.
+  #end = quietly();
   #controller = new ReadableStreamDefaultController(this, MADE_HERE);
 
-  constructor(source, { highWaterMark = 1, size = () => 1 }) {
+  // A source of bytes is asked when someone reads, unless it says otherwise.
+  constructor(source, { highWaterMark = source.type === "bytes" ? 0 : 1, size = () => 1 }) {
     this.source = source;
     this.room = Number(highWaterMark);
     if (!(this.room >= 0)) throw new RangeError("highWaterMark is a number from 0");
     this.sizeOf = size;
-    // Whoever waits for the end hears of a failure; nobody must.
-    this.#end.promise.catch(() => {});
     const started = source.start?.(this.#controller);
     Promise.resolve(started).then(() => {
       this.#isStarted = true;
@@ -41,8 +41,12 @@ class Flow {
     return this.#isOver ? 0 : this.room - this.size;
   }
 
+  get isEnded() {
+    return this.#isOver || this.failure !== null;
+  }
+
   get isShut() {
-    return this.#isClosing || this.#isOver || this.failure !== null;
+    return this.#isClosing || this.isEnded;
   }
 
   read() {
@@ -131,6 +135,13 @@ class Flow {
   }
 }
 
+// A promise to be settled later, of whose failure nobody must hear.
+function quietly() {
+  const made = Promise.withResolvers();
+  made.promise.catch(() => {});
+  return made;
+}
+
 function onlyMadeHere(made, kind) {
   if (made !== MADE_HERE) throw new TypeError(`a ReadableStream makes its ${kind}`);
 }
@@ -162,18 +173,17 @@ class ReadableStreamDefaultController {
 
 class ReadableStreamDefaultReader {
   #flow;
-  #closed;
-  #reads = new Set();
+  #closed = quietly();
 
   constructor(stream) {
     this.#flow = ReadableStream._flow(stream);
     if (this.#flow.reader) throw new TypeError("the stream is locked: it has a reader");
     this.#flow.reader = this;
-    this.#closed = this.#flow.end;
+    this.#flow.end.then(this.#closed.resolve, this.#closed.reject);
   }
 
   get closed() {
-    return this.#closed;
+    return this.#closed.promise;
   }
 
   async read() {
@@ -188,10 +198,11 @@ class ReadableStreamDefaultReader {
     if (!this.#flow) return;
     const error = new TypeError("the reader was released");
     for (const read of this.#flow.reads.splice(0)) read.reject(error);
+    // Who waits for the end hears that it will not be told; an end that was is not taken back.
+    if (this.#flow.isEnded) this.#closed = quietly();
+    this.#closed.reject(error);
     this.#flow.reader = null;
     this.#flow = null;
-    this.#closed = Promise.reject(error);
-    this.#closed.catch(() => {});
   }
 
   #held() {
