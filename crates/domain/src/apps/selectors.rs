@@ -13,7 +13,7 @@ use super::{App, check_name};
 use crate::access::{Assurance, Methods, platform};
 use crate::groups;
 use crate::ledger::{self, Head};
-use crate::store::{Db, Read, Tx, args};
+use crate::store::{Db, Fields, Read, Tx, args, packed};
 use crate::users::Indexed;
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
@@ -262,10 +262,21 @@ pub(crate) async fn having(
         Indexed::Text(text) => (Some(text), None),
         Indexed::Number(number) => (None, Some(number)),
     };
-    let sql = "select u.id from user_attributes a join users u on u.id = a.user_id
-               where u.app_id = $1 and u.deleted_at is null and a.name = $2
-               and (a.text_value = $3 or a.number_value = $4)
-               and (cast($5 as text) is null or u.id = $5)";
+    // The user's own rows are few: the statement is to begin there.
+    macro_rules! having {
+        ($rest:literal) => {
+            concat!(
+                "select u.id from user_attributes a join users u on u.id = a.user_id
+                 where u.app_id = $1 and u.deleted_at is null and a.name = $2
+                 and (a.text_value = $3 or a.number_value = $4) and ",
+                $rest
+            )
+        };
+    }
+    let sql = match only {
+        Some(_) => having!("a.user_id = $5"),
+        None => having!("cast($5 as text) is null"),
+    };
     let mut found = Vec::new();
     read.each(sql, args![app.id, name, text, number, only], |row| {
         found.push(row.parsed(0)?);
@@ -282,17 +293,38 @@ pub(crate) async fn labelled(
     app: AppId,
     patterns: &[String],
     only: Option<UserId>,
-) -> Result<Vec<(UserId, SessionId, String)>> {
-    let sql = "select s.user_id, s.id, coalesce(s.label, '')
-               from sessions s join users u on u.id = s.user_id
-               where u.app_id = $1 and s.ended_at is null
-               and (cast($2 as text) is null or u.id = $2)";
+) -> Result<Vec<Labelled>> {
+    let Some(user) = only else {
+        let whole = (patterns.to_vec(), Vec::new());
+        return Ok(packed(read, (LABELS, args![app]), whole, add_label).await?.1);
+    };
+    let sql = "select s.id, coalesce(s.label, '') from sessions s join users u on u.id = s.user_id
+               where u.app_id = $1 and s.ended_at is null and s.user_id = $2";
     let mut found = Vec::new();
-    read.each(sql, args![app, only], |row| {
-        let (user, session, label) = (row.parsed(0)?, row.parsed(1)?, row.text(2)?);
+    read.each(sql, args![app, user], |row| {
+        let (session, label) = (row.parsed(0)?, row.text(1)?);
         found.extend(fitting(patterns, &label).map(|pattern| (user, session, pattern.clone())));
         Ok(())
     })
     .await?;
     Ok(found)
+}
+
+/// A session of a user with a pattern that its label fits.
+type Labelled = (UserId, SessionId, String);
+
+const LABELS: &str = "select max(id), string_agg(concat_ws(' ', user_id, id, label), ' ')
+    from (select s.id, s.user_id,
+            replace(replace(coalesce(s.label, ''), '%', '%25'), ' ', '%20') as label
+          from sessions s join users u on u.id = s.user_id
+          where s.id > $1 and u.app_id = $3 and s.ended_at is null
+          order by s.id limit $2) as page";
+
+fn add_label(
+    (patterns, found): &mut (Vec<String>, Vec<Labelled>),
+    fields: &mut Fields<'_>,
+) -> Result<()> {
+    let (user, session, label) = (fields.next()?, fields.next()?, fields.any_text()?);
+    found.extend(fitting(patterns, &label).map(|pattern| (user, session, pattern.clone())));
+    Ok(())
 }

@@ -202,10 +202,21 @@ async fn sessions(
     if !filter.asks_tables() {
         return Ok(None);
     }
-    let sql = "select s.id, s.label, s.address from sessions s join users u on u.id = s.user_id
-               where u.app_id = $1 and (cast($2 as text) is null or s.device_id = $2)
-               and (cast($3 as bigint) is null or s.created_at <= $3)
-               and (cast($4 as text) is null or s.user_id = $4)";
+    // The user's own rows are few: the statement is to begin there.
+    macro_rules! of_table {
+        ($rest:literal) => {
+            concat!(
+                "select s.id, s.label, s.address from sessions s join users u on u.id = s.user_id
+                 where u.app_id = $1 and (cast($2 as text) is null or s.device_id = $2)
+                 and (cast($3 as bigint) is null or s.created_at <= $3) and ",
+                $rest
+            )
+        };
+    }
+    let sql = match only {
+        Some(_) => of_table!("s.user_id = $4"),
+        None => of_table!("cast($4 as text) is null"),
+    };
     let patterns = filter.applies_to.labels.as_deref();
     let mut found = HashSet::new();
     let args = args![app, filter.device_id.clone(), filter.created_before, only];

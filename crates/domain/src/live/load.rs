@@ -1,27 +1,18 @@
-//! Builds the Live view from the tables, once at the start. These are the only statements that read
-//! whole tables. The two large ones come packed, a page of rows in one text: to hand over each row
-//! by itself took three times as long.
+//! Builds the Live view from the tables, once at the start. The large ones come packed.
 
 use std::sync::atomic::AtomicI64;
-
-use tokio::sync::mpsc;
 
 use super::view::{Token, View};
 use crate::access::{Because, Ended, Limits};
 use crate::apps::Settings;
 use crate::apps::selectors::{self, Found};
 use crate::cutoffs::revocations;
-use crate::store::{Read, Row, args};
+use crate::store::{Fields, Read, Row, args, missing, packed};
 use crate::tokens::TokenKind;
-use crate::values::error::{Error, Result};
+use crate::values::error::Result;
 use crate::values::ids::{AppId, RunId, SessionId, TokenId};
 use crate::values::secret::SecretHash;
 use crate::values::time::Time;
-
-/// How many rows are packed into one text: some 200 KiB.
-const PAGE_ROWS: i64 = 1_000;
-/// How far reading may be ahead of adding.
-const PAGES_AHEAD: usize = 4;
 
 pub(super) async fn load(read: &mut Read) -> Result<View> {
     let users = read.count("select count(*) from users", args![]).await?;
@@ -34,11 +25,11 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
         (view.everyone_not_before, view.fence_at) = (head.time(0)?, head.time(1)?);
     }
     load_apps(read, &mut view).await?;
-    view = packed(read, USERS, view, add_user).await?;
+    view = packed(read, (USERS, args![]), view, add_user).await?;
     load_groups(read, &mut view).await?;
-    view = packed(read, MEMBERS, view, add_member).await?;
+    view = packed(read, (MEMBERS, args![]), view, add_member).await?;
     load_policies(read, &mut view).await?;
-    view = packed(read, SESSIONS, view, add_session).await?;
+    view = packed(read, (SESSIONS, args![]), view, add_session).await?;
     load_labels(read, &mut view).await?;
     load_dates(read, &mut view).await?;
     for one in revocations::open(read).await? {
@@ -48,10 +39,6 @@ pub(super) async fn load(read: &mut Read) -> Result<View> {
     load_tokens(read, &mut view).await?;
     load_run_tokens(read, &mut view).await?;
     Ok(view)
-}
-
-fn missing(what: &str) -> Error {
-    Error::Internal(format!("the tables contradict each other: {what} is missing"))
 }
 
 async fn load_apps(read: &mut Read, view: &mut View) -> Result<()> {
@@ -192,59 +179,6 @@ fn add_session(view: &mut View, fields: &mut Fields<'_>) -> Result<()> {
     }
     view.ends.note(at, policy.as_deref());
     Ok(())
-}
-
-/// Reads a table page by page, each as its last id and the fields of its rows, and adds them to the
-/// view on another core meanwhile.
-async fn packed(
-    read: &mut Read,
-    sql: &'static str,
-    mut view: View,
-    add: fn(&mut View, &mut Fields<'_>) -> Result<()>,
-) -> Result<View> {
-    let (sender, mut pages) = mpsc::channel::<String>(PAGES_AHEAD);
-    let adding = tokio::task::spawn_blocking(move || {
-        while let Some(text) = pages.blocking_recv() {
-            let mut fields = Fields(text.split(' ').peekable());
-            while fields.0.peek().is_some() {
-                add(&mut view, &mut fields)?;
-            }
-        }
-        Ok(view)
-    });
-    let mut after = String::new();
-    loop {
-        let page = read.first(sql, args![after, PAGE_ROWS]).await?;
-        let page = page.ok_or_else(|| missing("a page"))?;
-        let Some(last) = page.text_or_null(0)? else { break };
-        if sender.send(page.text(1)?).await.is_err() {
-            break; // It has failed, and says why below.
-        }
-        after = last;
-    }
-    drop(sender);
-    adding.await.map_err(|error| Error::Internal(format!("loading: {error}")))?
-}
-
-/// The fields of packed rows, one after the other.
-struct Fields<'a>(std::iter::Peekable<std::str::Split<'a, char>>);
-
-impl<'a> Fields<'a> {
-    fn text(&mut self) -> Result<&'a str> {
-        self.0.next().ok_or_else(|| missing("a field"))
-    }
-
-    fn next<T: std::str::FromStr>(&mut self) -> Result<T> {
-        self.text()?.parse().map_err(|_| missing(std::any::type_name::<T>()))
-    }
-
-    fn time(&mut self) -> Result<Time> {
-        self.next().map(Time::from_micros)
-    }
-
-    fn time_or_null(&mut self) -> Result<Option<Time>> {
-        if self.0.next_if_eq(&"-").is_some() { Ok(None) } else { self.time().map(Some) }
-    }
 }
 
 /// The written end in the columns `ended_at`, `ended_by` from `at` on.

@@ -8,6 +8,7 @@ mod copy;
 mod db;
 mod migrate;
 mod origin;
+mod packed;
 pub mod restore;
 mod tx;
 
@@ -16,4 +17,5 @@ pub use connect::{ANCHOR, Place};
 pub use copy::copy;
 pub use db::Db;
 pub use origin::Origin;
+pub(crate) use packed::{Fields, missing, packed};
 pub use tx::{Read, Rehearsal, Tx};

@@ -143,11 +143,14 @@ async fn a_preview_counts_all_sessions_that_fit_a_new_pattern(lab: Lab) {
         sign_in_as(&lab, "ann", [device, "ios", label], json!({})).await;
     }
     sign_in_as(&lab, "bob", ["e", "android", "till-3"], json!({})).await;
+    sign_in_as(&lab, "bob", ["f", "android", "50 %20 off 日本"], json!({})).await;
     lab.pass(Span::hours(2));
     for (applies_to, count) in [
         (json!({ "labels": ["till-*"] }), 3),
         (json!({ "labels": ["desk-?", "till-*"] }), 4),
         (json!({ "labels": ["till-*"], "platforms": ["ios"] }), 2),
+        (json!({ "labels": ["50 %20 off*本"] }), 1),
+        (json!({ "labels": ["* off 日本"] }), 1),
     ] {
         let policy =
             json!({ "name": "p", "applies_to": applies_to, "limits": { "max_age": "1h" } });
