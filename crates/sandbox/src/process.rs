@@ -47,6 +47,8 @@ const READ_BYTES: usize = 16 * 1024;
 /// A log that goes on so many times beyond its limit ends its run: reading what is not kept would
 /// go on as long as the script writes.
 const LOG_TIMES_MAX: usize = 16;
+/// How long a child may take to drop its rights: it takes milliseconds.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// How long the compiler may take: it takes milliseconds.
 const COMPILE_WALL: Duration = Duration::from_secs(10);
 /// Below it are standard input, output and error, which every child gets anew.
@@ -117,10 +119,7 @@ impl Sandbox {
 
     /// What protects runs on this machine; an error when no child can be started.
     pub async fn probe(&self) -> Result<Guards, String> {
-        let limits = Limits::default();
-        let started = tokio::time::timeout(Duration::from_secs(10), self.start(&limits)).await;
-        let running = started.map_err(|_| "the child did not begin within 10 s".to_owned())?;
-        running.map(|running| running.guards)
+        self.start(&Limits::default()).await.map(|running| running.guards)
     }
 
     async fn run_within(
@@ -196,14 +195,17 @@ impl Sandbox {
         }
     }
 
-    /// Whether no child can be started now; asked for anew if the last one could not.
-    pub async fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed) && self.probe().await.is_err()
+    /// Whether no child can be started now under these limits; asked for anew if the last one could
+    /// not.
+    pub async fn is_failing(&self, limits: &Limits) -> bool {
+        self.is_failing.load(Ordering::Relaxed) && self.start(limits).await.is_err()
     }
 
     /// Starts a child and waits until its rights are gone.
     pub(crate) async fn start(&self, limits: &Limits) -> Result<Running, String> {
-        let started = self.try_start(limits).await;
+        let started = tokio::time::timeout(BEGINNING, self.try_start(limits)).await;
+        let too_long = |_| Err(format!("the child did not begin within {BEGINNING:?}"));
+        let started = started.unwrap_or_else(too_long);
         self.is_failing.store(started.is_err(), Ordering::Relaxed);
         started
     }

@@ -313,12 +313,13 @@ pub(crate) async fn labelled(
 /// A session of a user with a pattern that its label fits.
 type Labelled = (UserId, SessionId, String);
 
-const LABELS: &str = "select max(id), string_agg(concat_ws(' ', user_id, id, label), ' ')
-    from (select s.id, s.user_id,
-            replace(replace(coalesce(s.label, ''), '%', '%25'), ' ', '%20') as label
-          from sessions s join users u on u.id = s.user_id
-          where s.id > $1 and u.app_id = $3 and s.ended_at is null
-          order by s.id limit $2) as page";
+/// A page is one of all sessions, so that the next begins where it ended.
+const LABELS: &str = "select max(page.id), coalesce(string_agg(
+        case when u.app_id = $3 and page.ended_at is null then concat_ws(' ', page.user_id, page.id,
+            replace(replace(coalesce(page.label, ''), '%', '%25'), ' ', '%20')) end, ' '), '')
+    from (select id, user_id, label, ended_at from sessions where id > $1
+          order by id limit $2) as page
+    join users u on u.id = page.user_id";
 
 fn add_label(
     (patterns, found): &mut (Vec<String>, Vec<Labelled>),

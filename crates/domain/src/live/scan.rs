@@ -78,13 +78,10 @@ impl Live {
             };
             let mut own = view.sessions_of_user(user);
             rule.since_of(user, None).is_some()
-                && match &met.sessions {
-                    None => rule.may_begin_with(traits),
-                    Some(_) => own.any(|session| {
-                        let kind = Some(view.kinds.kind(session.kind));
-                        rule.since(user, Some(session), kind).is_some()
-                    }),
-                }
+                && rule.may_begin_with(traits)
+                && met.sessions.as_ref().is_none_or(|named| {
+                    own.any(|session| named.contains(&SessionId::from_uuid(session.id)))
+                })
         };
         let meant = tokens.into_iter().filter(is_meant);
         Ok(meant.map(|(.., hash)| hash).collect())

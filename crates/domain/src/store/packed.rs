@@ -22,7 +22,7 @@ pub(crate) fn missing(what: &str) -> Error {
 
 /// Reads a table page by page, each as its last id and the fields of its rows with a space between
 /// any two, and adds them to the whole on another core meanwhile. `$1` is the id after which a page
-/// begins, `$2` its size, then follow `more`.
+/// begins, `$2` its size, then follow `more`. A page may have rows and no fields.
 pub(crate) async fn packed<T: Send + 'static>(
     read: &mut Read,
     (sql, more): (&'static str, Vec<Arg>),
@@ -45,7 +45,8 @@ pub(crate) async fn packed<T: Send + 'static>(
         args.extend(more.iter().cloned());
         let page = read.first(sql, args).await?.ok_or_else(|| missing("a page"))?;
         let Some(last) = page.text_or_null(0)? else { break };
-        if sender.send(page.text(1)?).await.is_err() {
+        let text = page.text(1)?;
+        if !text.is_empty() && sender.send(text).await.is_err() {
             break; // It has failed, and says why below.
         }
         after = last;

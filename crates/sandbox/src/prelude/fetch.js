@@ -312,10 +312,10 @@ function sendNext() {
     if (request && !isRoom) return;
     const id = notSent.shift();
     if (!request) continue;
+    native.fetch(id, request.json());
     underWay += 1;
     underWayBytes += request.bytes;
     request.isSent = true;
-    native.fetch(id, request.json());
     request.json = null;
   }
 }
@@ -340,6 +340,24 @@ function bytesOfRequest({ method, url }, headers, body) {
   return bytes;
 }
 
+// What the parent would take for too much, or not read at all. Of the rest than the body it reads
+// some more than this.
+const BODY_BYTES_MAX = 8388608;
+const HEADERS_MAX = 100;
+const HEAD_BYTES_MAX = 49152;
+
+function refuseTooLong(request, headers, body) {
+  if (body.length > BODY_BYTES_MAX) {
+    throw new TypeError(`a request's body may have ${BODY_BYTES_MAX} bytes, not ${body.length}`);
+  }
+  if (headers.length > HEADERS_MAX) {
+    throw new TypeError(`a request may have ${HEADERS_MAX} headers, not ${headers.length}`);
+  }
+  if (bytesOfRequest(request, headers, "") > HEAD_BYTES_MAX) {
+    throw new TypeError(`a request's URL and headers may have ${HEAD_BYTES_MAX} bytes in all`);
+  }
+}
+
 async function fetch(input, init = undefined) {
   const request = new Request(input, init);
   const { signal, url } = request;
@@ -349,6 +367,7 @@ async function fetch(input, init = undefined) {
   const [headers, source] = [[...request.headers], Body._take(request)];
   const isThere = !isLater("ReadableStream", source);
   const body = isThere ? (source ?? new Uint8Array()) : await Body._bytes(source, signal);
+  refuseTooLong(request, headers, body);
   const json = () => {
     const packed = native.toBase64(binaryOf(body));
     return JSON.stringify({ method, url, headers, body: packed, redirect });

@@ -224,7 +224,7 @@ function webHead(status, headers, isEmpty = false) {
   }
   const given = headers.get("content-type");
   // As a whole: a browser may go by what comes after a comma.
-  if (!/^[^;,]*(;\s*charset=("?)[\w-]+\2\s*)?$/i.test(given)) {
+  if (!/^[^;,]*(;\s*charset=("?)[\w-]+\2\s*)?;?\s*$/i.test(given)) {
     throw new TypeError(`a type has a charset at most, not ${shown(given)}`);
   }
   if (type.startsWith("text/") && !/;\s*charset=/i.test(given)) {

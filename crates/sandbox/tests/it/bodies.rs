@@ -411,3 +411,32 @@ async fn what_few_scripts_need_is_there_as_all_else() {
     let body = "globalThis.FormData = 8; return [FormData, (await new Response('').blob()).size]";
     assert_eq!(value(body).await, json!([8, 0]), "it may be replaced before it is used");
 }
+
+/// The script is told, and goes on: what is asked for is not sent.
+#[tokio::test]
+async fn a_request_that_is_too_long_is_the_scripts_to_know() {
+    let body = "
+        const told = [];
+        const ask = (url, init) =>
+            fetch(url, init).then(({ status }) => told.push(status), ({ name, message }) =>
+                told.push(`${name}: ${message}`));
+        await ask('http://api.test/echo', { method: 'POST', body: 'x'.repeat(9_000_000) });
+        const headers = Object.fromEntries([...Array(101).keys()].map((n) => [`x-${n}`, '1']));
+        await ask('http://api.test/echo', { headers });
+        await ask(`http://api.test/echo?${'x'.repeat(60_000)}`);
+        await ask('http://api.test/echo', { headers: { 'x-long': 'x'.repeat(60_000) } });
+        await ask('http://api.test/echo', { method: 'POST', body: 'x'.repeat(8_388_608) });
+        const [, , , , last] = told;
+        told[4] = String(last).includes('answer is longer');
+        return told;";
+    let (told, asked) = asked(body).await;
+    let wanted = json!([
+        "TypeError: a request's body may have 8388608 bytes, not 9000000",
+        "TypeError: a request may have 100 headers, not 101",
+        "TypeError: a request's URL and headers may have 49152 bytes in all",
+        "TypeError: a request's URL and headers may have 49152 bytes in all",
+        // That one was sent: its echo is too long.
+        true,
+    ]);
+    assert_eq!((told, asked.len()), (wanted, 1));
+}

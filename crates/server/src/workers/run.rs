@@ -136,6 +136,7 @@ pub(super) async fn keep_leases(app: App, mut stopped: watch::Receiver<bool>) {
 
 pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(app.config.tasks.concurrency));
+    let limits = usual_limits(&app);
     let mut going = JoinSet::new();
     let mut carried = HashMap::new();
     loop {
@@ -144,8 +145,12 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
         }
         let place = Arc::clone(&places).try_acquire_owned();
         // While none could begin all wait their turn, as their schedules and limits count them.
+        let is_failing = tokio::select! {
+            is_failing = app.sandbox.is_failing(&limits) => is_failing,
+            _ = stopped.changed() => break,
+        };
         if let Ok(place) = place
-            && !app.sandbox.is_failing().await
+            && !is_failing
         {
             match claim(&app).await {
                 Ok(Some(ready)) => {

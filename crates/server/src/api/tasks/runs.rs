@@ -21,6 +21,8 @@ use crate::workers::run;
 const WAIT: Duration = Duration::from_mins(1);
 /// A run that is going is looked at this often by one who waits for its end.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A run that a run wants so long from now is no part of a circle.
+const LATER: Span = Span::minutes(1);
 /// As far ahead as a run can be asked for.
 const AHEAD_MAX: Span = Span::days(366);
 
@@ -146,7 +148,9 @@ pub(crate) async fn run(
     }
     if let Some(caller) = who.run() {
         order.trigger = Trigger::Task;
-        order.depth = tasks::depth_of(&mut tx, caller).await? + 1;
+        // What is wanted for later goes round slowly, and is bounded by how much may wait.
+        let is_later = order.due_at.is_some_and(|due_at| tx.now() + LATER <= due_at);
+        order.depth = tasks::depth_of(&mut tx, caller).await? + i64::from(!is_later);
         order.is_rehearsed |= is_rehearsed;
     }
     if let Some(caller) = who.run().filter(|_| is_called) {

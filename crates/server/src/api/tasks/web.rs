@@ -242,7 +242,7 @@ fn response(answer: WebResponse, run: &str) -> Result<Response<Body>, Answer> {
 /// a browser may go by what comes after a comma.
 fn is_answerable(kind: &HeaderValue) -> bool {
     let Ok(text) = kind.to_str() else { return false };
-    let mut parts = text.split(';').map(str::trim);
+    let mut parts = text.trim_end_matches([';', ' ']).split(';').map(str::trim);
     let kind = parts.next().unwrap_or_default();
     let is_known = TYPES.iter().any(|known| known.eq_ignore_ascii_case(kind));
     is_known && parts.next().is_none_or(is_charset) && parts.next().is_none()

@@ -28,8 +28,8 @@ pub(super) enum Act {
         user: usize,
         device: u8,
     },
-    /// An authentication token that nobody uses yet.
-    IssueToken(usize),
+    /// An authentication token that nobody uses yet, and whether it is proved by a second method.
+    IssueToken(usize, bool),
     /// Which one is used then, and on which device.
     UseToken(usize, u8),
     ReAuthenticate(usize),
@@ -81,7 +81,7 @@ pub(super) fn acts() -> impl Strategy<Value = Act> {
         4 => (0..9_usize, proptest::option::of(-5..60_i64))
             .prop_map(|(user, hours)| Act::SetNotAfter(user, hours)),
         14 => (0..9_usize, 0..3_u8).prop_map(|(user, device)| Act::SignIn { user, device }),
-        2 => (0..9_usize).prop_map(Act::IssueToken),
+        2 => (0..9_usize, any::<bool>()).prop_map(|(user, otp)| Act::IssueToken(user, otp)),
         3 => (0..9_usize, 0..3_u8).prop_map(|(token, device)| Act::UseToken(token, device)),
         2 => (0..9_usize).prop_map(Act::ReAuthenticate),
         1 => (0..9_usize).prop_map(Act::Wipe),
@@ -93,7 +93,7 @@ pub(super) fn acts() -> impl Strategy<Value = Act> {
         2 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Join(user, group)),
         3 => (0..9_usize, 0..2_u8).prop_map(|(user, group)| Act::Leave(user, group)),
         2 => (0..4_u8, 0..9_usize).prop_map(|(scope, user)| Act::CutOff(scope, user)),
-        3 => (0..7_u8, any::<bool>(), proptest::option::of(meanwhile()))
+        3 => (0..9_u8, any::<bool>(), proptest::option::of(meanwhile()))
             .prop_map(|(filter, wipes, act)| Act::Revoke(filter, wipes, act.map(Box::new))),
         5 => (proptest::option::of(5..50_i64), proptest::option::of(1..6_i64), any::<bool>())
             .prop_map(|(age, idle, many)| Act::Limits(age, idle, many)),
@@ -330,10 +330,11 @@ impl World {
                 let made = devices::enroll(&mut tx, app, token.reveal(), device).await?;
                 self.devices.push((user, made.session, made.secret.reveal().to_owned()));
             }
-            Act::IssueToken(user) => {
+            Act::IssueToken(user, otp) => {
                 let Some(user) = self.user(*user) else { return Ok(()) };
                 let life = Some(Span::hours(20));
-                let (token, _) = devices::issue(&mut tx, app, user, life, proof(1)).await?;
+                let (token, _) =
+                    devices::issue(&mut tx, app, user, life, proof(u8::from(*otp))).await?;
                 self.tokens.push((user, token.reveal().to_owned()));
             }
             Act::UseToken(at, device) => {
@@ -489,7 +490,8 @@ fn filter_of(kind: u8, now: Time) -> Filter {
     match kind {
         0 => applies_to.groups = Some(vec!["group 0".into()]),
         1 => applies_to.labels = Some(vec!["till-1".into()]),
-        2 => applies_to.platforms = Some(vec!["ios".into()]),
+        2 | 8 => applies_to.platforms = Some(vec!["ios".into()]),
+        7 => applies_to.methods = Some(Methods::of(["otp"]).expect("known")),
         6 => {
             let team = [("name".to_owned(), Value::from("team 0"))];
             applies_to.attributes = Some(team.into_iter().collect());
@@ -499,6 +501,7 @@ fn filter_of(kind: u8, now: Time) -> Filter {
     match kind {
         3 => filter.ip = Some("203.0.113.0/31".parse().expect("a network")),
         4 => filter.device_id = Some("device 2".into()),
+        7 | 8 => filter.device_id = Some("device 1".into()),
         5 => filter.created_before = Some(now - Span::hours(5)),
         _ => {}
     }

@@ -13,6 +13,7 @@ use crate::lab::{Lab, good, json_of, refused, text};
 both!(
     missed_moments_are_skipped_run_once_or_run_each,
     what_waits_to_be_tried_again_takes_no_moment_from_its_schedule,
+    a_task_that_wants_itself_again_later_goes_on,
     an_entry_of_the_ledger_starts_a_task,
     a_task_does_not_start_itself_and_circles_end,
     a_task_whose_owner_may_not_sign_in_rests_and_says_so,
@@ -73,6 +74,30 @@ async fn what_waits_to_be_tried_again_takes_no_moment_from_its_schedule(mut lab:
             }
         };
         tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it has run, and waits");
+    }
+}
+
+async fn a_task_that_wants_itself_again_later_goes_on(lab: Lab) {
+    let source = "export const run = ({ after }) =>
+        CloudCode.scheduleTask({ task: 'again', after, parameters: { after } });";
+    put(&lab, "again", task("t.js", source, &["tasks:run"])).await;
+    good(lab.api(Method::POST, "/tasks/again/run").json(&json!({ "params": { "after": "1h" } })))
+        .await;
+    for done in 1..=10 {
+        let runs = ended_runs(&lab, "again", done).await;
+        assert!(runs.iter().all(|run| run["error"].is_null()), "{runs:?}");
+        lab.pass(Span::hours(1));
+        lab.server().app().run_wake.notify_one();
+    }
+    // At once it would be a circle.
+    put(&lab, "circle", task("t.js", &source.replace("again", "circle"), &["tasks:run"])).await;
+    let wanted = json!({ "params": { "after": "1s" } });
+    good(lab.api(Method::POST, "/tasks/circle/run").json(&wanted)).await;
+    for done in 1..=6 {
+        let runs = ended_runs(&lab, "circle", done).await;
+        assert_eq!(runs.iter().any(|run| !run["error"].is_null()), done == 6, "{runs:?}");
+        lab.pass(Span::seconds(2));
+        lab.server().app().run_wake.notify_one();
     }
 }
 
