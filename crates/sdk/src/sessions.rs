@@ -154,6 +154,9 @@ pub struct Revoked {
     pub who: Option<Vec<String>>,
     /// Of a dry run: names the set in [`Revocation::expect`].
     pub preview_id: Option<String>,
+    /// Of a dry run: how many unused authentication tokens it would end as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_tokens: Option<u64>,
 }
 
 /// A cut-off that has been set: whoever signed in at or before it must sign in again.

@@ -180,5 +180,9 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<()> {
 
 fn counted(seen: &Revoked) -> String {
     let number = |count: Option<u64>| count.unwrap_or_default();
-    format!("{} sessions of {} users", number(seen.sessions), number(seen.users))
+    let sessions = format!("{} sessions of {} users", number(seen.sessions), number(seen.users));
+    match number(seen.authentication_tokens) {
+        0 => sessions,
+        tokens => format!("{sessions}, and {tokens} unused authentication tokens"),
+    }
 }

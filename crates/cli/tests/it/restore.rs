@@ -152,3 +152,19 @@ fn a_backup_or_a_restore_that_fails_leaves_nothing_behind() {
         assert_eq!((names(shop.dir.path()), names(&other)), (before, inside), "{wanted}");
     }
 }
+
+/// As whoever regrets a restore finds it: what is only in the log would be lost without a word.
+#[test]
+fn a_database_with_a_log_beside_it_is_no_backup() {
+    let shop = Shop::new(Kind::Sqlite);
+    let serving = shop.serve();
+    serving.json(&shop.operator, &["app", "create", "Field"]);
+    serving.kill();
+    let (database, other) = (shop.data().join("reauth.sqlite"), shop.dir.path().join("other"));
+    let refused = error_of(&restore(&database.display().to_string(), &other));
+    assert!(refused.contains("has a write-ahead log beside it"), "{refused}");
+    assert!(!other.exists());
+    let file = shop.path("backup.sqlite");
+    json(&backup(&shop, &file));
+    json(&restore(&file, &other));
+}

@@ -16,6 +16,7 @@ use crate::ledger::{self, By, Change, Head, Subject};
 use crate::store::{Db, Read, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
+use crate::values::secret::SecretHash;
 use crate::values::time::Time;
 
 /// Each is looked at by every check until the sweep has written its ends.
@@ -260,29 +261,44 @@ pub async fn set(tx: &mut Tx, app: AppId, looked: Looked, why: Option<String>) -
     Ok(())
 }
 
-/// Ends the unused authentication tokens from before it with which a session could begin that it
-/// would have ended: once its ends are written, nothing else would keep that out.
+/// How many unused authentication tokens a revocation would end beside the sessions.
+pub async fn tokens(read: &mut Read, app: AppId, looked: &Looked) -> Result<usize> {
+    let meant = (&looked.filter, &looked.met);
+    meant_tokens(read, app, meant, looked.wipes).await.map(|found| found.len())
+}
+
+/// The unused authentication tokens from before it with which a session could begin that it would
+/// have ended: once its ends are written, nothing else would keep that out.
+async fn meant_tokens(
+    read: &mut Read,
+    app: AppId,
+    meant: (&Filter, &Met),
+    wipes: bool,
+) -> Result<Vec<SecretHash>> {
+    let sql = "select e.user_id, e.traits, e.hash from enrolments e
+               join users u on u.id = e.user_id
+               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2
+               and e.created_at <= $3";
+    let now = read.now();
+    let issued_by = meant.0.authenticated_before.map_or(now, |before| before.min(now));
+    let mut tokens = Vec::new();
+    read.each(sql, args![app, now, issued_by], |row| {
+        tokens.push((row.parsed(0)?, row.parsed(1)?, row.hash(2)?));
+        Ok(())
+    })
+    .await?;
+    read.live().meant_tokens(app, meant, wipes, now, tokens)
+}
+
 async fn end_enrolments(
     tx: &mut Tx,
     app: AppId,
     meant: (&Filter, &Met),
     wipes: bool,
 ) -> Result<()> {
-    let sql = "select e.user_id, e.traits, e.hash from enrolments e
-               join users u on u.id = e.user_id
-               where u.app_id = $1 and e.ended_at is null and e.expires_at > $2
-               and e.created_at <= $3";
     let now = tx.now();
-    let issued_by = meant.0.authenticated_before.map_or(now, |before| before.min(now));
-    let mut tokens = Vec::new();
-    tx.each(sql, args![app, now, issued_by], |row| {
-        tokens.push((row.parsed(0)?, row.parsed(1)?, row.hash(2)?));
-        Ok(())
-    })
-    .await?;
     let because = if wipes { Because::Wiped } else { Because::ReAuthenticate };
-    let meant = tx.live().meant_tokens(app, meant, wipes, now, tokens)?;
-    for some in meant.chunks(TOKENS_A_STATEMENT) {
+    for some in meant_tokens(tx, app, meant, wipes).await?.chunks(TOKENS_A_STATEMENT) {
         let places = (3..some.len() + 3).map(|token| format!("${token}"));
         let sql = format!(
             "update enrolments set ended_at = $1, ended_by = $2 where hash in ({})",
@@ -319,6 +335,14 @@ pub(crate) async fn open(read: &mut Read) -> Result<Vec<Open>> {
         list.push(Open { app, set_at, stored, met });
     }
     Ok(list)
+}
+
+/// The apps with a revocation that cannot be read, and when it was stated.
+pub async fn unreadable(read: &mut Read) -> Result<Vec<(AppId, Time)>> {
+    let sql = "select app_id, set_at, body from revocations order by app_id, set_at";
+    let rows = read.rows(sql, args![]).await?;
+    let broken = rows.iter().filter(|row| row.json::<Stored>(2).is_err());
+    broken.map(|row| Ok((row.parsed(0)?, row.time(1)?))).collect()
 }
 
 /// Forgets a revocation all of whose ends are written. One that cannot be read stays: whom it was

@@ -60,6 +60,15 @@ pub async fn stage(from: &Path, dir: &Path, replaces: bool) -> Result<Staged> {
 
 /// The file, if it holds a database at all: of an empty one SQLite would make a new store.
 fn opened(from: &Path) -> Result<impl std::io::Read> {
+    let mut log = from.as_os_str().to_owned();
+    log.push("-wal");
+    if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+        return Err(Error::Conflict(format!(
+            "{} has a write-ahead log beside it, with changes that would be lost: make a backup of \
+             that folder first, with `reauth backup --data`, and restore that",
+            from.display()
+        )));
+    }
     let mut file = File::open(from).map_err(failed(from))?;
     let mut start = [0; MAGIC.len()];
     if file.read_exact(&mut start).is_err() || start != MAGIC {

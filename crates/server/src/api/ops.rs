@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use reauth_domain::apps::policies;
+use reauth_domain::cutoffs::revocations;
 use reauth_domain::sessions::sweep;
 use reauth_domain::tasks::{self, Resting};
 use reauth_domain::{Place, Read, Span, apps, ledger};
@@ -77,6 +78,13 @@ pub(crate) async fn doctor(who: Operator) -> Result<Json<DoctorView>, Answer> {
     findings.push(fence(&mut read).await?);
     findings.push(clock(state));
     findings.push(tasks_of(&mut read).await?);
+    for (app, set_at) in revocations::unreadable(&mut read).await? {
+        let detail = format!(
+            "the revocation of {set_at} in app {app} cannot be read: everyone there had to sign in \
+             again; whom it was to end, or to wipe, `reauth ledger show` tells"
+        );
+        findings.push(Finding { level: "warning", check: "revocations", detail });
+    }
     let (all, _) = apps::page(&mut read, apps::PAGE_ROWS_MAX, 0).await?;
     let looked = sweep::look(&state.db).await?;
     for app in all {

@@ -129,6 +129,8 @@ async fn a_revocation_that_cannot_be_read_is_everyones(mut lab: Lab) {
     lab.pass(Span::minutes(2));
     for token in [used, kept] {
         lab.restart().await;
+        let doctor = lab.operator_get("/admin/doctor").await.to_string();
+        assert!(doctor.contains("the revocation of 2026-05-03T06:13:00Z"), "{doctor}");
         assert_eq!(lab.get(&phone).await["ended_by"], "re_authenticate");
         refused(lab.enroll(&token, "phone"), 401, "AUTHENTICATION_FAILED").await;
         lab.sweep().await;

@@ -123,6 +123,9 @@ pub(crate) struct RevocationView {
     /// Of how many users.
     #[serde(skip_serializing_if = "Option::is_none")]
     users: Option<usize>,
+    /// Of a dry run: how many unused authentication tokens it would end as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_tokens: Option<usize>,
     /// A hundred of them at most; all come page by page from `revocations/previews/{preview}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     who: Option<Vec<String>>,
@@ -274,8 +277,10 @@ pub(crate) async fn revoke(
         if is_looked_at { Some(look(&who.state, &app, (&filter, wipes)).await?) } else { None };
     let mut looked = match looked {
         Some(looked) if dry_run => {
-            let now = who.state.db.now();
-            return Ok(Json(who.state.previews.remember(who.app, looked, now)?));
+            let mut read = who.state.db.read().await?;
+            let tokens = revocations::tokens(&mut read, who.app, &looked).await?;
+            let view = who.state.previews.remember(who.app, looked, read.now())?;
+            return Ok(Json(RevocationView { authentication_tokens: Some(tokens), ..view }));
         }
         looked => looked,
     };

@@ -97,6 +97,11 @@ async fn whoever_is_not_meant_signs_in_by_their_token_as_ever(lab: Lab) {
 async fn revocations_do_not_pile_up_behind_tokens_of_others(lab: Lab) {
     lab.authentication_token("bob").await;
     let ann = lab.user("ann").await;
+    // A dry run counts them as well.
+    let android = json!({ "filter": { "platforms": ["android"] }, "action": "wipe",
+        "dry_run": true });
+    let seen = lab.post("/revocations", android).await;
+    assert_eq!((&seen["sessions"], &seen["authentication_tokens"]), (&json!(0), &json!(1)));
     for turn in 0..101 {
         let filter = json!({ "user": ann, "authenticated_before": lab.clock.now().to_string() });
         revoke(&lab, &filter, "re-authenticate").await;
