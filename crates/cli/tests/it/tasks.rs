@@ -499,6 +499,7 @@ async fn runs_that_a_third_has_ended_of(client: &Client) -> (String, Vec<String>
     while app.runs(None, Some("succeeded"), 1).await.expect("runs").total < enough {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    assert!(app.runs(None, Some("queued"), 1).await.expect("runs").total > 0, "it is too late");
     (app.id().to_owned(), ids)
 }
 

@@ -150,14 +150,13 @@ fn esbuild_for(file: &Path, why: &str) -> Result<PathBuf> {
 }
 
 /// The folders around a file, as far as they are one project's: up to that of its repository, or
-/// the home folder.
+/// the home folder; outside both, up to the first that is a package.
 fn folders_above<'f>(file: &'f Path, home: Option<&Path>) -> Vec<&'f Path> {
-    let mut is_within = true;
-    let within = |folder: &&Path| {
-        let is_last = folder.join(".git").exists() || home == Some(*folder);
-        std::mem::replace(&mut is_within, !is_last)
-    };
-    file.ancestors().skip(1).take_while(within).collect()
+    let all: Vec<&Path> = file.ancestors().skip(1).collect();
+    let is_bound = |folder: &&Path| folder.join(".git").exists() || home == Some(*folder);
+    let is_package = |folder: &&Path| folder.join("package.json").exists();
+    let last = all.iter().position(is_bound).or_else(|| all.iter().position(is_package));
+    all.into_iter().take(last.map_or(0, |last| last + 1)).collect()
 }
 
 #[cfg(test)]
@@ -182,7 +181,9 @@ mod tests {
         std::fs::create_dir_all(shop.join("tasks")).expect("folders");
         let last = |home: &Path| folders_above(&file, Some(home)).last().copied();
         assert_eq!(last(&home), Some(home.as_path()));
-        assert_eq!(last(Path::new("/nowhere")), Some(Path::new("/")));
+        assert_eq!(last(Path::new("/nowhere")), None);
+        std::fs::write(shop.join("package.json"), "{}").expect("a file");
+        assert_eq!(last(Path::new("/nowhere")), Some(shop.as_path()));
         std::fs::write(shop.join(".git"), "gitdir: elsewhere").expect("a file");
         assert_eq!(last(&home), Some(shop.as_path()));
     }
