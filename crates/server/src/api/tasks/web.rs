@@ -274,7 +274,9 @@ mod tests {
             ("text/plain;charset=utf-8;, image/svg+xml", false),
             ("text/plain;version=2", false),
             ("text/plain;charset=", false),
-            ("text/plain;", false),
+            // An empty parameter is none (RFC 9110, section 5.6.6).
+            ("text/plain;", true),
+            ("text/html;charset=utf-8;", true),
             ("", false),
         ] {
             let value: HeaderValue = kind.parse().expect("a value");
