@@ -28,11 +28,8 @@ declare class Headers {
   [Symbol.iterator](): IterableIterator<[string, string]>;
 }
 
-/** Each body is read once. What arrives is there as a whole; what is sent is read whole first. */
-interface Body {
-  /** Null when there is none. */
-  readonly body: ReadableStream<Uint8Array> | null;
-  readonly bodyUsed: boolean;
+/** The forms in which a body can be read. */
+interface BodyReaders {
   text(): Promise<string>;
   json(): Promise<any>;
   bytes(): Promise<Uint8Array>;
@@ -40,6 +37,13 @@ interface Body {
   blob(): Promise<Blob>;
   /** Of `multipart/form-data` and `application/x-www-form-urlencoded`. */
   formData(): Promise<FormData>;
+}
+
+/** Each body is read once. What arrives is there as a whole; what is sent is read whole first. */
+interface Body extends BodyReaders {
+  /** Null when there is none. */
+  readonly body: ReadableStream<Uint8Array> | null;
+  readonly bodyUsed: boolean;
 }
 
 type RequestRedirect = "follow" | "manual" | "error";

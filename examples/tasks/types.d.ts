@@ -187,7 +187,7 @@ declare const CloudCode: {
 // ------------------------------------------------------------------------------------ Web tasks
 
 /** A request to a web task. Its body can be read as often as you like. */
-interface WebTaskRequest {
+interface WebTaskRequest extends BodyReaders {
   readonly method: string;
   readonly url: string;
   readonly path: string;
@@ -197,14 +197,8 @@ interface WebTaskRequest {
   readonly body: any;
   /** A header's value: `request.header("authorization")`. */
   header(name: string): string | undefined;
-  text(): Promise<string>;
-  json(): Promise<any>;
   /** The body as it came, to verify a signature. */
   bytes(): Promise<Uint8Array>;
-  arrayBuffer(): Promise<ArrayBuffer>;
-  blob(): Promise<Blob>;
-  /** Of `multipart/form-data` and `application/x-www-form-urlencoded`. */
-  formData(): Promise<FormData>;
 }
 
 /** What will be answered, unless the function returns something. */

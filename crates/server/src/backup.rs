@@ -56,9 +56,7 @@ pub async fn backup(config: &Config, to: &Path) -> Result<Backup, String> {
 /// What cannot be opened and proved is no backup; one that is says so itself.
 async fn proved(db: &Db) -> Result<Head> {
     let head = verified(db).await?;
-    let mut tx = db.write(By::System).await?;
-    Origin { is_backup: true, anchor: None }.store(&mut tx).await?;
-    tx.commit().await?;
+    Origin { is_backup: true, anchor: None }.keep(db).await?;
     Ok(head)
 }
 
@@ -90,9 +88,7 @@ pub async fn restore(
 async fn ready(db: &Db, keeps_access: bool) -> Result<(Backup, Option<String>, Head)> {
     let backup = Backup::new(&verified(db).await?);
     let operator_token = if keeps_access {
-        let mut tx = db.write(By::System).await?;
-        Origin::default().store(&mut tx).await?;
-        tx.commit().await?;
+        Origin::default().keep(db).await?;
         None
     } else {
         Some(raise(db, "a backup was restored").await?)

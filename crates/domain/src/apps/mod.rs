@@ -172,14 +172,19 @@ async fn change_schema(tx: &mut Tx, app: &App, schema: &UserSchema) -> Result<()
     Ok(())
 }
 
+/// Refuses one version more of what a sweep forgets: see `sessions::sweep`.
+fn too_many_versions(max: i64, what: &str) -> Error {
+    let why = format!(
+        "{max} versions of {what} are kept: old ones go with the next sweep, but not before \
+         authentication tokens from their time are used or have expired"
+    );
+    Error::Busy { why, retry_after_s: 60 }
+}
+
 async fn add_era(tx: &mut Tx, app: AppId, limits: Limits) -> Result<()> {
     let sql = "select count(*) from app_limits where app_id = $1";
     if tx.count(sql, args![app]).await? >= ERAS_MAX {
-        let why = format!(
-            "{ERAS_MAX} versions of limits are kept: old ones go with the next sweep, but not \
-             before authentication tokens from their time are used or have expired"
-        );
-        return Err(Error::Busy { why, retry_after_s: 60 });
+        return Err(too_many_versions(ERAS_MAX, "limits"));
     }
     let now = tx.now();
     tx.change(

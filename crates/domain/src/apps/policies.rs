@@ -369,11 +369,7 @@ pub async fn set(
     let sql = "select count(*) from policies where app_id = $1";
     let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
     if tx.count(sql, args![app.id]).await?.saturating_add(count) > VERSIONS_MAX {
-        let why = format!(
-            "{VERSIONS_MAX} versions of policies are kept: old ones go with the next sweep, but \
-             not before authentication tokens from their time are used or have expired"
-        );
-        return Err(Error::Busy { why, retry_after_s: 60 });
+        return Err(super::too_many_versions(VERSIONS_MAX, "policies"));
     }
     for policy in gone {
         tx.change(

@@ -62,13 +62,7 @@ impl View {
         rules: &Rules,
         tell: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
-        let cut_offs = self.cut_offs(user);
-        let eras = self.eras_of(user, Some(session), rules);
-        let place = |session: &Session| (session.authenticated_at, session.id);
-        let later = |other: &&Session| place(other) > place(session);
-        let newer = self.newer(user, rules, &eras, later);
-        let facts = self.facts(session, user);
-        tell(&Facts { cut_offs: &cut_offs, eras: &eras, newer: &newer, ..facts })
+        self.gathered((session, user), rules, true, tell)
     }
 
     /// As `with_facts`, as far as the decision asks: an end that is written stays, however many
@@ -80,12 +74,23 @@ impl View {
         rules: &Rules,
         tell: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
-        if session.ended().is_none() {
-            return self.with_facts(session, user, rules, tell);
-        }
-        let (cut_offs, facts) = (self.cut_offs(user), self.facts(session, user));
+        self.gathered((session, user), rules, session.ended().is_none(), tell)
+    }
+
+    fn gathered<T>(
+        &self,
+        (session, user): (&Session, &User),
+        rules: &Rules,
+        has_newer: bool,
+        tell: impl FnOnce(&Facts<'_>) -> T,
+    ) -> T {
+        let cut_offs = self.cut_offs(user);
         let eras = self.eras_of(user, Some(session), rules);
-        tell(&Facts { cut_offs: &cut_offs, eras: &eras, ..facts })
+        let place = |session: &Session| (session.authenticated_at, session.id);
+        let later = |other: &&Session| place(other) > place(session);
+        let newer = if has_newer { self.newer(user, rules, &eras, later) } else { Vec::new() };
+        let facts = self.facts(session, user);
+        tell(&Facts { cut_offs: &cut_offs, eras: &eras, newer: &newer, ..facts })
     }
 
     fn facts(&self, session: &Session, user: &User) -> Facts<'static> {

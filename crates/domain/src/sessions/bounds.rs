@@ -83,11 +83,11 @@ pub async fn access_of(read: &mut Read, user: UserId) -> Result<Vec<Access>> {
 }
 
 /// An authentication token that is not used yet.
-struct Unused {
-    app: AppId,
+pub(super) struct Unused {
+    pub(super) app: AppId,
     user: UserId,
-    /// When it was made, and until when it can be used.
-    times: (Time, Time),
+    /// When it was issued, and until when it can be used.
+    pub(super) times: (Time, Time),
     traits: Traits,
 }
 
@@ -110,7 +110,7 @@ impl Unused {
 }
 
 /// Those of an app, or of all.
-async fn unused(read: &mut Read, app: Option<AppId>) -> Result<Vec<Unused>> {
+pub(super) async fn unused(read: &mut Read, app: Option<AppId>) -> Result<Vec<Unused>> {
     let sql = unused_columns!(" and (cast($2 as text) is null or u.app_id = $2)");
     let (now, mut found) = (read.now(), Vec::new());
     read.each(sql, args![now, app], |row| {
@@ -121,12 +121,14 @@ async fn unused(read: &mut Read, app: Option<AppId>) -> Result<Vec<Unused>> {
     Ok(found)
 }
 
-/// Users who hold an unused authentication token with which a session begins that nothing ends for
+/// Those users of unused authentication tokens with which a session begins that nothing ends for
 /// sure; not those of apps whose policies cannot be read, which let nobody in.
-pub(super) async fn endless_tokens(read: &mut Read) -> Result<Vec<(AppId, UserId)>> {
-    let all = unused(read, None).await?;
-    let is_endless = |token: &Unused| matches!(token.bound(read), Ok(Some(None)));
-    Ok(all.iter().filter(|token| is_endless(token)).map(|it| (it.app, it.user)).collect())
+pub(super) fn endless<'t>(
+    read: &'t Read,
+    tokens: &'t [Unused],
+) -> impl Iterator<Item = (AppId, UserId)> + 't {
+    let is_endless = |token: &&Unused| matches!(token.bound(read), Ok(Some(None)));
+    tokens.iter().filter(is_endless).map(|token| (token.app, token.user))
 }
 
 /// Every user of an app for whom someone can act now: first those without a bound, then those

@@ -9,7 +9,7 @@ use crate::access::Ended;
 use crate::cutoffs::revocations;
 use crate::ledger::{By, Change, Subject, Warning};
 use crate::live::{Due, Looked};
-use crate::store::{Db, Read, Tx, args};
+use crate::store::{Db, Tx, args};
 use crate::values::error::{Error, Result};
 use crate::values::ids::{AppId, SessionId, UserId};
 use crate::values::time::{Span, Time};
@@ -93,7 +93,7 @@ impl Sweep {
 pub async fn look(db: &Db) -> Result<Sweep> {
     // First: one that is used meanwhile begins a session that may not have been seen.
     let mut read = db.read().await?;
-    let (began_at, oldest_tokens) = (read.now(), oldest_tokens(&mut read).await?);
+    let (began_at, tokens) = (read.now(), bounds::unused(&mut read, None).await?);
     drop(read);
     let (mut looked, mut from) = (Looked::default(), Some(0));
     let built = db.live().begin_sweep(&mut looked)?;
@@ -106,25 +106,17 @@ pub async fn look(db: &Db) -> Result<Sweep> {
     if db.live().built() != built {
         return Err(Error::Unavailable("the view was built anew: the sweep begins again".into()));
     }
-    looked.endless.extend(bounds::endless_tokens(&mut db.read().await?).await?);
+    looked.endless.extend(bounds::endless(&db.read().await?, &tokens));
     // The first to end comes last: batches are taken from there.
     let latest_first = |due: &Due| std::cmp::Reverse((due.ended.at, due.session));
     looked.ended.sort_unstable_by_key(latest_first);
     looked.ending_soon.sort_unstable_by_key(latest_first);
+    let mut oldest_tokens = HashMap::new();
+    for bounds::Unused { app, times: (issued_at, _), .. } in &tokens {
+        let oldest = oldest_tokens.entry(*app).or_insert(*issued_at);
+        *oldest = (*oldest).min(*issued_at);
+    }
     Ok(Sweep { looked, at: now, oldest_tokens, began_at, built })
-}
-
-async fn oldest_tokens(read: &mut Read) -> Result<HashMap<AppId, Time>> {
-    let sql = "select u.app_id, min(e.created_at) from enrolments e
-               join users u on u.id = e.user_id
-               where e.ended_at is null and e.expires_at > $1 group by u.app_id";
-    let (now, mut oldest) = (read.now(), HashMap::new());
-    read.each(sql, args![now], |row| {
-        oldest.insert(row.parsed(0)?, row.time(1)?);
-        Ok(())
-    })
-    .await?;
-    Ok(oldest)
 }
 
 async fn end(tx: &mut Tx, due: Due) -> Result<()> {
@@ -161,15 +153,16 @@ async fn warn(tx: &mut Tx, due: Due) -> Result<()> {
 /// could still be used. Whoever they would have ended by then has been ended; on whoever proved who
 /// they are later they have no hold. So however often policies change, a check looks at few.
 async fn forget_limits(db: &Db, sweep: &Sweep) -> Result<()> {
-    let old = "select app_id from policies where until_at <= $1
-               union select app_id from app_limits as era where exists (select 1 from app_limits
-                 as next where next.app_id = era.app_id and next.from_at > era.from_at
-                 and next.from_at <= $1)";
+    let old = "select app_id, min(over_at) from
+               (select app_id, until_at as over_at from policies where until_at <= $1
+                union all select era.app_id, next.from_at from app_limits as era
+                join app_limits as next on next.app_id = era.app_id and next.from_at > era.from_at
+                where next.from_at <= $1) as old group by app_id";
     for row in db.read().await?.rows(old, args![sweep.began_at]).await? {
-        let app: AppId = row.parsed(0)?;
+        let (app, first_over_at): (AppId, _) = (row.parsed(0)?, row.time(1)?);
         let oldest = sweep.oldest_tokens.get(&app);
         let before = oldest.map_or(sweep.began_at, |issued_at| sweep.began_at.min(*issued_at));
-        if !sweep.looked.skipped.contains(&app) {
+        if first_over_at <= before && !sweep.looked.skipped.contains(&app) {
             forget_limits_of(db, app, before).await?;
         }
     }
@@ -177,11 +170,6 @@ async fn forget_limits(db: &Db, sweep: &Sweep) -> Result<()> {
 }
 
 async fn forget_limits_of(db: &Db, app: AppId, before: Time) -> Result<()> {
-    let sql = "select (select count(*) from policies where until_at <= $1 and app_id = $2)
-               + (select count(*) from app_limits where from_at <= $1 and app_id = $2)";
-    if db.read().await?.count(sql, args![before, app]).await? == 0 {
-        return Ok(());
-    }
     let mut tx = db.write(By::System).await?;
     let sql = "delete from policies where until_at <= $1 and app_id = $2";
     let policies = tx.change(sql, args![before, app]).await?;

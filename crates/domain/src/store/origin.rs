@@ -2,7 +2,9 @@
 //! explains no change of access, so no ledger entry stands for it.
 
 use super::args::args;
+use super::db::Db;
 use super::tx::{Read, Tx};
+use crate::ledger::By;
 use crate::values::error::Result;
 
 /// Where a store belongs. The default is one of which nothing is known: a new one.
@@ -20,6 +22,13 @@ impl Origin {
         let sql = "select anchor, is_backup from store_head where id = 1";
         let Some(row) = read.first(sql, args![]).await? else { return Ok(Self::default()) };
         Ok(Self { anchor: row.text_or_null(0)?, is_backup: row.int(1)? != 0 })
+    }
+
+    /// As `store`, in a change of its own.
+    pub async fn keep(&self, db: &Db) -> Result<()> {
+        let mut tx = db.write(By::System).await?;
+        self.store(&mut tx).await?;
+        tx.commit().await.map(|_| ())
     }
 
     /// From now on this is known.

@@ -82,9 +82,7 @@ pub(crate) async fn leave(config: &Config, db: &Db) -> Result<()> {
     if old == origin {
         return Ok(());
     }
-    let mut tx = db.write(By::System).await?;
-    origin.store(&mut tx).await?;
-    tx.commit().await?;
+    origin.keep(db).await?;
     if let Some(name) = old.anchor {
         take_away(config, &config.data.join(name)).await;
     }

@@ -143,15 +143,17 @@ pub(super) async fn work(app: App, mut stopped: watch::Receiver<bool>) {
         while let Some(done) = going.try_join_next_with_id() {
             carried.remove(&done.map_or_else(|error| error.id(), |(id, ())| id));
         }
-        let place = Arc::clone(&places).try_acquire_owned();
-        // While none could begin all wait their turn, as their schedules and limits count them.
-        let is_failing = tokio::select! {
-            is_failing = app.sandbox.is_failing(&limits) => is_failing,
-            _ = stopped.changed() => break,
-        };
-        if let Ok(place) = place
-            && !is_failing
-        {
+        let mut place = Arc::clone(&places).try_acquire_owned().ok();
+        if place.is_some() {
+            // While none could begin all wait their turn, as their schedules and limits count them.
+            tokio::select! {
+                is_failing = app.sandbox.is_failing(&limits) => {
+                    place = place.filter(|_| !is_failing);
+                }
+                _ = stopped.changed() => break,
+            }
+        }
+        if let Some(place) = place {
             match claim(&app).await {
                 Ok(Some(ready)) => {
                     let (app, run) = (app.clone(), (ready.id(), ready.claimed.attempt));
