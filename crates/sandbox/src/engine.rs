@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
+use std::mem::ManuallyDrop;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -103,8 +104,7 @@ fn serve_parent() -> Result<(), String> {
     let peak = Peak::open();
     let guards = drop_rights(&limits);
     let child = Child { socket, limits, peak, rejections: Rejections::default() };
-    let last = work(&child, guards)?;
-    child.socket.send(&last)
+    work(&child, guards)
 }
 
 /// What serves a script all the time that it runs.
@@ -168,16 +168,18 @@ struct Hooks<'js> {
     leave: Function<'js>,
 }
 
-/// Does the one thing that this child is for. All that can be done before it is known is done
-/// before the child says that it is ready.
-fn work(child: &Child, guards: Guards) -> Result<ToParent, String> {
+/// Does the one thing that this child is for, and tells the parent what came of it. All that can be
+/// done before it is known is done before the child says that it is ready.
+fn work(child: &Child, guards: Guards) -> Result<(), String> {
     let Child { socket, limits, .. } = child;
     let names = Modules::default();
     let made = Runtime::new().and_then(|runtime| {
         let context = Context::full(&runtime)?;
         Ok((runtime, context))
     });
-    let (runtime, context) = made.map_err(|error| format!("no engine: {error}"))?;
+    let made = made.map_err(|error| format!("no engine: {error}"))?;
+    // It is not taken apart: the process ends, and its parent waits for that after a crash.
+    let (runtime, context) = &*ManuallyDrop::new(made);
     runtime.set_memory_limit(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX));
     runtime.set_max_stack_size(STACK_BYTES);
     runtime.set_loader(names.clone(), names.clone());
@@ -191,19 +193,19 @@ fn work(child: &Child, guards: Guards) -> Result<ToParent, String> {
         let warm = ctx.json_parse("{}").and_then(|_| warm_up(&ctx));
         warm.map_err(|error| format!("the engine: {error}"))?;
         socket.send(&ToParent::Ready(guards))?;
-        match socket.receive(FROM_PARENT_MAX)? {
+        let last = match socket.receive(FROM_PARENT_MAX)? {
             ToChild::Start(job) => {
                 names.take(&job.script);
                 let ended = evaluate(&ctx, child, &job, &hooks);
-                child.rejections.forget();
-                Ok(ToParent::End(ended.unwrap_or_else(|failure| failure.end(child))))
+                ToParent::End(ended.unwrap_or_else(|failure| failure.end(child)))
             }
             ToChild::Compile { entry, files } => {
                 let compiled = serde_json::value::to_raw_value(&compile(&entry, &files));
-                compiled.map(ToParent::Compiled).map_err(|error| error.to_string())
+                ToParent::Compiled(compiled.map_err(|error| error.to_string())?)
             }
-            _ => Err("the script must come second".to_owned()),
-        }
+            _ => return Err("the script must come second".to_owned()),
+        };
+        socket.send(&last)
     })
 }
 
@@ -409,11 +411,6 @@ impl Rejections {
         let all = self.all.borrow();
         let (_, reason) = all.values().min_by_key(|(number, _)| *number)?;
         reason.clone().restore(ctx).ok()
-    }
-
-    /// Nothing of them may outlive the engine.
-    fn forget(&self) {
-        self.all.take();
     }
 }
 

@@ -104,6 +104,8 @@ fn a_copy_that_is_started_without_its_anchor_lets_nobody_in() {
         } else {
             let serving = shop.serve();
             serving.json(&shop.operator, &["user", "lock", &id]);
+            // While it lives it would write the file again.
+            serving.kill();
             fs::remove_file(shop.path("first.head")).expect("the machine is lost");
             shop.config = Some(anchor(&shop, "second.head"));
             shop.database = old;
