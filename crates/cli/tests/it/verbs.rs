@@ -277,6 +277,10 @@ export async function run({ fails }: Params) {
         assert!(why.contains("late.ts:4:"), "the place as it was written: {words:?}: {why}");
     }
     follows_what_begins(shop, serving);
+    for verb in ["logs", "runs"] {
+        let error = error_of(&serving.verb(&shop.operator, &["task", verb, "lat"]));
+        assert!(error.contains("task lat not found"), "{error}");
+    }
 }
 
 /// Whatever else waits for later.

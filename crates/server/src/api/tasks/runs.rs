@@ -315,9 +315,12 @@ pub(crate) async fn list_of_task(
     let filter = query.filter(Some(name.clone()))?;
     let (runs, total) =
         tasks::page_of_runs(&mut read, who.app, &filter, page.limit, page.skip).await?;
-    if total == 0 && filter.state.is_none() && !filter.is_begun {
+    if total == 0 {
         // Runs outlive their task; neither of them is a wrong name.
-        tasks::find(&mut read, who.app, &name).await?;
+        let any = RunFilter { task: Some(name.clone()), ..RunFilter::default() };
+        if tasks::page_of_runs(&mut read, who.app, &any, 0, 0).await?.1 == 0 {
+            tasks::find(&mut read, who.app, &name).await?;
+        }
     }
     let views = runs.into_iter().map(|run| RunView::new(run, false)).collect();
     Ok(Json(List::new(views, total, page)))

@@ -391,5 +391,8 @@ async fn a_task_is_put_shown_listed_and_deleted(lab: Lab) {
     refused(lab.api(Method::GET, "/tasks/one"), 404, "OBJECT_NOT_FOUND").await;
     refused(lab.api(Method::POST, "/tasks/one/run"), 404, "OBJECT_NOT_FOUND").await;
     assert_eq!(lab.get("/tasks/one/runs").await["total"], 1, "runs outlive their task");
-    refused(lab.api(Method::GET, "/tasks/two/runs"), 404, "OBJECT_NOT_FOUND").await;
+    assert_eq!(lab.get("/tasks/one/runs?state=dead").await["total"], 0);
+    for path in ["/tasks/two/runs", "/tasks/two/runs?state=dead", "/tasks/two/runs?begun=true"] {
+        refused(lab.api(Method::GET, path), 404, "OBJECT_NOT_FOUND").await;
+    }
 }
