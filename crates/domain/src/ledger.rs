@@ -62,6 +62,17 @@ pub enum By {
     System,
 }
 
+impl By {
+    /// A task can end access, never give it: refuses what would, when a task acts.
+    pub fn refuse_task(&self) -> Result<()> {
+        if matches!(self, Self::Task { .. }) {
+            let why = "a task can end access, never give it: let a person or a backend do this";
+            return Err(Error::Denied(why.into()));
+        }
+        Ok(())
+    }
+}
+
 /// Whom an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {

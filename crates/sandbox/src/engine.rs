@@ -2,7 +2,7 @@
 //! Nothing here limits a script by itself: the kernel and the parent do.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::mem::ManuallyDrop;
 use std::os::unix::net::UnixStream;
@@ -18,6 +18,7 @@ use rquickjs::{
     Context, Ctx, Error, Exception, Function, Module, Object, Persistent, Promise, Runtime, Value,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
 
 use crate::compile::compile;
 use crate::frames::{self, End, FIRST_BYTES_MAX, ToChild, ToParent};
@@ -25,7 +26,7 @@ use crate::limits::{Peak, die_with_parent, drop_rights};
 use crate::natives::natives;
 use crate::places::resolve;
 use crate::process::{ERROR_BYTES_MAX, cut};
-use crate::{Guards, Job, Json, Limits, Script};
+use crate::{Backend, Call, Guards, Job, Json, Limits, RunFacts, Script};
 
 /// The globals, written in JavaScript upon the few native functions below.
 const PRELUDE: &str = concat!(
@@ -209,6 +210,16 @@ fn work(child: &Child, guards: Guards) -> Result<(), String> {
     })
 }
 
+/// What the globals learn of the run.
+#[derive(Serialize)]
+struct RunContext<'a> {
+    now_ms: &'a Option<i64>,
+    backend: &'a Backend,
+    run: &'a RunFacts,
+    env: &'a BTreeMap<String, String>,
+    call: &'a Call,
+}
+
 /// Why a script went no further.
 #[derive(Debug)]
 enum Failure {
@@ -260,14 +271,10 @@ fn evaluate<'js>(
     hooks: &Hooks<'js>,
 ) -> Result<End, Failure> {
     let fail = |error: Error| caught(ctx, Some(hooks), &error);
-    let context = serde_json::json!({
-        "now_ms": job.now_ms,
-        "backend": { "url": job.backend.url, "token": job.backend.token },
-        "run": job.run,
-        "env": job.env,
-        "call": job.call,
-    });
-    let context = ctx.json_parse(context.to_string()).map_err(fail)?;
+    let Job { now_ms, backend, run, env, call, .. } = job;
+    let context = serde_json::to_string(&RunContext { now_ms, backend, run, env, call });
+    let context = context.map_err(|error| Failure::Broken(error.to_string()))?;
+    let context = ctx.json_parse(context).map_err(fail)?;
     let () = hooks.open.call((context,)).map_err(fail)?;
     let entry = job.script.modules.iter().find(|module| module.name == job.script.entry);
     let Some(entry) = entry else { return Err(Failure::Broken("there is no entry".into())) };

@@ -44,6 +44,19 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+/// Kept from one that was looked at before; whoever reads it looks again.
+impl From<Box<RawValue>> for Json {
+    fn from(kept: Box<RawValue>) -> Self {
+        Self(kept)
+    }
+}
+
+impl From<Json> for Box<RawValue> {
+    fn from(json: Json) -> Self {
+        json.0
+    }
+}
+
 impl From<Value> for Json {
     fn from(value: Value) -> Self {
         Self(serde_json::value::to_raw_value(&value).unwrap_or_else(|_| RawValue::NULL.to_owned()))

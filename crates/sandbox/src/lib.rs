@@ -85,12 +85,12 @@ pub struct Job {
 
 /// Which export of the script is called.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Call {
     /// `run(params)`; its result is the job's.
     Run {
         /// What `run` gets; null counts as `{}`.
-        params: Value,
+        params: Json,
     },
     /// `authenticate`, then the function named like the request's method.
     Web {

@@ -131,7 +131,7 @@ impl Sandbox {
         guards: &mut Guards,
     ) -> Outcome {
         if let Call::Run { params } = &job.call
-            && params.to_string().len() > limits.params_bytes
+            && params.text().len() > limits.params_bytes
         {
             return Outcome::TooLarge { what: "params".to_owned() };
         }
@@ -142,8 +142,9 @@ impl Sandbox {
         *guards = running.guards;
         let mut sent = job.clone();
         sent.script.modules.iter_mut().for_each(|module| module.map = None);
-        let start = ToChild::Start(Box::new(sent));
-        let ended = match send(&mut running.to_child, &start).await {
+        // It is kept no longer than it takes to say it.
+        let told = send(&mut running.to_child, &ToChild::Start(Box::new(sent))).await;
+        let ended = match told {
             Ok(()) => converse(&mut running, limits, host, (said, job)).await,
             Err(why) => Err(why),
         };

@@ -62,7 +62,7 @@ fn job(source: &str) -> Job {
     let files = BTreeMap::from([("bench.ts".to_owned(), source.to_owned())]);
     Job {
         script: compile("bench.ts", &files).expect("it compiles").script,
-        call: Call::Run { params: json!({}) },
+        call: Call::Run { params: json!({}).into() },
         backend: Backend { url: "http://localhost".into(), token: "x".into() },
         run: RunFacts::default(),
         env: BTreeMap::new(),

@@ -198,13 +198,9 @@ impl Tx {
         &self.by
     }
 
-    /// A task can end access, never give it: refuses what would, when a task acts.
+    /// See [`By::refuse_task`].
     pub(crate) fn refuse_task(&self) -> Result<()> {
-        if matches!(self.by, By::Task { .. }) {
-            let why = "a task can end access, never give it: let a person or a backend do this";
-            return Err(Error::Denied(why.into()));
-        }
-        Ok(())
+        self.by.refuse_task()
     }
 
     /// Runs a statement that changes rows; answers how many.

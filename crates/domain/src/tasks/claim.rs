@@ -1,7 +1,7 @@
 //! How a run begins to be carried out: claimed from the queue, or begun at once, with a lease and a
 //! token that lives exactly as long as the run. How it ends is in `finish`.
 
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::due::{end_schedule, stopped};
 use super::finish::cancel;
@@ -40,7 +40,7 @@ pub struct Claimed {
     /// What brought it about.
     pub trigger: String,
     /// What `run` gets.
-    pub params: Value,
+    pub params: Box<RawValue>,
     /// Whether its changes are only noted.
     pub is_rehearsed: bool,
     /// How many tasks started each other before it.
@@ -95,7 +95,7 @@ macro_rules! that_may_begin {
             (select 1 from runs x
              where x.state = 'running' and x.app_id = r.app_id and x.queue = r.queue))
           and (select count(*) from runs x where x.state = 'running'
-               and x.app_id = r.app_id and x.trigger <> 'web') < $2"
+               and x.app_id = r.app_id and x.awaited = 0) < $2"
     };
 }
 
@@ -113,7 +113,7 @@ async fn oldest(tx: &mut Tx, per_app: i64) -> Result<Option<Row>> {
             ", r.app_id, r.id, r.params, r.attempt, r.tries_left, r.trigger, r.rehearsed, r.depth"
         ),
         that_may_begin!(),
-        " order by (select count(*) from runs x where x.state = 'running'
+        " order by (select count(*) from runs x where x.state = 'running' and x.awaited = 0
                     and x.app_id = r.app_id), r.due_at, r.id limit 1"
     );
     tx.first(sql, args![now, per_app]).await
@@ -166,8 +166,7 @@ pub async fn begin(
         // Who waits for it is told at once, and may ask again.
         tries_left: 0,
         trigger: order.trigger.name().to_owned(),
-        params: serde_json::from_str(&new.params)
-            .map_err(|error| Error::Internal(format!("a run's params: {error}")))?,
+        params: new.params,
         is_rehearsed: order.is_rehearsed,
         depth: order.depth,
         is_awaited: true,

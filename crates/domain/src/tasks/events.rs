@@ -43,8 +43,10 @@ pub const KINDS: &[&str] = &[
     "task.put",
     "task.deleted",
 ];
-/// The most tasks that one look is after, and the most entries that it reads for each.
-const TASKS_MAX: i64 = 1_000;
+/// An app and a task's name.
+type Place = (String, String);
+/// The most tasks that are looked after at once, and the most entries that it reads for each.
+const TASKS_MAX: i64 = 100;
 const ENTRIES_MAX: i64 = 500;
 /// So far a place may be behind in the table when nothing for the task has happened.
 const BEHIND_MAX: i64 = 5_000;
@@ -58,13 +60,29 @@ pub struct Looked {
 
 /// Queues runs for what has happened since the last look. Answers whether there may be more.
 pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
+    let (mut place, mut is_more) = (Some((String::new(), String::new())), false);
+    while let Some(from) = place {
+        let (some_more, next) = fire_some(db, looked, from).await?;
+        (place, is_more) = (next, is_more | some_more);
+    }
+    Ok(is_more)
+}
+
+/// The same for some tasks, by their apps and names. Answers with which to go on, too.
+async fn fire_some(
+    db: &Db,
+    looked: &mut Looked,
+    (app, name): Place,
+) -> Result<(bool, Option<Place>)> {
     let mut read = db.read().await?;
     let head = ledger::head(&mut read).await?.seq;
-    let sql = "select app_id, name, looked_seq from tasks where looked_seq < $1
-               order by looked_seq, app_id, name limit $2";
-    let rows = read.rows(sql, args![head, TASKS_MAX]).await?;
-    let (mut found, mut is_more) = (Vec::new(), false);
+    let sql = "select app_id, name, looked_seq from tasks
+               where looked_seq < $1 and (app_id, name) > ($2, $3)
+               order by app_id, name limit $4";
+    let rows = read.rows(sql, args![head, app, name, TASKS_MAX]).await?;
+    let (mut found, mut is_more, mut next) = (Vec::new(), false, None);
     for row in &rows {
+        next = Some((row.text(0)?, row.text(1)?));
         let (app, name, written): (AppId, String, i64) =
             (row.parsed(0)?, row.text(1)?, row.int(2)?);
         let key = (app, name);
@@ -110,7 +128,8 @@ pub async fn fire_events(db: &Db, looked: &mut Looked) -> Result<bool> {
             }
         }
     }
-    Ok(is_more)
+    let is_full = i64::try_from(rows.len()).is_ok_and(|found| found == TASKS_MAX);
+    Ok((is_more, next.filter(|_| is_full)))
 }
 
 /// The runs, and the place up to which was looked, in one transaction.
@@ -147,7 +166,7 @@ async fn fire(
             tracing::warn!(task = name, "tasks start each other in a circle: this one rests");
             continue;
         }
-        let params = event_params(&task.definition.params, event(&stored)?);
+        let params = event_params(&task.definition.params, event(&stored)?)?;
         let order = Order { params: Some(params), depth, ..Order::by(Trigger::Event) };
         // When too many wait, all of this is given up and comes again.
         queue(&mut tx, app, task, order).await?;

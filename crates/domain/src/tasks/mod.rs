@@ -29,7 +29,7 @@ pub use due::{Fired, fire_due, next_due};
 pub use events::{KINDS as EVENT_KINDS, Looked, fire_events};
 pub use finish::{Ending, Finished, cancel_queued, finish, put_back, recover, retry};
 pub use options::{Misfire, Options};
-pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue};
+pub use queue::{DEPTH_MAX, Order, PARAMS_BYTES_MAX, QUEUED_MAX, Trigger, queue, written};
 pub use runs::{
     Filter as RunFilter, LogRow, Run, RunState, depth_of, find as find_run, forget as forget_runs,
     page as page_of_runs, state_counts,
@@ -48,6 +48,8 @@ const FILES_MAX: usize = 50;
 const FILE_NAME_CHARS_MAX: usize = 200;
 const VARIABLES_MAX: usize = 100;
 const VARIABLES_BYTES_MAX: usize = 64 * 1024;
+/// A page of tasks holds the params of each; a run may get longer ones.
+const OWN_PARAMS_BYTES_MAX: usize = 64 * 1024;
 
 /// What a caller says about a task.
 #[derive(Clone, Debug)]
@@ -256,6 +258,10 @@ pub fn check(definition: &Definition, held: Scopes) -> Result<()> {
     check_files(definition)?;
     if !definition.params.is_object() {
         return Err(Error::invalid("params", "must be a JSON object"));
+    }
+    if definition.params.to_string().len() > OWN_PARAMS_BYTES_MAX {
+        let why = format!("a task's own params have {OWN_PARAMS_BYTES_MAX} bytes at most");
+        return Err(Error::invalid("params", why));
     }
     let env = &definition.env;
     let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();

@@ -1,5 +1,6 @@
 //! How a run comes to wait: by hand, by its schedule, by an entry of the ledger, by another task.
 
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::options::is_queue;
@@ -52,7 +53,7 @@ pub struct Order {
     /// What brought it about.
     pub trigger: Trigger,
     /// What `run` gets instead of the task's own params.
-    pub params: Option<Value>,
+    pub params: Option<Box<RawValue>>,
     /// When it is to begin; none is now.
     pub due_at: Option<Time>,
     /// Excludes others with the same name, instead of the task's own queue.
@@ -86,13 +87,14 @@ pub async fn queue(tx: &mut Tx, app: AppId, task: &Task, order: Order) -> Result
     let is_later = new.due_at > tx.now();
     refuse_full(tx, app, is_later).await?;
     let id = new.id;
-    if new.params.len() <= PARAMS_BYTES_MAX {
+    if new.params.get().len() <= PARAMS_BYTES_MAX {
         insert(tx, app, &new, RunState::Queued).await?;
         let (task, trigger) = (new.task, new.order.trigger.name().to_owned());
         tx.record(Subject::app(app), None, Change::RunQueued { task, run: id, trigger });
         return Ok(id);
     }
-    insert(tx, app, &NewRun { params: "{}".into(), ..new.clone() }, RunState::Failed).await?;
+    insert(tx, app, &NewRun { params: written(&json!({}))?, ..new.clone() }, RunState::Failed)
+        .await?;
     let (now, why) = (tx.now(), format!("params are longer than {PARAMS_BYTES_MAX} bytes"));
     tx.change(
         "update runs set finished_at = $1, error_kind = 'too_large', error = $2 where id = $3",
@@ -126,7 +128,7 @@ pub(super) async fn refuse_full(read: &mut Read, app: AppId, is_later: bool) -> 
 pub(super) struct NewRun {
     pub(super) id: RunId,
     pub(super) task: String,
-    pub(super) params: String,
+    pub(super) params: Box<RawValue>,
     due_at: Time,
     tries: i64,
     pub(super) queue: Option<String>,
@@ -136,8 +138,9 @@ pub(super) struct NewRun {
 impl NewRun {
     pub(super) fn of(tx: &Tx, task: &Task, mut order: Order) -> Result<Self> {
         let definition = &task.definition;
-        let params = order.params.take().unwrap_or_else(|| definition.params.clone());
-        if !params.is_object() {
+        let own = || written(&definition.params);
+        let params = order.params.take().map_or_else(own, Ok)?;
+        if !params.get().trim_start().starts_with('{') {
             return Err(Error::invalid("params", "must be a JSON object"));
         }
         if order.depth > DEPTH_MAX {
@@ -151,7 +154,7 @@ impl NewRun {
         Ok(Self {
             id: RunId::mint(),
             task: definition.name.clone(),
-            params: params.to_string(),
+            params,
             due_at: order.due_at.unwrap_or(tx.now()),
             tries: definition.options.tries(),
             queue: queue.or_else(|| definition.options.queue.clone()),
@@ -172,7 +175,7 @@ pub(super) async fn insert(tx: &mut Tx, app: AppId, new: &NewRun, state: RunStat
             task,
             order.trigger.name(),
             state.name(),
-            params,
+            params.get(),
             *due_at,
             *tries,
             queue.clone(),
@@ -186,13 +189,18 @@ pub(super) async fn insert(tx: &mut Tx, app: AppId, new: &NewRun, state: RunStat
 }
 
 /// The params of a run that an entry of the ledger starts.
-pub(super) fn event_params(own: &Value, event: Value) -> Value {
+pub(super) fn event_params(own: &Value, event: Value) -> Result<Box<RawValue>> {
     let mut params = own.clone();
     match params.as_object_mut() {
         Some(fields) => {
             fields.insert("event".into(), event);
-            params
+            written(&params)
         }
-        None => json!({ "event": event }),
+        None => written(&json!({ "event": event })),
     }
+}
+
+/// A value as text, as params are kept: many short values take a hundred times their length.
+pub fn written(value: &Value) -> Result<Box<RawValue>> {
+    to_raw_value(value).map_err(|error| Error::Internal(format!("a run's params: {error}")))
 }

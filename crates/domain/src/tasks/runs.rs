@@ -96,8 +96,8 @@ pub struct Run {
     pub state: RunState,
     /// Which try this is, from 1; 0 before the first.
     pub attempt: i64,
-    /// What `run` gets.
-    pub params: Value,
+    /// What `run` gets, as it was written.
+    pub params: Box<RawValue>,
     /// When it was to begin.
     pub due_at: Time,
     /// When it began.

@@ -67,13 +67,13 @@ async function start(namespace) {
   return jsonOf(result) ?? "null";
 }
 
-async function called(namespace, self, call) {
-  if (call.kind === "web") return await answerWeb(namespace, self, call);
-  if (call.kind === "identity") return await identify(namespace, self, call);
+async function called(namespace, self, { web, identity, run }) {
+  if (web) return await answerWeb(namespace, self, web);
+  if (identity) return await identify(namespace, self, identity);
   if (typeof namespace.run !== "function") {
     throw new Error("the script does not export a function named run");
   }
-  return await namespace.run.call(self, call.params ?? {});
+  return await namespace.run.call(self, run.params ?? {});
 }
 
 // What was thrown, for the report: a message and a stack.

@@ -133,8 +133,8 @@ async fn a_request_has_a_hundred_headers_at_most() {
 }
 
 async fn told(entry: &str, limits: &Limits) -> Outcome {
-    let web = json!({ "kind": "web", "params": {}, "request": { "method": "GET", "url": "http://x/",
-        "path": "/", "headers": [], "query": {}, "body": "" } });
+    let web = json!({ "web": { "params": {}, "request": { "method": "GET", "url": "http://x/",
+        "path": "/", "headers": [], "query": {}, "body": "" } } });
     let job = job("t.js", "export function run() {}", Value::Null);
     let job = Job { call: serde_json::from_value(web).expect("a call"), ..job };
     let child = sandbox(&format!("flood::child::{entry}"));

@@ -76,7 +76,7 @@ fn job(file: &str, source: &str, params: Value) -> Job {
     let files = BTreeMap::from([(file.to_owned(), source.to_owned())]);
     Job {
         script: compile(file, &files).expect("it compiles").script,
-        call: Call::Run { params },
+        call: Call::Run { params: params.into() },
         run: RunFacts { id: "r1".into(), attempt: 2, task: "t".into(), trigger: "hand".into() },
         backend: Backend { url: "http://api.test/api/v4/x".into(), token: "rer_secret".into() },
         env: BTreeMap::from([("REGION".to_owned(), "eu".to_owned())]),

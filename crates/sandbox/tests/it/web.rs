@@ -39,9 +39,9 @@ impl Asked {
         if !self.content_type.is_empty() {
             headers.push(json!(["Content-Type", self.content_type]));
         }
-        json!({ "kind": "web", "params": {}, "request": { "method": self.method,
+        json!({ "web": { "params": {}, "request": { "method": self.method,
             "url": "http://reauth.test/tasks/x/task", "path": "/tasks/x/task", "headers": headers,
-            "query": query, "body": BASE64_STANDARD.encode(self.body) } })
+            "query": query, "body": BASE64_STANDARD.encode(self.body) } } })
     }
 
     /// Status, headers by name, and the body as text.
@@ -240,7 +240,7 @@ async fn the_identity_hook_names_a_user_or_refuses() {
             json!({ "authorized": false, "message": "this identity has no access" }),
         ),
     ] {
-        let call = json!({ "kind": "identity", "claims": { "sub": "u7" } });
+        let call = json!({ "identity": { "claims": { "sub": "u7" } } });
         assert_eq!(outcome(&hook(code), call).await, Outcome::Done(wanted.into()), "{code}");
     }
     for (source, wanted) in [
@@ -250,7 +250,7 @@ async fn the_identity_hook_names_a_user_or_refuses() {
         (hook(""), "must return"),
         ("export function run() {}".into(), "does not export a function named extractIdentity"),
     ] {
-        let call = json!({ "kind": "identity", "claims": { "sub": "u7" } });
+        let call = json!({ "identity": { "claims": { "sub": "u7" } } });
         let outcome = outcome(&source, call).await;
         let Outcome::Threw { message, .. } = &outcome else { panic!("{outcome:?}: {source}") };
         assert!(message.contains(wanted), "{message}: {source}");
@@ -384,6 +384,6 @@ async fn a_script_knows_its_run() {
     let source = "export function run(params) {
         return [typeof this.run.id, typeof this.run.attempt, params, Object.keys(this)] }";
     let wanted = json!(["string", "number", { "a": 1 }, ["backend", "env", "run"]]);
-    let call = json!({ "kind": "run", "params": { "a": 1 } });
+    let call = json!({ "run": { "params": { "a": 1 } } });
     assert_eq!(outcome(source, call).await, Outcome::Done(wanted.into()));
 }

@@ -92,6 +92,11 @@ impl<P: Permission> Backend<P> {
         }
     }
 
+    /// Refuses what no task may do, before it costs anything.
+    pub(crate) fn refuse_task(&self) -> Result<(), Answer> {
+        Ok(self.by.refuse_task()?)
+    }
+
     /// Whether this caller's changes are only noted.
     pub(crate) fn is_rehearsed(&self) -> Result<bool, Answer> {
         Ok(self.rehearsal()?.is_some())

@@ -72,6 +72,11 @@ impl Run {
         self.cancelled.send_replace(true);
     }
 
+    /// Whether someone asked for its end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
     /// Waits until someone asks for its end.
     pub(crate) async fn cancelled(&self) {
         // The sender is ours: it cannot be gone.

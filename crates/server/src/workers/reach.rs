@@ -2,7 +2,7 @@
 //! URL on the way is judged anew, and each name leads only to addresses that were looked at.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use reauth_domain::AppId;
 use reauth_sandbox::{Host, LogLine, Part, Redirect, Request, Response};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::app::App;
 use crate::simulation::Rehearsed;
@@ -28,6 +28,9 @@ pub(crate) const OWN_TIMEOUT: Duration = Duration::from_secs(80);
 const RESPONSE_BYTES_MAX: usize = 8 << 20;
 /// As our own API, and most others, take them.
 const HEADERS_MAX: usize = 100;
+/// Names that are looked up at a time: with a name server that does not answer, scripts would take
+/// every thread that waits for the disk too.
+const LOOK_UPS_MAX: usize = 32;
 /// How often an answer may lead on.
 const REDIRECTS_MAX: usize = 5;
 /// Tells our own API which run asks, by its token: a web task must know how many tasks have started
@@ -339,21 +342,45 @@ fn cause(error: &reqwest::Error) -> String {
 /// is no second look-up that could answer others.
 pub(crate) struct Resolver {
     networks_allowed: Arc<[IpNet]>,
+    /// A look-up cannot be stopped: it holds its thread, and its place here, until it ends, even
+    /// if nobody waits for it any more.
+    places: Arc<Semaphore>,
 }
 
 impl Resolver {
     pub(crate) fn new(networks_allowed: &[IpNet]) -> Self {
-        Self { networks_allowed: networks_allowed.into() }
+        let places = Arc::new(Semaphore::new(LOOK_UPS_MAX));
+        Self { networks_allowed: networks_allowed.into(), places }
     }
+}
+
+/// The addresses of a name, as the system knows them.
+async fn look_up(places: Arc<Semaphore>, name: String) -> std::io::Result<Vec<SocketAddr>> {
+    let found = held(places, move || (name, 0).to_socket_addrs().map(Iterator::collect)).await;
+    found.map_err(std::io::Error::other)?
+}
+
+/// Works on a thread that waits, and holds a place until the work is done.
+async fn held<T: Send + 'static>(
+    places: Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Box<dyn Error + Send + Sync>> {
+    let place = places.acquire_owned().await?;
+    let working = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    });
+    Ok(working.await?)
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let networks_allowed = Arc::clone(&self.networks_allowed);
+        let places = Arc::clone(&self.places);
         Box::pin(async move {
             let name = name.as_str();
-            let found = tokio::net::lookup_host((name, 0)).await?;
-            let (reachable, others): (Vec<_>, Vec<SocketAddr>) =
+            let found = look_up(places, name.to_owned()).await?.into_iter();
+            let (reachable, others): (Vec<_>, Vec<_>) =
                 found.partition(|address| egress::is_reachable(address.ip(), &networks_allowed));
             if reachable.is_empty() {
                 // The script is not told what the names of this network lead to.
@@ -506,6 +533,22 @@ mod tests {
         let found = own(&url("https://auth.example/api"), &local, Some(&root));
         assert_eq!(found.as_ref().map(Url::as_str), Some("http://127.0.0.1:8080/api"));
         assert_eq!(own(&url("https://auth.example/api"), &local, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_nobody_waits_for_holds_its_place() {
+        let places = Arc::new(Semaphore::new(1));
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let slow = tokio::spawn(held(Arc::clone(&places), move || gone.recv().ok()));
+        while places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        slow.abort();
+        assert!(slow.await.expect_err("nobody waits").is_cancelled());
+        assert_eq!(places.available_permits(), 0, "its thread is still taken");
+        drop(go);
+        let next = look_up(places, "127.0.0.1".to_owned()).await.expect("an address");
+        assert_eq!(next.len(), 1);
     }
 
     #[tokio::test]

@@ -225,7 +225,7 @@ pub(crate) fn claim_of(app: &App, wall: Span) -> Claim {
 
 /// None: its end could not be written down.
 pub(crate) async fn carry_out(app: &App, ready: Ready) -> Option<RunState> {
-    let call = Call::Run { params: ready.claimed.params.clone() };
+    let call = Call::Run { params: ready.claimed.params.clone().into() };
     let done = execute(app, &ready, (call, app.config.tasks.wall), None).await;
     finish(app, ready, done).await
 }
@@ -317,23 +317,22 @@ fn script(file: &str, stored: &str) -> Script {
 }
 
 async fn finish(app: &App, ready: Ready, mut finished: Finished) -> Option<RunState> {
-    let Ready { claimed, entered, .. } = ready;
-    let (task, id) = (claimed.task.definition.name.clone(), claimed.id);
-    let mut written = write_end(app, &claimed, &finished).await;
+    let (task, id) = (ready.claimed.task.definition.name.clone(), ready.id());
+    let mut written = write_end(app, &ready, &mut finished).await;
     if let Err(Error::Internal(error)) = &written {
         // What the database refuses once it refuses always: that it ended is worth more.
         tracing::error!(task, run = %id, error, "a run's end is written down without its texts");
         finished = without_texts(finished);
-        written = write_end(app, &claimed, &finished).await;
+        written = write_end(app, &ready, &mut finished).await;
     }
     for pause in END_PAUSES {
         let Err(error) = &written else { break };
         tracing::warn!(task, run = %id, %error, "a run's end is written down later");
         tokio::time::sleep(pause).await;
-        written = write_end(app, &claimed, &finished).await;
+        written = write_end(app, &ready, &mut finished).await;
     }
     if written.is_err() {
-        entered.keep();
+        ready.entered.keep();
     }
     match &written {
         Ok(Some(state)) => {
@@ -358,9 +357,13 @@ fn without_texts(finished: Finished) -> Finished {
     Finished { outcome, log, changes: None, ..finished }
 }
 
-async fn write_end(app: &App, claimed: &Claimed, finished: &Finished) -> Result<Option<RunState>> {
+async fn write_end(app: &App, ready: &Ready, finished: &mut Finished) -> Result<Option<RunState>> {
     let mut tx = app.db.write(By::System).await?;
-    let state = tasks::finish(&mut tx, claimed, finished).await?;
+    // Who asks for its end does so as the writer too: from now on they find it ended, or waiting.
+    if finished.outcome.is_err() && ready.entered.run.is_cancelled() {
+        finished.ending = Ending::Cancelled;
+    }
+    let state = tasks::finish(&mut tx, &ready.claimed, finished).await?;
     tx.commit().await.map(|_| state)
 }
 

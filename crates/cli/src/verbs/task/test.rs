@@ -147,7 +147,7 @@ pub(super) async fn in_child(script: &Script, params: Value, lab: &Lab) -> Resul
     let sandbox = Sandbox::new(child.program, child.args);
     let job = Job {
         script: script.clone(),
-        call: Call::Run { params },
+        call: Call::Run { params: params.into() },
         backend: Backend { url: String::new(), token: String::new() },
         run: RunFacts::default(),
         env: BTreeMap::new(),

@@ -13,6 +13,7 @@ use reauth_domain::{Error, UserId};
 use reauth_sandbox::{CALLED, Compiled, Uncompiled};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use super::answer::{Answer, ErrorBody, Kind};
@@ -21,6 +22,9 @@ use super::who::{Backend, TasksRead, TasksWrite};
 use crate::app::App;
 use crate::workers::egress::AllowedHost;
 use crate::workers::run;
+
+/// A compiler takes a child of its own: deployments do not take all from the runs.
+static COMPILES: Semaphore = Semaphore::const_new(2);
 
 /// A task.
 #[derive(Serialize, ToSchema)]
@@ -204,6 +208,8 @@ pub(crate) async fn put(
     PathOf((_, name)): PathOf<(String, String)>,
     Body(wanted): Body<PutTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Answer> {
+    // Before anything is compiled for it.
+    who.refuse_task()?;
     let says_variables = wanted.config.contains_key("env");
     let mut definition = definition(&who.state, name, wanted).await?;
     let mut tx = who.write().await?;
@@ -223,7 +229,9 @@ async fn definition(state: &App, name: String, wanted: PutTask) -> Result<Defini
     let PutTask { file, source, mut files, config } = wanted;
     files.insert(file.clone(), source);
     tasks::check_sources(files.values())?;
+    let turn = COMPILES.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
     let compiled = state.sandbox.compile(&file, &files, &run::usual_limits(state)).await;
+    drop(turn);
     let compiled = compiled.map_err(|why| match why {
         Uncompiled::Wrong(error) => Error::invalid("source", error.to_string()).into(),
         Uncompiled::Exhausted(why) => Error::invalid("source", why).into(),

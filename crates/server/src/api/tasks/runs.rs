@@ -42,7 +42,8 @@ pub(crate) struct RunView {
     started_at: Option<String>,
     finished_at: Option<String>,
     took_ms: Option<i64>,
-    params: Value,
+    #[schema(value_type = Value)]
+    params: Box<RawValue>,
     /// What `run` returned.
     #[schema(value_type = Option<Value>)]
     result: Option<Box<RawValue>>,
@@ -101,7 +102,7 @@ impl RunView {
 pub(crate) struct RunRequest {
     /// What `run` gets instead of the task's own params.
     #[schema(value_type = Option<Object>)]
-    params: Option<Value>,
+    params: Option<reauth_sandbox::Json>,
     /// When it is to begin; now, if it is past or neither this nor `after` is given.
     #[schema(value_type = Option<String>, example = "2026-05-03T08:12:00Z")]
     at: Option<String>,
@@ -156,11 +157,11 @@ pub(crate) async fn run(
     if let Some(caller) = who.run().filter(|_| is_called) {
         return called(&who, tx, caller, task, order).await;
     }
-    let (now, noted) = (tx.now(), order.clone());
+    let (now, noted) = (tx.now(), is_rehearsed.then(|| order.clone()));
     let id = tasks::queue(&mut tx, who.app, &task, order).await?;
     tx.commit().await?;
-    if is_rehearsed {
-        return Ok(answered(as_if_queued(id, &task, noted, now)));
+    if let Some(noted) = noted {
+        return Ok(answered(as_if_queued(id, &task, noted, now)?));
     }
     who.state.run_wake.notify_one();
     let run = found(&who.state, who.app, (id, query.wait)).await?;
@@ -168,14 +169,15 @@ pub(crate) async fn run(
 }
 
 /// What a rehearsed run is told of a run that it wants.
-fn as_if_queued(id: RunId, task: &Task, order: Order, now: Time) -> Run {
-    Run {
+fn as_if_queued(id: RunId, task: &Task, order: Order, now: Time) -> Result<Run, Error> {
+    let own = || tasks::written(&task.definition.params);
+    Ok(Run {
         id,
         task: task.definition.name.clone(),
         trigger: order.trigger.name().to_owned(),
         state: RunState::Queued,
         attempt: 0,
-        params: order.params.unwrap_or_else(|| task.definition.params.clone()),
+        params: order.params.map_or_else(own, Ok)?,
         due_at: order.due_at.unwrap_or(now),
         started_at: None,
         finished_at: None,
@@ -185,7 +187,7 @@ fn as_if_queued(id: RunId, task: &Task, order: Order, now: Time) -> Run {
         is_rehearsed: order.is_rehearsed,
         changes: None,
         log: Vec::new(),
-    }
+    })
 }
 
 fn answered(run: Run) -> (StatusCode, Json<RunView>) {
@@ -210,7 +212,7 @@ fn order(wanted: RunRequest, now: Time) -> Result<Order, Answer> {
         return Err(Error::invalid("at", "at most 366 days ahead").into());
     }
     Ok(Order {
-        params: wanted.params,
+        params: wanted.params.map(Into::into),
         // What waits is taken by its moment: a moment long past would go before all others.
         due_at: due_at.map(|due_at| due_at.max(now)),
         queue: wanted.queue,
@@ -384,12 +386,13 @@ pub(crate) async fn cancel(
     if tasks::cancel_queued(&mut tx, who.app, id).await? {
         tx.commit().await?;
         who.state.run_ended.send_replace(());
+    } else if let Some(going) = who.state.going.run(id).filter(|_| !is_rehearsed) {
+        // As the writer: its end is not being written down meanwhile.
+        going.cancel();
+        drop(tx);
+        return Ok(answered(wait_for(&who.state, who.app, id).await?));
     } else {
         drop(tx);
-        if let Some(going) = who.state.going.run(id).filter(|_| !is_rehearsed) {
-            going.cancel();
-            return Ok(answered(wait_for(&who.state, who.app, id).await?));
-        }
     }
     let run = tasks::find_run(&mut who.state.db.read().await?, who.app, id).await?;
     Ok(answered(run))

@@ -112,7 +112,7 @@ pub(crate) async fn answer(
     // The run keeps how it was asked, not what: a body may hold secrets.
     let asked = json!({ "method": method.as_str(), "path": path });
     let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
-    let order = Order { params: Some(asked), ..Order::by(Trigger::Web) };
+    let order = Order { params: Some(tasks::written(&asked)?), ..Order::by(Trigger::Web) };
     let name = address.task.clone();
     // Whoever asked may go away meanwhile: a run that has begun goes on to its end, even if that is
     // before its answer begins.

@@ -237,6 +237,14 @@ async fn a_task_cannot_give_access_whatever_its_scopes(lab: Lab) {
         assert_eq!(answer["result"], 403, "{answer}");
     }
     phone.must_sign_in_again("LOCKED", "user_locked").await;
+    // It is told so before its script, which is none, is compiled.
+    let puts = "export async function run() {
+        const answer = await fetch(this.backend.url + '/tasks/mine', { method: 'PUT',
+            headers: { Authorization: `Token ${this.backend.token}` },
+            body: JSON.stringify({ file: 't.js', source: 'export const' }) });
+        return answer.status; }";
+    put(&lab, "puts", task("t.js", puts, &["tasks:write"])).await;
+    assert_eq!(run(&lab, "puts", json!({})).await["result"], 403);
 }
 
 /// A peer of the operator's own on loopback: it greets whoever asks.

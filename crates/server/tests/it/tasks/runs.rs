@@ -7,6 +7,7 @@ use reauth_server::domain::{Span, tasks};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::web::web;
 use super::{CALL, ended_runs, put, run, task};
 use crate::both;
 use crate::lab::{Lab, good, json_of, refused, text};
@@ -20,7 +21,9 @@ both!(
     a_run_knows_its_id_and_its_try,
     runs_with_the_same_queue_exclude_each_other,
     one_app_does_not_take_all_places,
+    who_waits_for_a_run_takes_no_place_of_the_app,
     a_run_is_ended_while_it_goes_and_while_it_waits,
+    a_run_whose_end_was_asked_for_is_not_tried_again,
     a_rehearsed_run_says_what_it_would_change_and_changes_nothing,
     what_a_run_has_said_can_be_read_while_it_goes,
     what_waits_for_later_is_listed_after_all_else,
@@ -241,6 +244,60 @@ async fn one_app_does_not_take_all_places(mut lab: Lab) {
     }
     ended_runs(&lab, "nap", 3).await;
     assert_eq!(noted(&lab).await, ["from", "to"].repeat(3));
+}
+
+/// A web task asks another task, which waits for a user: meanwhile the app's schedules go on.
+async fn who_waits_for_a_run_takes_no_place_of_the_app(mut lab: Lab) {
+    lab.config.tasks.concurrency_per_app = 1;
+    lab.restart().await;
+    let asks = "export const authenticate = ({ access }) => access.authorized();
+        export const get = () => CloudCode.callTask('waits')";
+    let mut asks = web(asks);
+    asks["scopes"] = json!(["tasks:run"]);
+    put(&lab, "asks", asks).await;
+    let waits = "export async function run() {
+        while (!await DB.user.first()) await new Promise((go) => setTimeout(go, 50));
+        return 'she has come'; }";
+    put(&lab, "waits", task("t.js", waits, &["users:read"])).await;
+    put(&lab, "good", task("t.js", "export const run = () => 'done'", &[])).await;
+    let request = lab.bare(Method::GET, &format!("/tasks/{}/asks", lab.app)).send();
+    let asked = tokio::spawn(request);
+    let began = Instant::now(); // clock: measures
+    let waiting = loop {
+        let runs = lab.get("/tasks/waits/runs").await;
+        if let id @ Value::String(_) = &runs["objects"][0]["id"] {
+            break text(id);
+        }
+        assert!(began.elapsed() < Duration::from_mins(1), "nobody is called");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    until(&lab, &waiting, "running").await;
+    assert_eq!(run(&lab, "good", json!({})).await["result"], "done");
+    assert_eq!(lab.get(&format!("/runs/{waiting}")).await["state"], "running");
+    lab.user("ann").await;
+    let answer = asked.await.expect("it goes on").expect("an answer");
+    assert_eq!(answer.text().await.expect("all of it"), "she has come");
+}
+
+/// Its script throws while whoever asks for its end is being answered: first in the line for the
+/// writer, behind a long change.
+async fn a_run_whose_end_was_asked_for_is_not_tried_again(lab: Lab) {
+    let throws = "export async function run() {
+        await new Promise((go) => setTimeout(go, 500));
+        throw new Error('not yet'); }";
+    let mut throws = task("t.js", throws, &[]);
+    throws["retries"] = json!(3);
+    put(&lab, "throws", throws).await;
+    let id = begin(&lab, "throws").await;
+    until(&lab, &id, "running").await;
+    let long = lab.server().app().db.write(By::System).await.expect("a change");
+    let cancel = lab.api(Method::POST, &format!("/runs/{id}/cancel"));
+    let cancelling = tokio::spawn(good(cancel));
+    // Whoever comes first, the run has one end: a shorter wait would only tell less.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(long);
+    let ended = cancelling.await.expect("an answer");
+    assert_eq!((&ended["state"], &ended["attempt"]), (&json!("cancelled"), &json!(1)), "{ended}");
 }
 
 async fn a_run_is_ended_while_it_goes_and_while_it_waits(mut lab: Lab) {

@@ -15,6 +15,7 @@ both!(
     what_waits_to_be_tried_again_takes_no_moment_from_its_schedule,
     a_task_that_wants_itself_again_later_goes_on,
     an_entry_of_the_ledger_starts_a_task,
+    the_last_of_many_tasks_hears_as_the_first,
     a_task_does_not_start_itself_and_circles_end,
     a_task_whose_owner_may_not_sign_in_rests_and_says_so,
     a_task_starts_another_and_waits_for_it,
@@ -99,6 +100,23 @@ async fn a_task_that_wants_itself_again_later_goes_on(lab: Lab) {
         lab.pass(Span::seconds(2));
         lab.server().app().run_wake.notify_one();
     }
+}
+
+/// More tasks than one look is after.
+async fn the_last_of_many_tasks_hears_as_the_first(lab: Lab) {
+    let mut watcher = task("t.js", ECHO, &["ledger:read"]);
+    for at in 0..=100 {
+        let is_first_or_last = at % 100 == 0;
+        let on = if is_first_or_last { "user.locked" } else { "group.member_added" };
+        watcher["on"] = json!([on]);
+        put(&lab, &format!("t{at:03}"), watcher.clone()).await;
+    }
+    let ann = lab.user("ann").await;
+    lab.act(&format!("/users/{ann}/lock")).await;
+    for name in ["t000", "t100"] {
+        assert_eq!(ended_runs(&lab, name, 1).await.len(), 1);
+    }
+    assert_eq!(lab.get("/runs").await["total"], 2);
 }
 
 async fn an_entry_of_the_ledger_starts_a_task(lab: Lab) {
