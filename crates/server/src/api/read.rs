@@ -14,6 +14,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{Answer, Kind};
 use crate::app::App;
 
+/// A small object takes a hundred times as much memory as its text: a body of nothing else would
+/// take that of the whole server.
+const CONTAINERS_MAX: usize = 20_000;
+
 /// A JSON body that must be there.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -41,6 +45,19 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeBody<T> {
     }
 }
 
+/// As [`MaybeBody`], of which the long parts are kept as they were written: they may hold any
+/// number of values, since nothing is built of them.
+pub(crate) struct KeptBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for KeptBody<T> {
+    type Rejection = Answer;
+
+    async fn from_request(request: Request, state: &App) -> Result<Self, Answer> {
+        let bytes = bytes(request, state).await?;
+        if bytes.is_empty() { Ok(Self(T::default())) } else { as_it_is(&bytes).map(Self) }
+    }
+}
+
 async fn bytes(request: Request, state: &App) -> Result<axum::body::Bytes, Answer> {
     let broken = |_| Answer::new(Kind::BadRequest, "the body cannot be read: send it again");
     axum::body::Bytes::from_request(request, state).await.map_err(broken)
@@ -48,6 +65,29 @@ async fn bytes(request: Request, state: &App) -> Result<axum::body::Bytes, Answe
 
 /// Reads JSON. Text that is no JSON is a bad request; JSON of the wrong shape names its field.
 pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Answer> {
+    if containers(bytes) > CONTAINERS_MAX {
+        let why = format!("has more than {CONTAINERS_MAX} objects and lists: send less at once");
+        return Err(reauth_domain::Error::invalid("body", why).into());
+    }
+    as_it_is(bytes)
+}
+
+/// How many objects and lists begin in a JSON text.
+fn containers(text: &[u8]) -> usize {
+    let (mut count, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+fn as_it_is<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Answer> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -287,6 +327,18 @@ async fn ids(parts: &mut Parts, state: &App) -> Result<(UserId, Option<SessionId
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_and_lists_are_counted_outside_texts_only() {
+        for (text, wanted) in [
+            (r#"{"a":[{},{}],"b":"{[{["}"#, 4),
+            (r#"["\"{[", "\\", {}]"#, 2),
+            (r#""{" "#, 0),
+            ("{{[", 3),
+        ] {
+            assert_eq!(containers(text.as_bytes()), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn only_proxies_that_are_trusted_are_believed() {

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::answer::{Answer, ErrorBody};
-use crate::api::read::{List, MaybeBody, Page, PageQuery, PathOf, QueryOf};
+use crate::api::read::{KeptBody, List, Page, PageQuery, PathOf, QueryOf};
 use crate::api::who::{Backend, RunsRead, TasksRead, TasksRun};
 use crate::app::App;
 use crate::workers::run;
@@ -134,7 +134,7 @@ pub(crate) async fn run(
     who: Backend<TasksRun>,
     PathOf((_, name)): PathOf<(String, String)>,
     QueryOf(query): QueryOf<WaitQuery>,
-    MaybeBody(wanted): MaybeBody<RunRequest>,
+    KeptBody(wanted): KeptBody<RunRequest>,
 ) -> Result<(StatusCode, Json<RunView>), Answer> {
     let is_called = query.wait && who.run().is_some();
     // Asked before the writer is waited for: the run may end meanwhile.

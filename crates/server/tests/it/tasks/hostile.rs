@@ -31,6 +31,13 @@ const HANDS_ON: &str = "export async function run() {
     const parameters = { all: Array(6e5).fill({ '': 0 }) };
     await CloudCode.scheduleTask({ task: 'takes', parameters });
     try { await CloudCode.callTask('takes', parameters) } catch (error) { return error.kind } }";
+/// Sends the API as many small objects as fit, seven bodies at a time.
+const FLOODS: &str = "export async function run() {
+    const headers = { Authorization: `Token ${this.backend.token}` };
+    const body = `{\"name\":[${'{\"\":0},'.repeat(140000)}0]}`;
+    const ask = () => fetch(`${this.backend.url}/objects/user`, { method: 'POST', headers, body });
+    const answers = await Promise.all(Array.from({ length: 28 }, ask));
+    return Promise.all(answers.map((answer) => answer.json())); }";
 /// Three runs at once, one of which waits for another, with what the guide says of each: a few
 /// copies of what it says, asks and is answered.
 const GROWN_MIB_MAX: u64 = 3 * 64;
@@ -82,6 +89,10 @@ async fn alone() {
             "{run}"
         );
         assert!(length(&lab, &text(&run["id"])).await > 4_000_000);
+    }
+    put(&lab, "floods", task("t.js", FLOODS, &["users:write"])).await;
+    for answer in run(&lab, "floods", json!({})).await["result"].as_array().expect("answers") {
+        assert!(text(&answer["detail"]).contains("20000 objects"), "{answer}");
     }
     hostile_tasks_do_not_stop_the_others(lab).await;
     let grown = peak_mib() - before;
